@@ -1,0 +1,33 @@
+"""Small, fast diffusion models: U-Nets whose blocks are second-order neural ODEs.
+
+`import continuous_unet` is enough for `diffusers.DiffusionPipeline.from_pretrained` to find our classes in a
+`model_index.json`. Names are loaded on first use, so that `cunet --help` need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ContinuousUNet2DModel": "continuous_unet.models.continuous_unet",
+    "DiffusionSamplingPipeline": "continuous_unet.tasks.generation",
+    # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
+    "ModelMixin": "diffusers.models.modeling_utils",
+}
+
+__all__ = ["ContinuousUNet2DModel", "DiffusionSamplingPipeline", "__version__"]
+
+if TYPE_CHECKING:
+    from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
+    from continuous_unet.tasks.generation import DiffusionSamplingPipeline
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
