@@ -1,0 +1,69 @@
+"""torchdiffeq behind the same call: adaptive methods, and the continuous adjoint.
+
+The continuous adjoint (Chen et al., NeurIPS 2018; for second order, Norcliffe et al., arXiv 2006.07220, who show that the
+coupled first-order system used here is the cheaper form) integrates a second ODE backwards for the gradient. It needs
+constant memory and any method, but its gradient is that of the continuous problem: at few steps it differs from the
+gradient of what was computed by the solver's own error.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continuous_unet.ode.gradients import captured_message, differentiable_parameters, refuse_captured_tensors
+from continuous_unet.ode.loop import Counter, Problem
+from continuous_unet.ode.state import State
+
+ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+"""torchdiffeq's adaptive methods, by its names."""
+
+
+def solve_torchdiffeq(
+    problem: Problem,
+    torchdiffeq_method: str,
+    adaptive: bool,
+    adjoint: bool,
+    state: State,
+    args: tuple[Any, ...],
+    counter: Counter,
+    rtol: float,
+    atol: float,
+) -> State:
+    """Integrate `(x, v)' = (v, f)` over the problem's interval with torchdiffeq."""
+    try:
+        import torchdiffeq
+    except ImportError as error:
+        raise ImportError(
+            "adaptive methods and gradient='adjoint' need torchdiffeq: pip install 'continuous-unet[adaptive]'"
+        ) from error
+
+    x = state.x
+    wanted = (a for a in args if isinstance(a, Tensor) and a.requires_grad)
+    parameters = (*wanted, *differentiable_parameters(problem.field))
+
+    def derivative(t: Tensor, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        position, velocity = pair
+        counter.count += 1
+        acceleration = problem.field(t, position, velocity, *args)
+        if adjoint and torch.is_grad_enabled() and acceleration.requires_grad:
+            refuse_captured_tensors(problem, (acceleration,), (t, position, velocity, *parameters))
+        return velocity, acceleration.to(velocity.dtype)
+
+    times = torch.tensor([problem.t0, problem.t1], dtype=x.dtype, device=x.device)
+    options = {} if adaptive else {"grid_constructor": lambda _, __, t: _uniform_grid(t, problem.num_steps)}
+    common: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": torchdiffeq_method, "options": options}
+    pair = (state.x, state.v)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*pair, *parameters))
+    if adjoint and differentiable:
+        xs, vs = torchdiffeq.odeint_adjoint(derivative, pair, times, adjoint_params=parameters, **common)
+    else:
+        xs, vs = torchdiffeq.odeint(derivative, pair, times, **common)
+        if adjoint and xs.requires_grad:
+            raise RuntimeError(captured_message(problem))
+    return State(xs[-1], vs[-1])
+
+
+def _uniform_grid(times: Tensor, num_steps: int) -> Tensor:
+    # not torchdiffeq's step_size option: rounding can make that take one step more
+    return torch.cat([times[0] + (times[-1] - times[0]) / num_steps * torch.arange(num_steps).to(times), times[-1:]])

@@ -1,0 +1,427 @@
+"""Four ways to differentiate a solve. Each takes a problem and its first state, and gives the last.
+
+| mode         | memory in the number of steps     | gradient                                            |
+| ------------ | --------------------------------- | --------------------------------------------------- |
+| `backprop`   | grows: every activation           | exact, of the discrete solution                     |
+| `checkpoint` | grows: one carry a step           | exact                                               |
+| `reversible` | constant                          | exact to rounding; reversible methods only          |
+| `adjoint`    | constant                          | of the continuous problem: off by the solver's error |
+
+`reversible` rebuilds each carry from the one after it (`Method.inverse`) and differentiates the step there: what is kept
+is the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
+backpropagation costs three. `adjoint` is in `adaptive.py`, because it is torchdiffeq's.
+"""
+
+from __future__ import annotations  # torch.compile cannot trace the annotations of inner functions
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from continuous_unet.ode.forms import SplitFieldModule
+from continuous_unet.ode.loop import Counter, Problem, advance, evaluator
+from continuous_unet.ode.methods import Carry
+from continuous_unet.ode.state import State
+
+DRIFT_TOLERANCE = 1e-3
+"""Largest difference between the first carry and its reconstruction, relative to the carry, before a warning."""
+
+
+def solve_backprop(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+    """Let autograd record every operation."""
+    method = problem.method
+    return method.finish(advance(problem, evaluator(problem, args, counter), method.start(state)))
+
+
+def solve_checkpoint(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+    """Store the carry before each step and run the step again in the backward pass (torch's checkpoint)."""
+    evaluate = evaluator(problem, args, counter)
+    carry = problem.method.start(state)
+    for step in range(problem.num_steps):
+
+        def take_step(*tensors: Tensor, t: float = problem.time(step)) -> Carry:
+            return problem.method.step(evaluate, t, problem.step_size, tensors)
+
+        carry = torch_checkpoint(take_step, *carry, use_reentrant=False)
+    return problem.method.finish(carry)
+
+
+def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+    """Keep the last carry only; rebuild the others on the way back."""
+    if torch.compiler.is_compiling() and problem.method.uses_terms and not isinstance(problem.field, SplitFieldModule):
+        return solve_checkpoint(problem, state, args, counter)  # exact as well; tracing needs a module's `forward`
+    parameters = differentiable_parameters(problem.field)
+    tensors = tuple(a for a in args if isinstance(a, Tensor))
+    template = tuple(None if isinstance(a, Tensor) else (a,) for a in args)
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*state, *tensors, *parameters)):
+        # Nothing to rebuild for, unless the field hides a tensor that requires grad.
+        result = solve_backprop(problem, state, args, counter)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in result):
+            raise RuntimeError(captured_message(problem))
+        return result
+    spec = _Reversal(problem, template, len(tensors), counter)
+    return State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
+
+
+def differentiable_parameters(field: Any) -> tuple[Tensor, ...]:
+    """The parameters of the field that require grad (none for a plain function)."""
+    return tuple(p for p in field.parameters() if p.requires_grad) if isinstance(field, nn.Module) else ()
+
+
+@dataclass(frozen=True)
+class _Reversal:
+    """What the autograd function needs beside tensors."""
+
+    problem: Problem
+    template: tuple[tuple[Any] | None, ...]
+    """One entry per argument of the field: None where a tensor goes, else the value in a tuple."""
+    num_tensors: int
+    counter: Counter | None
+
+    def fill(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        remaining = iter(tensors)
+        return tuple(next(remaining) if entry is None else entry[0] for entry in self.template)
+
+    def split(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Part what belongs to argument tensors from what belongs to parameters."""
+        return tuple(values[: self.num_tensors]), tuple(values[self.num_tensors :])
+
+
+class _ReversibleSolve(torch.autograd.Function):
+    """`(spec, x, v, *argument tensors, *parameters) -> (x, v)` after the last step.
+
+    The gradients of argument tensors and parameters leave through the function's inputs, so they reach whatever made
+    the tensors, hooks and DistributedDataParallel's reducer included.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spec: _Reversal, x: Tensor, v: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        tensors, _ = spec.split(inputs)
+        problem = spec.problem
+        evaluate = evaluator(problem, spec.fill(tensors), spec.counter)
+        tracing = torch.compiler.is_compiling()
+        ctx.autocast = None if tracing else _Autocast.current(x.device.type)
+        ctx.randomness = None if tracing else _RandomStates(x.device)
+        # weights cast under no_grad must not stay in autocast's cache, or the backward pass would find them detached
+        with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
+            carry = problem.method.start(State(x, v))
+            for step in range(problem.num_steps):
+                if ctx.randomness is not None:
+                    ctx.randomness.before_step(step)
+                carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
+        if ctx.randomness is not None:
+            ctx.randomness.after_last_step()
+        ctx.spec = spec
+        samples = () if tracing else (_sample(x), _sample(v))
+        ctx.num_samples = len(samples)
+        ctx.save_for_backward(*samples, *inputs, *carry)
+        return problem.method.finish(carry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        spec: _Reversal = ctx.spec
+        problem, method = spec.problem, spec.problem.method
+        saved = ctx.saved_tensors
+        samples = saved[: ctx.num_samples]
+        num_inputs = len(ctx.needs_input_grad) - 3
+        tensors, parameters = spec.split(saved[ctx.num_samples : ctx.num_samples + num_inputs])
+        carry = saved[ctx.num_samples + num_inputs :]
+        tensors_wanted, _ = spec.split(ctx.needs_input_grad[3:])
+        tracing = torch.compiler.is_compiling()
+        pullback = _pullback_traced if tracing else _pullback
+
+        _, pull_finish = pullback(lambda *c: tuple(method.finish(c)), carry)
+        carry_grads = pull_finish(grads)
+        sums: tuple[Tensor, ...] | None = None
+        with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
+            for step in reversed(range(problem.num_steps)):
+                with contextlib.nullcontext() if ctx.randomness is None else ctx.randomness.replay(step):
+                    carry, carry_grads, grads_here = _reverse_step(
+                        spec, problem.time(step), carry, carry_grads, tensors, tensors_wanted, parameters
+                    )
+                sums = grads_here if sums is None else tuple(a + b for a, b in zip(sums, grads_here, strict=True))
+        first = method.finish(carry)
+        _, pull_start = pullback(lambda *s: method.start(State(*s)), tuple(first))
+        state_grads = pull_start(carry_grads)
+        if samples and _should_check(first.x.device):
+            _warn_if_drifted(problem, first, samples)
+        by_tensor = iter(sums or ())
+        tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
+        return (None, *state_grads, *tensor_grads, *by_tensor)
+
+
+def _reverse_step(
+    spec: _Reversal,
+    t: float,
+    carry: Carry,
+    carry_grads: Carry,
+    tensors: Carry,
+    tensors_wanted: tuple[bool, ...],
+    parameters: Carry,
+) -> tuple[Carry, Carry, tuple[Tensor, ...]]:
+    """Undo one step and pull the gradient back through it, with one evaluation of the field.
+
+    `inverse` evaluates the field exactly where `step` did. So the field is differentiated there, and the step itself,
+    which is cheap arithmetic, is replayed with the field's value put in as an independent variable.
+
+    Returns the carry before the step, its gradient, and the gradients of wanted tensors and of parameters.
+    """
+    method, h = spec.problem.method, spec.problem.step_size
+    tracing = torch.compiler.is_compiling()
+    pullback, pull_field = (_pullback_traced, _pull_field_traced) if tracing else (_pullback, _pull_field)
+    pulls = []
+    values: list[tuple[Tensor, ...]] = []
+    rebuilds = []
+
+    def evaluate_and_keep(t_field: float, *point: Tensor) -> Any:
+        value, rebuild, pull = pull_field(spec, t_field, point, tensors, tensors_wanted, parameters)
+        pulls.append(pull)
+        values.append(value)
+        rebuilds.append(rebuild)
+        return rebuild(value)
+
+    before = tuple(c.detach() for c in method.inverse(evaluate_and_keep, t, h, carry))
+    # One evaluation a step (`Method.reversible` promises it), so there is one value and one point.
+    (pull,), (value,), (rebuild,) = pulls, values, rebuilds
+
+    def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
+        points: list[Tensor] = []
+
+        def recorded(_: float, *point: Tensor) -> Any:
+            points.extend(point)
+            return rebuild(inputs[len(before) :])
+
+        after = method.step(recorded, t, h, inputs[: len(before)])
+        return (*after, *points)
+
+    outputs, pull_step = pullback(replay, (*before, *value))
+    no_point_grads = tuple(torch.zeros_like(p) for p in outputs[len(before) :])
+    value_grads = pull_step((*carry_grads, *no_point_grads))[len(before) :]
+    point_grads, other_grads = pull(value_grads)
+    before_grads = pull_step((*carry_grads, *point_grads))[: len(before)]
+    return before, before_grads, other_grads
+
+
+Pull = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+
+
+def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tuple[Carry, Pull]:
+    """Outputs of `function`, and the map from their gradients to the gradients of `inputs`; may be applied twice."""
+    leaves = tuple(i.detach().requires_grad_() for i in inputs)
+    with torch.enable_grad():
+        outputs = function(*leaves)
+
+    def pull(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(outputs, leaves, grads, retain_graph=True, materialize_grads=True)
+
+    return tuple(o.detach() for o in outputs), pull
+
+
+def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tuple[Carry, Pull]:
+    # torch.compile traces torch.func.vjp, but not torch.autograd.grad
+    outputs, pull = torch.func.vjp(function, *inputs)
+    return outputs, lambda grads: pull(tuple(grads))
+
+
+def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Any]]:
+    """A field's value as tensors, and the way back: an acceleration is one tensor, a form is a named tuple of them."""
+    if isinstance(value, Tensor):
+        return (value,), lambda tensors: tensors[0]
+    return tuple(value), lambda tensors: type(value)(*tensors)
+
+
+def _pull_field(
+    spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
+) -> tuple[Carry, Callable[..., Any], Callable[..., Any]]:
+    """The field's value at a point, and the map from its gradient to those of (point), (wanted tensors, parameters)."""
+    leaves = tuple(p.detach().requires_grad_() for p in point)
+    arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(tensors, wanted, strict=True))
+    targets = (*leaves, *(a for a, w in zip(arguments, wanted, strict=True) if w), *parameters)
+    with torch.enable_grad():
+        value, rebuild = _unpack(evaluator(spec.problem, spec.fill(arguments), None)(t, *leaves))
+    refuse_captured_tensors(spec.problem, value, targets)
+
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
+        pairs = [(v, g.to(v.dtype)) for v, g in zip(value, value_grads, strict=True) if v.requires_grad]
+        if not pairs:
+            grads = tuple(torch.zeros_like(target) for target in targets)
+        else:
+            outputs, output_grads = zip(*pairs, strict=True)
+            grads = torch.autograd.grad(outputs, targets, output_grads, materialize_grads=True)
+        return grads[: len(leaves)], grads[len(leaves) :]
+
+    return tuple(v.detach() for v in value), rebuild, pull
+
+
+def _pull_field_traced(
+    spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
+) -> tuple[Carry, Callable[..., Any], Callable[..., Any]]:
+    field = spec.problem.field
+    names = [n for n, p in field.named_parameters() if p.requires_grad] if isinstance(field, nn.Module) else []
+    rebuilds = []
+
+    def value_of(*inputs: Tensor) -> tuple[Tensor, ...]:
+        here = inputs[: len(point)]
+        given = iter(inputs[len(point) : len(inputs) - len(names)])
+        arguments = spec.fill([next(given) if w else a for a, w in zip(tensors, wanted, strict=True)])
+        if isinstance(field, nn.Module):
+            replaced = dict(zip(names, inputs[len(inputs) - len(names) :], strict=True))
+            # functional_call knows `forward` only, where a SplitFieldModule gives its terms for v=None
+            called = (*here, None) if spec.problem.method.uses_terms else here
+            output = torch.func.functional_call(field, replaced, (t, *called, *arguments))
+        else:
+            output = evaluator(spec.problem, arguments, None)(t, *here)
+        value, rebuild = _unpack(output)
+        rebuilds.append(rebuild)
+        return value
+
+    given = tuple(a for a, w in zip(tensors, wanted, strict=True) if w)
+    value, pull_all = torch.func.vjp(value_of, *point, *given, *parameters)
+
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
+        grads = pull_all(tuple(g.to(v.dtype) for v, g in zip(value, value_grads, strict=True)))
+        return grads[: len(point)], grads[len(point) :]
+
+    return value, rebuilds[0], pull
+
+
+def refuse_captured_tensors(problem: Problem, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+    """Raise if `outputs` depend, through autograd, on a tensor that requires grad and is not among `inputs`.
+
+    Such a tensor is captured by the field (a timestep embedding used inside a closure, say); a solve that is one node of
+    the graph cannot give it its gradient, and without this check it would silently get none.
+    """
+    inputs = tuple(inputs)
+    known = {id(i) for i in inputs}
+    seen = {i.grad_fn for i in inputs if i.grad_fn is not None}
+    stack = [o.grad_fn for o in outputs if o.grad_fn is not None and o.grad_fn not in seen]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in known:
+            raise RuntimeError(captured_message(problem))
+        stack.extend(following for following, _ in node.next_functions if following is not None)
+
+
+def captured_message(problem: Problem) -> str:
+    """The error for a field that hides a tensor that requires grad."""
+    return (
+        f"the field of {problem.name!r} uses a tensor that requires grad and is neither its parameter nor one of its "
+        "arguments; it would get no gradient. Pass it through `integrate(..., args=(tensor,))`, or make the field an "
+        "nn.Module that owns it, or use gradient='backprop' or 'checkpoint'."
+    )
+
+
+@dataclass(frozen=True)
+class _Autocast:
+    """The autocast setting of the forward pass, to be entered again in the backward pass."""
+
+    device_type: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def current(cls, device_type: str) -> _Autocast:
+        return cls(device_type, torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
+
+    def enter(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.enabled:
+            return torch.autocast(self.device_type, enabled=False)
+        return torch.autocast(self.device_type, dtype=self.dtype, cache_enabled=False)
+
+
+class _RandomStates:
+    """Remembers the random state before each step of a field that draws random numbers (dropout), and replays it.
+
+    Costs nothing for fields that draw none: states are kept only where a step moved the generator. They are kept per
+    step, a few kilobytes each, because a generator cannot run backwards.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.states: dict[int, list[Tensor]] = {}
+        self._last: tuple[int, list[Tensor]] | None = None
+
+    def _current(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return states
+
+    def before_step(self, step: int) -> None:
+        current = self._current()
+        self._keep_if_moved(current)
+        self._last = (step, current)
+
+    def after_last_step(self) -> None:
+        self._keep_if_moved(self._current())
+        self._last = None
+
+    def _keep_if_moved(self, current: list[Tensor]) -> None:
+        if self._last is not None:
+            step, before = self._last
+            if any(not torch.equal(a, b) for a, b in zip(before, current, strict=True)):
+                self.states[step] = before
+
+    @contextlib.contextmanager
+    def replay(self, step: int) -> Iterator[None]:
+        if step not in self.states:
+            yield
+            return
+        now = self._current()
+        self._set(self.states[step])
+        try:
+            yield
+        finally:
+            self._set(now)
+
+    def _set(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
+
+
+_warned: set[str] = set()
+_backward_passes = 0
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """At most 1,024 evenly spaced values: enough to see a drift, next to nothing to keep."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // 1024)][:1024].clone()
+
+
+def _should_check(device: torch.device) -> bool:
+    # Reading the comparison waits for the device: always on a CPU, now and then elsewhere.
+    global _backward_passes
+    _backward_passes += 1
+    return device.type == "cpu" or _backward_passes % 64 == 1
+
+
+def _warn_if_drifted(problem: Problem, rebuilt: State, samples: Carry) -> None:
+    if problem.name in _warned:
+        return
+    scale = max(float(s.abs().max()) if s.numel() else 0.0 for s in samples)
+    drift = max(
+        float((_sample(c) - s).abs().max()) if s.numel() else 0.0 for c, s in zip(rebuilt, samples, strict=True)
+    )
+    if drift > DRIFT_TOLERANCE * max(scale, torch.finfo(samples[0].dtype).tiny) or drift != drift:
+        _warned.add(problem.name)
+        warnings.warn(
+            f"the reversible backward pass of {problem.name!r} ({problem.method.name}, {problem.num_steps} steps of "
+            f"{problem.step_size:g}) rebuilt its first state with a relative error of {drift / max(scale, 1e-30):.1e}: "
+            "its gradients are inexact. Use gradient='checkpoint', fewer or smaller steps, less damping, or keep the "
+            "state in float32 (autocast does).",
+            stacklevel=2,
+        )

@@ -1,0 +1,73 @@
+"""The time loop, the one place where steps are taken, and the problem that it solves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from continuous_unet.ode.methods import Carry, Evaluate, Method
+from continuous_unet.ode.state import State
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A field, the interval `[t0, t1]`, and how to step over it.
+
+    `t` is the ODE's own time (depth inside a block), never the diffusion's timestep. Times are Python floats, so that no
+    float64 tensor is made on devices that have none.
+    """
+
+    field: Callable[..., Any]
+    method: Method
+    num_steps: int
+    t0: float
+    t1: float
+    name: str
+    """What warnings and errors call this solve, for example `down_blocks.0`."""
+
+    @property
+    def step_size(self) -> float:
+        return (self.t1 - self.t0) / self.num_steps
+
+    def time(self, step: int) -> float:
+        """The start of a step."""
+        return self.t0 + step * self.step_size
+
+
+@dataclass
+class Counter:
+    """Evaluations of the field, counted where they happen."""
+
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `integrate` returns."""
+
+    state: State
+    nfe: int
+    """Evaluations of the field on the way forward (for a batch, as a whole). Counted while running; a graph under
+    `torch.compile` cannot count, and has the number that the method declares, which the tests hold equal."""
+    num_steps: int | None
+    """Steps taken; None for adaptive methods, which do not tell."""
+
+
+def evaluator(problem: Problem, args: tuple[Any, ...], counter: Counter | None) -> Evaluate:
+    """The way from a method to the field: adds `args`, counts."""
+    function = problem.field.terms if problem.method.uses_terms else problem.field  # type: ignore[attr-defined]
+
+    def evaluate(t: float, *point: Tensor) -> Any:
+        if counter is not None:
+            counter.count += 1
+        return function(t, *point, *args)
+
+    return evaluate
+
+
+def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
+    """Take all steps from `t0` to `t1`."""
+    for step in range(problem.num_steps):
+        carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
+    return carry

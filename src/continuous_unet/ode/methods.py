@@ -1,0 +1,266 @@
+"""Integration methods for `x'' = f(t, x, x')`, one class each.
+
+A method advances a *carry*, a tuple of tensors, over one step `[t, t + h]`. For most methods the carry is `(x, v)`; a
+method that needs more (the reversible leapfrog) adds to it in `start` and drops it in `finish`. `evaluate` is the only
+way to the field, so that evaluations can be counted, recorded and replayed: `evaluate(t, x, v)` gives the acceleration;
+for methods with `uses_terms`, `evaluate(t, x)` gives the field's velocity-free terms (see `forms.py`).
+
+A new method is a class here, an entry in `METHODS`, and an entry in the table of `tests/ode/problems.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from continuous_unet.ode.state import State
+
+Carry = tuple[Tensor, ...]
+Evaluate = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What every method states about itself."""
+
+    name: str
+    order: int
+    evaluations_per_step: int
+
+    reversible: ClassVar[bool] = False
+    """Whether `inverse` rebuilds the carry before a step from the one after it, with one evaluation."""
+    uses_terms: ClassVar[bool] = False
+    """Whether the field must be a split field (offer `terms(t, x)`)."""
+    torchdiffeq_name: ClassVar[str | None] = None
+    """The same method in torchdiffeq, on the first-order system `(x, v)' = (v, f)`; None where it has none."""
+
+    def start(self, state: State) -> Carry:
+        """The carry before the first step. Costs no evaluation."""
+        return (state.x, state.v)
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        """The carry at `t + h` from the carry at `t`."""
+        raise NotImplementedError
+
+    def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        """The carry at `t` from the carry at `t + h`, evaluating the field where `step` did."""
+        raise NotImplementedError(f"method {self.name!r} is not reversible")
+
+    def finish(self, carry: Carry) -> State:
+        """The state that a carry stands for."""
+        return State(carry[0], carry[1])
+
+    def num_evaluations(self, num_steps: int) -> int:
+        """Evaluations of the field over a whole solve."""
+        return self.evaluations_per_step * num_steps
+
+
+@dataclass(frozen=True)
+class ReversibleLeapfrog(Method):
+    """Leapfrog for a force that depends on the velocity, made reversible by an auxiliary velocity `w`.
+
+    Order 2 with one evaluation a step, also where plain velocity Verlet drops to order 1. The field sees the position at
+    half the step and `w` there, where `w` is the velocity reflected at `v`:
+
+        w_{n+1/2} = 2 v_n - w_{n-1/2}           (first step: w_{1/2} = v_0)
+        x_{n+1/2} = x_n + h/2 v_n
+        v_{n+1}   = v_n + h f(t_{n+1/2}, x_{n+1/2}, w_{n+1/2})
+        x_{n+1}   = x_{n+1/2} + h/2 v_{n+1}
+
+    Every line can be solved for its right-hand side, so the inverse is exact up to rounding and costs one evaluation.
+    Memory: the carry `(x, v, w)`. The idea is that of the asynchronous leapfrog integrator (Mutze 2013; MALI, Zhuang et
+    al., ICLR 2021), applied to a second-order system. Not to be confused with the leapfrog of Hamiltonian dynamics, which
+    is symplectic but needs a force free of the velocity. Its limit, shared by symmetric reversible methods: under damping
+    `w` grows by 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a block, useless over long solves.
+    """
+
+    name: str = "reversible_leapfrog"
+    order: int = 2
+    evaluations_per_step: int = 1
+    reversible: ClassVar[bool] = True
+
+    def start(self, state: State) -> Carry:
+        # 2 v_0 - v_0 = v_0: with w_{-1/2} = v_0 the first step needs no special case
+        return (state.x, state.v, state.v)
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v, w = carry
+        w = 2 * v - w
+        x = x + (h / 2) * v
+        v = v + h * evaluate(t + h / 2, x, w)
+        x = x + (h / 2) * v
+        return (x, v, w)
+
+    def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v, w = carry
+        x = x - (h / 2) * v
+        v = v - h * evaluate(t + h / 2, x, w)
+        x = x - (h / 2) * v
+        w = 2 * v - w
+        return (x, v, w)
+
+
+@dataclass(frozen=True)
+class DriftKickDrift(Method):
+    """Strang splitting of a split field: half a drift, the exact kick, half a drift.
+
+        x += h/2 v;   v <- exact solution of v' = terms(t + h/2, x) over h;   x += h/2 v
+
+    Order 2, one evaluation a step, exactly invertible, stable at every damping, since the damping is solved exactly (an
+    exponential integrator; Hochbruck and Ostermann, Acta Numerica 2010, and the splitting of Leimkuhler and Matthews
+    without its noise). The inverse multiplies rounding errors by `exp(c h)` a step.
+    """
+
+    name: str = "drift_kick_drift"
+    order: int = 2
+    evaluations_per_step: int = 1
+    reversible: ClassVar[bool] = True
+    uses_terms: ClassVar[bool] = True
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        x = x + (h / 2) * v
+        v = evaluate(t + h / 2, x).kick(v, h)
+        x = x + (h / 2) * v
+        return (x, v)
+
+    def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        x = x - (h / 2) * v
+        v = evaluate(t + h / 2, x).inverse_kick(v, h)
+        x = x - (h / 2) * v
+        return (x, v)
+
+
+@dataclass(frozen=True)
+class KickDrift(Method):
+    """The exact kick, then a whole drift: order 1, one evaluation a step, exactly invertible.
+
+        v <- exact solution of v' = terms(t, x) over h;   x += h v
+
+    Of the two splittings this one trains better at two steps a block: the last kick reaches the position with the full
+    weight `h`, where drift-kick-drift gives it half (DESIGN.md, section 2). With a relaxation form of infinite rate and
+    `h = 1` it is the plain weight-tied residual network.
+    """
+
+    name: str = "kick_drift"
+    order: int = 1
+    evaluations_per_step: int = 1
+    reversible: ClassVar[bool] = True
+    uses_terms: ClassVar[bool] = True
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        v = evaluate(t, x).kick(v, h)
+        return (x + h * v, v)
+
+    def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        x = x - h * v
+        return (x, evaluate(t, x).inverse_kick(v, h))
+
+
+@dataclass(frozen=True)
+class SemiImplicitEuler(Method):
+    """Euler's method with the new velocity in the position: order 1, one evaluation a step, not reversible.
+
+    v_{n+1} = v_n + h f(t_n, x_n, v_n);   x_{n+1} = x_n + h v_{n+1}
+
+    Symplectic where `f` does not depend on the velocity (Hairer, Lubich and Wanner, Geometric Numerical Integration).
+    """
+
+    name: str = "semi_implicit_euler"
+    order: int = 1
+    evaluations_per_step: int = 1
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        v = v + h * evaluate(t, x, v)
+        return (x + h * v, v)
+
+
+def _weighted_sum(start: Tensor, h: float, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            start = start + (h * weight) * slope
+    return start
+
+
+@dataclass(frozen=True)
+class ExplicitRungeKutta(Method):
+    """An explicit Runge-Kutta method on the first-order system `(x, v)' = (v, f(t, x, v))`, given by its tableau."""
+
+    nodes: tuple[float, ...] = ()
+    matrix: tuple[tuple[float, ...], ...] = ()
+    """Row i: the weights of slopes 0 to i - 1 in stage i."""
+    weights: tuple[float, ...] = ()
+
+    def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
+        x, v = carry
+        slopes_x: list[Tensor] = []
+        slopes_v: list[Tensor] = []
+        for node, row in zip(self.nodes, self.matrix, strict=True):
+            stage_x = _weighted_sum(x, h, row, slopes_x)
+            stage_v = _weighted_sum(v, h, row, slopes_v)
+            slopes_x.append(stage_v)
+            slopes_v.append(evaluate(t + node * h, stage_x, stage_v))
+        return (_weighted_sum(x, h, self.weights, slopes_x), _weighted_sum(v, h, self.weights, slopes_v))
+
+
+@dataclass(frozen=True)
+class Midpoint(ExplicitRungeKutta):
+    """The explicit midpoint rule (Runge 1895): order 2, two evaluations a step."""
+
+    name: str = "midpoint"
+    order: int = 2
+    evaluations_per_step: int = 2
+    torchdiffeq_name: ClassVar[str | None] = "midpoint"
+    nodes: tuple[float, ...] = (0.0, 1 / 2)
+    matrix: tuple[tuple[float, ...], ...] = ((), (1 / 2,))
+    weights: tuple[float, ...] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Heun(ExplicitRungeKutta):
+    """Heun's method, the explicit trapezoidal rule: order 2, two evaluations a step."""
+
+    name: str = "heun"
+    order: int = 2
+    evaluations_per_step: int = 2
+    torchdiffeq_name: ClassVar[str | None] = "heun2"
+    nodes: tuple[float, ...] = (0.0, 1.0)
+    matrix: tuple[tuple[float, ...], ...] = ((), (1.0,))
+    weights: tuple[float, ...] = (1 / 2, 1 / 2)
+
+
+@dataclass(frozen=True)
+class RungeKutta4(ExplicitRungeKutta):
+    """Kutta's 3/8 rule (1901): order 4, four evaluations a step.
+
+    The variant that torchdiffeq calls `rk4`, and therefore the one the paper ran. Not the classic one with weights
+    (1, 2, 2, 1)/6, which has the same order and cost: here values agree with torchdiffeq's to rounding.
+    """
+
+    name: str = "rk4"
+    order: int = 4
+    evaluations_per_step: int = 4
+    torchdiffeq_name: ClassVar[str | None] = "rk4"
+    nodes: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
+    matrix: tuple[tuple[float, ...], ...] = ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0))
+    weights: tuple[float, ...] = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        ReversibleLeapfrog(),
+        DriftKickDrift(),
+        KickDrift(),
+        SemiImplicitEuler(),
+        Midpoint(),
+        Heun(),
+        RungeKutta4(),
+    )
+}
+"""The fixed-step methods by name. Adaptive ones are torchdiffeq's: `adaptive.py`."""
