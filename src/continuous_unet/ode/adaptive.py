@@ -1,9 +1,9 @@
 """torchdiffeq behind the same call: adaptive methods, and the continuous adjoint.
 
-The continuous adjoint (Chen et al., NeurIPS 2018; for second order, Norcliffe et al., arXiv 2006.07220, who show that the
-coupled first-order system used here is the cheaper form) integrates a second ODE backwards for the gradient. It needs
-constant memory and any method, but its gradient is that of the continuous problem: at few steps it differs from the
-gradient of what was computed by the solver's own error.
+The continuous adjoint (Chen et al., NeurIPS 2018; for second order, Norcliffe et al., arXiv 2006.07220, who show that
+the coupled first-order system used here is the cheaper form) integrates a second ODE backwards for the gradient. It
+needs constant memory and any method, but its gradient is that of the continuous problem: at few steps it differs from
+the gradient of what was computed by the solver's own error.
 """
 
 from typing import Any

@@ -7,8 +7,8 @@
 | `reversible` | constant                          | exact to rounding; reversible methods only          |
 | `adjoint`    | constant                          | of the continuous problem: off by the solver's error |
 
-`reversible` rebuilds each carry from the one after it (`Method.inverse`) and differentiates the step there: what is kept
-is the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
+`reversible` rebuilds each carry from the one after it (`Method.inverse`) and differentiates the step there: what is
+kept is the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
 backpropagation costs three. `adjoint` is in `adaptive.py`, because it is torchdiffeq's.
 """
 
@@ -227,7 +227,7 @@ def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tup
 
 def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tuple[Carry, Pull]:
     # torch.compile traces torch.func.vjp, but not torch.autograd.grad
-    outputs, pull = torch.func.vjp(function, *inputs)
+    outputs, pull = torch.func.vjp(function, *inputs)  # type: ignore[misc]
     return outputs, lambda grads: pull(tuple(grads))
 
 
@@ -240,7 +240,7 @@ def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]]
 
 def _pull_field(
     spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
-) -> tuple[Carry, Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Carry, Callable[..., Any], Callable[..., tuple[Carry, Carry]]]:
     """The field's value at a point, and the map from its gradient to those of (point), (wanted tensors, parameters)."""
     leaves = tuple(p.detach().requires_grad_() for p in point)
     arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(tensors, wanted, strict=True))
@@ -263,7 +263,7 @@ def _pull_field(
 
 def _pull_field_traced(
     spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
-) -> tuple[Carry, Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Carry, Callable[..., Any], Callable[..., tuple[Carry, Carry]]]:
     field = spec.problem.field
     names = [n for n, p in field.named_parameters() if p.requires_grad] if isinstance(field, nn.Module) else []
     rebuilds = []
@@ -284,7 +284,7 @@ def _pull_field_traced(
         return value
 
     given = tuple(a for a, w in zip(tensors, wanted, strict=True) if w)
-    value, pull_all = torch.func.vjp(value_of, *point, *given, *parameters)
+    value, pull_all = torch.func.vjp(value_of, *point, *given, *parameters)  # type: ignore[misc]
 
     def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
         grads = pull_all(tuple(g.to(v.dtype) for v, g in zip(value, value_grads, strict=True)))
@@ -296,8 +296,8 @@ def _pull_field_traced(
 def refuse_captured_tensors(problem: Problem, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
     """Raise if `outputs` depend, through autograd, on a tensor that requires grad and is not among `inputs`.
 
-    Such a tensor is captured by the field (a timestep embedding used inside a closure, say); a solve that is one node of
-    the graph cannot give it its gradient, and without this check it would silently get none.
+    Such a tensor is captured by the field (a timestep embedding used inside a closure, say); a solve that is one node
+    of the graph cannot give it its gradient, and without this check it would silently get none.
     """
     inputs = tuple(inputs)
     known = {id(i) for i in inputs}

@@ -75,9 +75,9 @@ def integrate(
     """Solve `x'' = field(t, x, x', *args)` from `t0` to `t1`.
 
     Args:
-        field: `field(t, x, v, *args) -> acceleration`, of the shape of `x`. An `nn.Module` if it has parameters. `t` is a
-            float (a 0-d tensor where torchdiffeq does the solving). The drift-kick methods need a split field, one that
-            offers `terms(t, x, *args)` (see `split_field`).
+        field: `field(t, x, v, *args) -> acceleration`, of the shape of `x`. An `nn.Module` if it has parameters. `t` is
+            a float (a 0-d tensor where torchdiffeq does the solving). The drift-kick methods need a split field, one
+            that offers `terms(t, x, *args)` (see `split_field`).
         state: position and velocity at `t0`, of one shape (any), floating dtype and device.
         num_steps: steps of equal length; required by all but the adaptive methods.
         t0: start, in the ODE's own time.
@@ -98,8 +98,8 @@ def integrate(
         RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating).
         ImportError: where torchdiffeq is needed and missing.
 
-    Under autocast a half-precision state is brought to float32 and stays there: a reversible backward pass cannot rebuild
-    bits that rounding took. Second derivatives work with `backprop` and `checkpoint`; the other modes raise.
+    Under autocast a half-precision state is brought to float32 and stays there: a reversible backward pass cannot
+    rebuild bits that rounding took. Second derivatives work with `backprop` and `checkpoint`; the other modes raise.
 
     """
     check_solver(method, gradient, num_steps)
@@ -120,7 +120,7 @@ def integrate(
         num_steps=1 if num_steps is None or adaptive else num_steps,
         t0=float(t0),
         t1=float(t1),
-        name=name or getattr(field, "__name__", type(field).__name__),
+        name=name or str(getattr(field, "__name__", type(field).__name__)),
     )
     state = _full_precision(state)
     if adaptive or gradient == "adjoint":

@@ -14,8 +14,8 @@ from continuous_unet.ode.state import State
 class Problem:
     """A field, the interval `[t0, t1]`, and how to step over it.
 
-    `t` is the ODE's own time (depth inside a block), never the diffusion's timestep. Times are Python floats, so that no
-    float64 tensor is made on devices that have none.
+    `t` is the ODE's own time (depth inside a block), never the diffusion's timestep. Times are Python floats, so that
+    no float64 tensor is made on devices that have none.
     """
 
     field: Callable[..., Any]

@@ -60,8 +60,8 @@ class Method:
 class ReversibleLeapfrog(Method):
     """Leapfrog for a force that depends on the velocity, made reversible by an auxiliary velocity `w`.
 
-    Order 2 with one evaluation a step, also where plain velocity Verlet drops to order 1. The field sees the position at
-    half the step and `w` there, where `w` is the velocity reflected at `v`:
+    Order 2 with one evaluation a step, also where plain velocity Verlet drops to order 1. The field sees the position
+    at half the step and `w` there, where `w` is the velocity reflected at `v`:
 
         w_{n+1/2} = 2 v_n - w_{n-1/2}           (first step: w_{1/2} = v_0)
         x_{n+1/2} = x_n + h/2 v_n
@@ -70,9 +70,9 @@ class ReversibleLeapfrog(Method):
 
     Every line can be solved for its right-hand side, so the inverse is exact up to rounding and costs one evaluation.
     Memory: the carry `(x, v, w)`. The idea is that of the asynchronous leapfrog integrator (Mutze 2013; MALI, Zhuang et
-    al., ICLR 2021), applied to a second-order system. Not to be confused with the leapfrog of Hamiltonian dynamics, which
-    is symplectic but needs a force free of the velocity. Its limit, shared by symmetric reversible methods: under damping
-    `w` grows by 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a block, useless over long solves.
+    al., ICLR 2021), applied to a second-order system. Not to be confused with the leapfrog of Hamiltonian dynamics,
+    which is symplectic but needs a force free of the velocity. Its limit, shared by symmetric reversible methods: under
+    damping `w` grows by 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a block, useless over long solves.
     """
 
     name: str = "reversible_leapfrog"
