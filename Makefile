@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch by itself and first: with it in place, nothing that follows pulls another build of it
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## make .venv and install everything into it
+
+demo: $(STAMP)  ## train on real handwritten digits, then sample: about six minutes on two cores
+	$(BIN)/cunet train --config examples/digits.yaml --output runs/demo $(DEMO_OPTIONS)
+	$(BIN)/cunet sample runs/demo --num 64 --steps 50 --scheduler ddim --seed 1 --output runs/demo/digits.png --overwrite
+	@echo "Look at runs/demo/digits.png, runs/demo/loss.png and runs/demo/report.md"
+
+test: $(STAMP)  ## run all tests (slow experiments: $(BIN)/pytest -m slow)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the solver benchmark; rows to benchmarks/results
+	$(BIN)/python benchmarks/solvers.py
+
+clean:  ## remove the environment and runs
+	rm -rf $(VENV) runs
