@@ -1,0 +1,10 @@
+"""Images in, tensors out: one contract for every source.
+
+Items are `{"image": float32 (C, H, W) in [-1, 1], "index": int}`, with `"label": int` where the set has classes. Data
+sets are indexed by `index` or by `(epoch, index)`; random flips and crops come from `(seed, epoch, index)` alone.
+"""
+
+from continuous_unet.data.dataset import DatasetReport, ImageDataset, open_dataset, train_validation_split
+from continuous_unet.data.sampling import EpochSampler
+
+__all__ = ["DatasetReport", "EpochSampler", "ImageDataset", "open_dataset", "train_validation_split"]

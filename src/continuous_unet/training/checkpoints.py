@@ -1,0 +1,169 @@
+"""Checkpoints that a crash cannot spoil: written aside, synced, hashed, renamed.
+
+A checkpoint is a folder `step-00001000` that counts only if its `manifest.json`, written last, names the hash of every
+file in it. Tensors are safetensors, the rest is JSON: nothing is pickled.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from continuous_unet.errors import InputError
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
+    """Write `folder/step-XXXXXXXX`, atomically.
+
+    Args:
+        folder: the run's `checkpoints`.
+        step: its number.
+        tensors: file stem to named tensors, each a safetensors file.
+        state: what goes into `state.json`.
+
+    Raises:
+        InputError: if it cannot be written (disk full, no permission); what was there before is untouched.
+    """
+    target = folder / f"step-{step:08d}"
+    aside = folder / f"{target.name}.tmp-{os.getpid()}"
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("step-*.tmp-*"):
+            shutil.rmtree(stale)
+        aside.mkdir()
+        for stem, named in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, aside / f"{stem}.safetensors")
+        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        manifest = {path.name: _hash(path) for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        if target.exists():  # left by a run that went on from an older checkpoint
+            shutil.rmtree(target)
+        os.replace(aside, target)
+        _sync(folder)
+
+    _writing(write, target, aside)
+    return target
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints; called after a new one stands."""
+    for path in sorted(folder.glob("step-????????"))[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def latest_valid(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    for path in sorted(folder.glob("step-????????"), reverse=True):
+        problem = find_damage(path)
+        if problem is None:
+            return path
+        logger.warning("the checkpoint %s is damaged (%s); an older one is used", path.name, problem)
+    return None
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or "state.json" not in manifest:
+            return "its manifest is not whole"
+        for name, expected in manifest.items():
+            if _hash(path / name) != expected:
+                return f"{name} does not match its hash"
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors by file stem, and the state."""
+    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+    return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The state of an optimiser with one tensor per entry (AdamW), as `parameter name/entry`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, parameter in zip(names, parameters, strict=True)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        name, key = full.rsplit("/", 1)
+        by_name.setdefault(name, {})[key] = tensor
+    for name, parameter in zip(names, parameters, strict=True):
+        if name in by_name:
+            # AdamW keeps its counter `step` on the CPU
+            optimizer.state[parameter] = {
+                k: v if k == "step" else v.to(parameter.device) for k, v in by_name[name].items()
+            }
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder anew by `write(aside)`, so that a whole one is there (or beside it, as `.old`) at every moment."""
+    aside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
+
+    def replace() -> None:
+        shutil.rmtree(aside, ignore_errors=True)
+        write(aside)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+        os.replace(aside, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    _writing(replace, target, aside)
+
+
+def _writing(action: Callable[[], None], target: Path, aside: Path) -> None:
+    try:
+        action()
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        # safetensors wraps the operating system's errors in its own
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise InputError(
+                f"{target} cannot be written ({error}); free some space or check the permissions, and resume"
+            ) from error
+        raise
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash_310(file)
+
+
+def _hash_310(file: Any) -> str:  # Python 3.10 has no file_digest
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,154 @@
+"""The configuration of a training run: one dataclass, which checks itself.
+
+Imports no torch: `cunet --help` reads it.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from continuous_unet.errors import InputError
+from continuous_unet.models.presets import PRESETS
+
+
+def option(default: Any, text: str) -> Any:
+    """A field with the help text that the command line shows."""
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainConfig:
+    """Everything that a run depends on. `validate` says what is wrong; `save` and `load` are YAML."""
+
+    data: str = option("", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)")
+    output: str = option("", "folder of the run")
+    preset: str = option("small", f"model preset: {', '.join(PRESETS)}")
+    model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
+    steps: int = option(20_000, "updates of the weights")
+    batch_size: int = option(32, "images per step and process")
+    gradient_accumulation_steps: int = option(1, "batches per update")
+    seed: int = option(0, "seed of everything random")
+
+    image_size: int | None = option(None, "side of the images in pixels; their own if left out")
+    channels: int | None = option(None, "1 (grey), 3 (RGB) or 4 (RGBA); what the images have if left out")
+    fit: Literal["crop", "pad", "stretch"] = option("crop", "how images become square")
+    random_flip: bool = option(False, "mirror half of the images")
+    random_crop: bool = option(False, "crop at random places (with fit=crop)")
+    on_bad_image: Literal["skip", "error"] = option("skip", "leave unreadable files out, or stop at the first")
+    num_validation: int = option(0, "images held out to measure the validation loss on")
+    num_workers: int = option(0, "processes that load images")
+
+    objective: Literal["epsilon", "v_prediction", "sample"] = option("epsilon", "what the model predicts")
+    min_snr_gamma: float | None = option(
+        None, "cap of the signal-to-noise weight (5 is usual); no weighting if left out"
+    )
+    noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
+        "linear", "betas of the diffusion process"
+    )
+    num_train_timesteps: int = option(1000, "timesteps of the diffusion process")
+    class_conditional: bool = option(False, "condition the model on the classes of the data")
+
+    learning_rate: float = option(2e-3, "peak learning rate of AdamW")
+    lr_schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = option(
+        "cosine", "learning rate over the run (after the warm-up)"
+    )
+    lr_warmup_steps: int = option(200, "steps of linear warm-up")
+    weight_decay: float = option(1e-2, "weight decay of AdamW")
+    adam_beta1: float = option(0.9, "first-moment decay of AdamW")
+    adam_beta2: float = option(0.99, "second-moment decay of AdamW")
+    gradient_clip: float | None = option(1.0, "largest norm of the gradient")
+    ema: bool = option(True, "keep an exponential moving average of the weights, and sample from it")
+    ema_decay: float = option(0.9995, "decay of the average, reached gradually")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "precision of the computation; weights stay float32")
+    compile: bool = option(False, "compile the model with torch.compile")
+    device: str | None = option(None, "cpu, cuda, mps; the best there is if left out")
+    max_non_finite_steps: int = option(10, "give up after so many steps in a row with a gradient that is not finite")
+
+    checkpoint_every: int = option(1000, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "checkpoints to keep")
+    log_every: int = option(50, "steps between records in metrics.jsonl")
+    validate_every: int = option(1000, "steps between validations")
+    sample_every: int = option(1000, "steps between grids of samples")
+    num_samples: int = option(36, "images in a grid of samples")
+    sample_steps: int = option(30, "DDIM steps of a grid of samples")
+    logger: Literal["none", "tensorboard", "wandb"] = option("none", "tracker beside metrics.jsonl")
+
+    def validate(self) -> "TrainConfig":
+        """Check every field by itself.
+
+        Raises:
+            InputError: naming the first field that is wrong, what was expected, and what to do.
+        """
+        if not self.data:
+            raise InputError("no data was named; give a folder or file with --data, or --data digits to try things out")
+        if not self.output:
+            raise InputError("no output was named; give the folder for the run with --output")
+        if self.preset not in PRESETS:
+            raise InputError(f"preset={self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        at_least = {
+            1: ("steps", "batch_size", "gradient_accumulation_steps", "num_train_timesteps", "checkpoint_every",
+                "keep_checkpoints", "log_every", "validate_every", "sample_every", "num_samples", "sample_steps",
+                "max_non_finite_steps"),
+            0: ("num_validation", "num_workers", "lr_warmup_steps", "weight_decay"),
+        }  # fmt: skip
+        for least, names in at_least.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"image_size={self.image_size} must be at least 1")
+        if self.channels not in (None, 1, 3, 4):
+            raise InputError(f"channels={self.channels} must be 1, 3 or 4")
+        for name in ("learning_rate", "gradient_clip", "min_snr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}={value} must be positive and finite")
+        for name in ("ema_decay", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write YAML."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainConfig":
+        """Read YAML.
+
+        Raises:
+            InputError: for a file that cannot be read, or a key that is no field.
+        """
+        return cls(**read_yaml(path, [f.name for f in fields(cls)]))
+
+
+def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:
+    """A YAML mapping whose keys are among `names`.
+
+    Raises:
+        InputError: otherwise, naming the nearest key.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise InputError(f"the configuration {path} cannot be read: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"the configuration {path} is no mapping of options; expected lines like `steps: 1000`")
+    for key in content:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"the configuration {path} has the unknown option {key!r}{hint}")
+    return content

@@ -1,0 +1,486 @@
+"""The training loop. What it uses has owners: data, objective, EMA, checkpoints, run folder, signals, report.
+
+Nothing random is carried from step to step: noise and timestep of the image at position p of the data's sequence come
+from `(seed, p)`, dropout from `(seed, step)`. A run that was killed and resumed computes what it would have computed.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from continuous_unet.data import EpochSampler, ImageDataset, open_dataset, train_validation_split
+from continuous_unet.errors import InputError
+from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
+from continuous_unet.models.presets import PRESETS
+from continuous_unet.randomness import derive_seed
+from continuous_unet.tasks.generation import DiffusionSamplingPipeline, generate
+from continuous_unet.tasks.images import make_grid, write_png
+from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.training import checkpoints
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.ema import averaged_weights, ema_counters, ema_tensors, make_ema, restore_ema
+from continuous_unet.training.objective import diffusion_loss
+from continuous_unet.training.report import plot_losses, write_report
+from continuous_unet.training.run_folder import RunFolder
+from continuous_unet.training.signals import stop_on_signals
+
+
+class TrainingDiverged(RuntimeError):
+    """The gradient was not finite for many steps in a row; the last good checkpoint stands."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to."""
+
+    run: str
+    steps: int
+    images_seen: int
+    loss: float
+    """Mean training loss since the record before last."""
+    validation_loss: float | None
+    seconds: float
+    """Of this call, without what was done before a resumption."""
+    images_per_second: float
+    num_parameters: int
+    stopped_by: int | None
+    """Number of the signal that ended the run early, if one did."""
+
+
+def train(config: TrainConfig, resume: bool = False) -> TrainResult:
+    """Train a continuous U-Net; write checkpoints, samples, records and a report into `config.output`.
+
+    Args:
+        config: all settings.
+        resume: go on from the newest whole checkpoint in `config.output`.
+
+    Raises:
+        InputError: for settings, data or files that cannot be used.
+        TrainingDiverged: after `max_non_finite_steps` steps in a row without a finite gradient.
+    """
+    config.validate()
+    return _Trainer(config, resume).run()
+
+
+class _Trainer:
+    """The parts of a run, made in order; `run` is the loop."""
+
+    def __init__(self, config: TrainConfig, resume: bool) -> None:
+        self.config = config
+        self.accelerator = Accelerator(
+            cpu=config.device == "cpu",
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            log_with=None if config.logger == "none" else config.logger,
+            project_dir=config.output,
+        )
+        self.main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        self.say = tqdm.write if self.main else (lambda *_, **__: None)
+
+        self.data, self.validation = self._open_data()
+        self.folder = RunFolder(config.output)
+        set_seed(derive_seed("weights", config.seed) % 2**32)
+        self.model = self._make_model()  # the bare model; `network` may be wrapped and compiled, and shares its weights
+        self.noise_scheduler = DDPMScheduler(
+            num_train_timesteps=config.num_train_timesteps,
+            beta_schedule=config.noise_schedule,
+            prediction_type=config.objective,
+        )
+        # After everything that can refuse the configuration, so that a refused run leaves no folder behind.
+        if self.main:
+            self.folder.start(config, resume)
+        self.accelerator.wait_for_everyone()
+
+        self.names = [name for name, _ in self.model.named_parameters()]
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+        self.lr_scheduler = get_scheduler(
+            config.lr_schedule, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=config.steps
+        )
+        self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        if config.compile:
+            self.network = torch.compile(self.network)
+        self.ema: EMAModel | None = make_ema(self.model, config.ema_decay) if config.ema else None
+
+        self.step = 0
+        self.losses: list[Tensor] = []
+        """Of the steps since the last record."""
+        self.non_finite = 0
+        self.validation_loss: float | None = None
+        if resume:
+            self._restore()
+        elif self.main:
+            self.folder.write_facts({"data": self.data.report.to_dict(), "num_parameters": self.num_parameters})
+        if config.logger != "none":
+            self.accelerator.init_trackers("continuous-unet")
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def images_per_step(self) -> int:
+        config = self.config
+        return config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+
+    def _open_data(self) -> tuple[ImageDataset, ImageDataset]:
+        config = self.config
+        dataset = open_dataset(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            fit=config.fit,
+            random_flip=config.random_flip,
+            random_crop=config.random_crop,
+            seed=config.seed,
+            on_bad_image=config.on_bad_image,
+            progress=self.main,
+        )
+        self.say(dataset.report.summary(), file=sys.stderr)
+        if config.class_conditional and dataset.num_classes is None:
+            raise InputError(f"class_conditional needs data with classes, and {config.data} has none")
+        return train_validation_split(dataset, config.num_validation, config.seed)
+
+    def _make_model(self) -> ContinuousUNet2DModel:
+        config, report = self.config, self.data.report
+        arguments: dict[str, Any] = {
+            "sample_size": report.image_size,
+            "in_channels": report.channels,
+            "out_channels": report.channels,
+        }
+        if config.class_conditional:
+            arguments["num_class_embeds"] = self.data.num_classes
+        try:
+            model = ContinuousUNet2DModel(**PRESETS[config.preset](**arguments, **config.model_options))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the model cannot be made: {error}") from error
+        self.say(
+            f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}",
+            file=sys.stderr,
+        )
+        return model
+
+    def run(self) -> TrainResult:
+        """Train up to `config.steps`, or until a signal asks to stop."""
+        config, accelerator = self.config, self.accelerator
+        started, first_step = time.perf_counter(), self.step
+        batches = self._batches()
+        loss = math.nan
+        bar = tqdm(total=config.steps, initial=self.step, desc="training", unit="step", disable=not self.main)
+        self.network.train()
+
+        with stop_on_signals() as stop, bar:
+            record_started, record_step = started, self.step
+            while self.step < config.steps:
+                step_loss, gradient_norm = self._take_step(batches)
+                self.losses.append(step_loss)
+                self.step += 1
+                bar.update()
+
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    loss = float(accelerator.gather(torch.stack(self.losses).nanmean()[None]).nanmean())
+                    self.losses.clear()
+                    now = time.perf_counter()
+                    speed = (self.step - record_step) * self.images_per_step / (now - record_started)
+                    record_started, record_step = now, self.step
+                    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+                    self._record(loss=loss, gradient_norm=float(gradient_norm), images_per_second=round(speed, 2))
+                stopping = self._anyone(stop.signal is not None)
+                last = self.step == config.steps
+                if len(self.validation) and (self.step % config.validate_every == 0 or last):
+                    self._validate()
+                if not stopping and (self.step % config.sample_every == 0 or last):
+                    self._sample()
+                if self.step % config.checkpoint_every == 0 or last or stopping:
+                    self._save()
+                if stopping:
+                    break
+
+        seconds = time.perf_counter() - started
+        images = (self.step - first_step) * self.images_per_step
+        result = TrainResult(
+            run=str(self.folder.path),
+            steps=self.step,
+            images_seen=self.step * self.images_per_step,
+            loss=float(torch.stack(self.losses).nanmean()) if self.losses else loss,
+            validation_loss=self.validation_loss,
+            seconds=seconds,
+            images_per_second=images / seconds,
+            num_parameters=self.num_parameters,
+            stopped_by=stop.signal if self.step < config.steps else None,
+        )
+        if result.stopped_by is not None:
+            self.say(f"stopped at step {self.step}; go on with --resume", file=sys.stderr)
+        elif self.main:
+            self._report(result)
+        accelerator.end_training()
+        return result
+
+    def _batches(self) -> Any:
+        """Endless batches from the current step on, with their positions in the data's global sequence."""
+        config = self.config
+        sampler = EpochSampler(
+            len(self.data),
+            config.batch_size,
+            seed=config.seed,
+            start_batch=self.step * config.gradient_accumulation_steps,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        # Not prepared by accelerate: the sampler does the sharding, and accelerate would reshuffle after a resumption.
+        loader = DataLoader(
+            self.data,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            num_workers=config.num_workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_ignore_interrupts if config.num_workers else None,
+        )
+        batch_number = sampler.start_batch
+        for batch in loader:
+            yield sampler.positions(batch_number), batch
+            batch_number += 1
+
+    def _take_step(self, batches: Any) -> tuple[Tensor, Tensor]:
+        """One update of the weights; its mean loss and the norm of its gradient."""
+        config, accelerator = self.config, self.accelerator
+        losses = []
+        gradient_norm = torch.zeros(())
+        bad: list[int] = []
+        for part in range(config.gradient_accumulation_steps):
+            positions, batch = next(batches)
+            clean = batch["image"].to(self.device)
+            noise, timesteps = (t.to(self.device) for t in self._noise(positions, clean.shape[1:]))
+            labels = batch["label"].to(self.device) if config.class_conditional else None
+            torch.manual_seed(derive_seed("dropout", config.seed, self.step, part, accelerator.process_index))
+            with accelerator.accumulate(self.network):
+                with accelerator.autocast():
+                    loss = diffusion_loss(
+                        self.network, self.noise_scheduler, clean, noise, timesteps, labels, config.min_snr_gamma
+                    )
+                losses.append(loss.detach().mean())
+                bad += [int(i) for i, x in zip(batch["index"], loss.detach().isfinite().tolist(), strict=True) if not x]
+                accelerator.backward(loss.mean())
+                if accelerator.sync_gradients:
+                    limit = math.inf if config.gradient_clip is None else config.gradient_clip
+                    gradient_norm = accelerator.clip_grad_norm_(self.network.parameters(), limit)
+                    finite = bool(torch.isfinite(gradient_norm))
+                    # float16's loss scaler expects an overflow now and then, and must see it to back off
+                    if finite or config.mixed_precision == "fp16":
+                        self.optimizer.step()
+                    self.lr_scheduler.step()
+                    self.optimizer.zero_grad()
+                    self._count_non_finite(finite, bad)
+                    if finite and self.ema is not None:
+                        self.ema.step(self.model.parameters())
+        return torch.stack(losses).mean(), gradient_norm
+
+    def _noise(self, positions: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Noise `(B, C, H, W)` and timesteps `(B,)`, each image's from its own position in the data's sequence."""
+        noise, timesteps = [], []
+        for position in positions:
+            generator = torch.Generator().manual_seed(derive_seed("noise", self.config.seed, position))
+            noise.append(torch.randn(shape, generator=generator))
+            timesteps.append(torch.randint(self.config.num_train_timesteps, (), generator=generator))
+        return torch.stack(noise), torch.stack(timesteps)
+
+    def _count_non_finite(self, finite: bool, bad: list[int]) -> None:
+        # The norm is of the gradient summed over all processes, so that all of them decide alike.
+        self.non_finite = 0 if finite else self.non_finite + 1
+        if finite:
+            return
+        self.say(f"step {self.step}: gradient not finite, update left out (images {bad})", file=sys.stderr)
+        if self.main:
+            self.folder.record(step=self.step, non_finite=True, images=bad)
+        if self.non_finite >= self.config.max_non_finite_steps:
+            raise TrainingDiverged(
+                f"the gradient was not finite in {self.non_finite} steps in a row, up to step {self.step}; the last "
+                "checkpoint is good: resume it with a smaller --learning-rate in a new run, or clip harder"
+            )
+
+    def _record(self, **values: Any) -> None:
+        if not self.main:
+            return
+        seen = {"step": self.step, "images_seen": self.step * self.images_per_step}
+        lr = self.lr_scheduler.get_last_lr()[0]
+        self.folder.record(**seen, learning_rate=lr, **values)
+        if self.config.logger != "none":
+            self.accelerator.log({"learning_rate": lr, **values}, step=self.step)
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether any process says so; asked at the same place by all."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.device)).item() > 0)
+
+    def _validate(self) -> None:
+        """Loss of the averaged weights on the held-out images, with noise and timesteps fixed by their number."""
+        if not self.main:
+            return
+        num, per_image = len(self.validation), []
+        config = self.config
+        with torch.no_grad(), averaged_weights(self.model, self.ema):
+            for start in range(0, num, config.batch_size):
+                items = [self.validation[i] for i in range(start, min(start + config.batch_size, num))]
+                clean = torch.stack([item["image"] for item in items]).to(self.device)
+                generators = [
+                    torch.Generator().manual_seed(derive_seed("validation noise", config.seed, item["index"]))
+                    for item in items
+                ]
+                noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(self.device)
+                # every part of the range of timesteps alike, in the same order each time
+                numbers = torch.arange(start, start + len(items))
+                timesteps = ((numbers * 0.6180339887498949 % 1) * config.num_train_timesteps).long().to(self.device)
+                labels = torch.tensor([item["label"] for item in items]) if config.class_conditional else None
+                labels = None if labels is None else labels.to(self.device)
+                loss = diffusion_loss(self.model, self.noise_scheduler, clean, noise, timesteps, labels)
+                per_image += list(zip(timesteps.tolist(), loss.tolist(), strict=True))
+        self.validation_loss = sum(value for _, value in per_image) / num
+        quarters: dict[str, float] = {}
+        for quarter in range(4):
+            here = [value for t, value in per_image if t * 4 // config.num_train_timesteps == quarter]
+            if here:
+                quarters[f"validation_loss_quarter_{quarter + 1}"] = sum(here) / len(here)
+        self._record(validation_loss=self.validation_loss, **quarters)
+
+    def _pipeline(self) -> DiffusionSamplingPipeline:
+        pipeline = DiffusionSamplingPipeline(self.model, make_scheduler("ddim", self.noise_scheduler.config))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _sample(self) -> None:
+        """A grid from the averaged weights; the same seeds each time, so that grids can be compared."""
+        if not self.main:
+            return
+        config, images = self.config, []
+        labels = range(self.data.num_classes or 1) if config.class_conditional else [None]
+        with averaged_weights(self.model, self.ema):
+            share = math.ceil(config.num_samples / len(labels))
+            for number, label in enumerate(labels):
+                images += list(
+                    generate(
+                        self._pipeline(),
+                        share,
+                        seed=config.seed,
+                        num_inference_steps=config.sample_steps,
+                        class_label=label,
+                        first=number * share,
+                    )
+                )
+        grid = make_grid(torch.cat(images)[: config.num_samples], columns=share if len(labels) > 1 else None)
+        write_png(grid, self.folder.samples / f"step-{self.step:08d}.png")
+
+    def _save(self) -> None:
+        """Checkpoint and model, by the main process."""
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            tensors: dict[str, dict[str, Tensor]] = {
+                "model": dict(zip(self.names, self.model.parameters(), strict=True)),
+                "optimizer": checkpoints.optimizer_tensors(self.optimizer.optimizer, self.names),
+            }
+            scaler = self.accelerator.scaler
+            state = {
+                "step": self.step,
+                "images_seen": self.step * self.images_per_step,
+                "num_processes": self.accelerator.num_processes,
+                "learning_rate": {
+                    "last_epoch": self.lr_scheduler.last_epoch,
+                    "step_count": self.lr_scheduler._step_count,
+                    "last": self.lr_scheduler.get_last_lr(),
+                },
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "validation_loss": self.validation_loss,
+                "losses_since_record": [float(loss) for loss in self.losses],
+            }
+            if self.ema is not None:
+                tensors["ema"] = ema_tensors(self.ema, self.names)
+                state["ema"] = ema_counters(self.ema)
+            checkpoints.save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
+            with averaged_weights(self.model, self.ema):
+                pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
+                checkpoints.replace_folder(self.folder.model, pipeline.save_pretrained)
+            checkpoints.remove_old(self.folder.checkpoints, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        """Take everything from the newest whole checkpoint. Every process reads it for itself."""
+        path = checkpoints.latest_valid(self.folder.checkpoints)
+        if path is None:
+            self.say("no checkpoint yet: starting from the beginning", file=sys.stderr)
+            if self.main:
+                self.folder.cut_records(0)
+            return
+        tensors, state = checkpoints.load_checkpoint(path)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors["model"][name])
+        checkpoints.restore_optimizer(self.optimizer.optimizer, self.names, tensors["optimizer"])
+        if self.ema is not None:
+            restore_ema(self.ema, self.names, tensors["ema"], state["ema"])
+            self.ema.to(self.device)
+        rate = state["learning_rate"]
+        self.lr_scheduler.last_epoch = rate["last_epoch"]
+        self.lr_scheduler._step_count = rate["step_count"]
+        self.lr_scheduler._last_lr = rate["last"]
+        for group, value in zip(self.optimizer.optimizer.param_groups, rate["last"], strict=True):
+            group["lr"] = value
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.validation_loss = state["validation_loss"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses_since_record"]]
+        if state["num_processes"] != self.accelerator.num_processes:
+            self.say(
+                f"this run was on {state['num_processes']} processes and is now on {self.accelerator.num_processes}: "
+                "it goes on, but not bit for bit, and from another place in the data",
+                file=sys.stderr,
+            )
+        if self.main:
+            self.folder.cut_records(self.step)
+        self.say(f"resumed from {path.name}", file=sys.stderr)
+
+    def _report(self, result: TrainResult) -> None:
+        report = self.data.report
+        has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
+        facts = {
+            "preset": self.config.preset,
+            "data": self.config.data,
+            "num_images": report.num_images,
+            "image_size": report.image_size,
+            "channels": report.channels,
+            "num_parameters": result.num_parameters,
+            "step": result.steps,
+            "images_seen": result.images_seen,
+            "images_per_second": result.images_per_second,
+            "device": str(self.device),
+            "loss": result.loss,
+            "validation_loss": result.validation_loss,
+            "samples": Path("samples", f"step-{self.step:08d}.png").as_posix(),
+            "has_plot": has_plot,
+            "run": self.folder.path.as_posix(),
+        }
+        write_report(self.folder.path / "report.md", facts)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C goes to the whole group of processes; the workers are to live until the main one has saved."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,58 @@
+"""What a run leaves for people: the loss curve and a page."""
+
+from pathlib import Path
+from typing import Any
+
+
+def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
+    """Draw training and validation loss against steps; False if matplotlib is missing."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return False
+    figure, axes = plt.subplots(figsize=(6.4, 4))
+    for key, label, style in (("loss", "training", "-"), ("validation_loss", "validation (averaged weights)", "o-")):
+        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return True
+
+
+def write_report(path: Path, facts: dict[str, Any]) -> None:
+    """Write a page in Markdown that says what was trained on what, how long it took, and how to use it."""
+    lines = [
+        f"# {facts['preset']} on {facts['data']}",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| data | {facts['num_images']:,} images, {facts['image_size']}x{facts['image_size']}, "
+        f"{facts['channels']} channel(s) |",
+        f"| model | ContinuousUNet2DModel, {facts['num_parameters']:,} parameters |",
+        f"| steps | {facts['step']:,} ({facts['images_seen']:,} images seen) |",
+        f"| speed | {facts['images_per_second']:.1f} images per second on {facts['device']} |",
+        f"| training loss | {facts['loss']:.4f} |",
+    ]
+    if facts.get("validation_loss") is not None:
+        lines.append(f"| validation loss | {facts['validation_loss']:.4f} (fixed noise, averaged weights) |")
+    lines += ["", f"![samples]({facts['samples']})", ""]
+    if facts["has_plot"]:
+        lines += ["![loss](loss.png)", ""]
+    lines += [
+        "Sample from it, or train on:",
+        "",
+        "```bash",
+        f"cunet sample {facts['run']} --num 16 --steps 50 --output samples.png",
+        f"cunet train --output {facts['run']} --resume --steps {2 * facts['step']}",
+        "```",
+        "",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
