@@ -174,8 +174,8 @@ def open_dataset(
     if len(left_out) > max_bad_fraction * len(facts) and len(left_out) > 1:
         named = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise InputError(
-            f"{len(left_out)} of {len(facts)} files in {source} cannot be read ({named}); mend or remove them, or raise "
-            "max_bad_fraction"
+            f"{len(left_out)} of {len(facts)} files in {source} cannot be read ({named}); mend or remove them, or "
+            "raise max_bad_fraction"
         )
     found = [fact for fact in facts if not isinstance(fact, str)]
     sizes = [(width, height) for width, height, _ in found]
@@ -184,8 +184,8 @@ def open_dataset(
     if image_size is None:
         if smallest != largest or smallest[0] != smallest[1]:
             raise InputError(
-                f"the images of {source} are {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} pixels, not all of "
-                "one square size; say which size to use (--image-size)"
+                f"the images of {source} are {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} pixels, not all "
+                "of one square size; say which size to use (--image-size)"
             )
         image_size = smallest[0]
     report = DatasetReport(

@@ -305,7 +305,7 @@ class ZipSource(_FileSource):
 
 
 class HubSource(Source):
-    """A Hugging Face data set: `hf:NAME` from the hub, or `hf:PATH` of one saved with `save_to_disk` or of its files."""
+    """A Hugging Face data set: `hf:NAME` from the hub, or `hf:PATH` saved by `save_to_disk` or holding its files."""
 
     kind = "hub"
 

@@ -107,3 +107,53 @@ def _load_unet(folder: Path) -> Any:
     if wrong:
         raise InputError(f"the weights in {folder} do not fit its config.json ({wrong[0]} and {len(wrong) - 1} more)")
     return unet
+
+
+def load_model_or_preset(
+    name: str, sample_size: int | None = None, channels: int | None = None, solver_steps: int | None = None
+) -> Any:
+    """The U-Net of a run or a saved model, or a new one of a preset.
+
+    Args:
+        name: a preset, or what `load_pipeline` takes. A folder goes before a preset of the same name.
+        sample_size: side of a preset's images; 64 for `base`, 16 for `tiny`, 32 for the others if None.
+        channels: of a preset's images; 1 for `tiny`, 3 for the others if None.
+        solver_steps: solver steps in each block, if they are to be changed.
+
+    Raises:
+        InputError: as `load_pipeline`, and for settings that do not fit.
+    """
+    from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
+    from continuous_unet.models.presets import PRESETS
+
+    try:
+        if name in PRESETS and not Path(name).exists():
+            channels = channels or (1 if name == "tiny" else 3)
+            size = sample_size or {"base": 64, "tiny": 16}.get(name, 32)
+            arguments = PRESETS[name](sample_size=size, in_channels=channels, out_channels=channels)
+            unet: Any = ContinuousUNet2DModel(**arguments).eval()
+        elif not Path(name).exists():
+            raise InputError(f"{name} is no file, and no preset ({', '.join(PRESETS)})")
+        else:
+            unet = load_pipeline(name).unet
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if solver_steps is not None:
+        set_solver_steps(unet, solver_steps)
+    return unet
+
+
+def set_solver_steps(unet: Any, num_steps: int) -> None:
+    """Change the number of solver steps of a continuous U-Net.
+
+    Raises:
+        InputError: for another model, or a number that cannot be.
+    """
+    if not hasattr(unet, "set_solver"):
+        raise InputError(f"solver steps are for continuous U-Nets, and this model is a {type(unet).__name__}")
+    try:
+        unet.set_solver(num_steps=num_steps)
+    except ValueError as error:
+        raise InputError(f"solver steps: {error}") from error
