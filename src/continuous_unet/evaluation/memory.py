@@ -39,7 +39,7 @@ def saved_bytes(
     held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> "_Held":
-        kept = _Held(tensor)
+        kept = _Held(tensor.detach())  # detached, or the saved output of an operation would keep its own graph alive
         held.add(kept)
         return kept
 

@@ -66,6 +66,8 @@ def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], coun
         if torch.is_grad_enabled() and any(t.requires_grad for t in result):
             raise RuntimeError(captured_message(problem))
         return result
+    if state.x is state.v:
+        state = State(state.x, state.v.clone())  # torch.compile wants every input of an autograd function to be its own
     spec = _Reversal(problem, template, len(tensors), parameters, counter)
     return State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
 
