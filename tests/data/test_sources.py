@@ -1,0 +1,252 @@
+"""Every source: what it finds, which labels, and what is wrong with what cannot be used. A new source adds a case."""
+
+import gzip
+import os
+import shutil
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from continuous_unet.data import open_dataset
+from continuous_unet.errors import InputError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+GREY = PIXELS[..., 0]
+LABELS = np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
+
+
+def make_folder(path, classes=False):
+    for i, pixels in enumerate(PIXELS):
+        folder = path / f"class{i % 3}" if classes else path / "deep" / "er"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"bild-ü{i}{'.PNG' if i % 2 else '.png'}")
+    return path
+
+
+def folder(path):
+    return str(make_folder(path / "images"))
+
+
+def class_folder(path):
+    return str(make_folder(path / "images", classes=True))
+
+
+def archive(path):
+    shutil.make_archive(str(path / "images"), "zip", path, make_folder(path / "images", classes=True).name)
+    return str(path / "images.zip")
+
+
+def idx_bytes(array):
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def idx(path):
+    (path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(GREY)))
+    (path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(LABELS)))
+    (path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(GREY[:2]))
+    return str(path)
+
+
+def npz(path):
+    np.savez(path / "images.npz", images=PIXELS, labels=LABELS)
+    return str(path / "images.npz")
+
+
+def hub(path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b", "c"])})
+    rows = {"picture": [Image.fromarray(p) for p in PIXELS], "kind": LABELS.tolist()}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(path / "saved")
+    return f"hf:{path / 'saved'}"
+
+
+SOURCES = {
+    "folder": (folder, PIXELS, None),
+    "folder with classes": (class_folder, PIXELS[[0, 3, 1, 4, 2, 5]], LABELS[[0, 3, 1, 4, 2, 5]]),
+    "zip": (archive, PIXELS[[0, 3, 1, 4, 2, 5]], LABELS[[0, 3, 1, 4, 2, 5]]),
+    "idx": (idx, GREY, LABELS),
+    "npz": (npz, PIXELS, LABELS),
+    "hub": (hub, PIXELS, LABELS),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_pixels_and_labels(name, tmp_path):
+    make, pixels, labels = SOURCES[name]
+    dataset = open_dataset(make(tmp_path), progress=False)
+    assert len(dataset) == dataset.report.num_images == 6
+    assert dataset.report.image_size == 8
+    expected = torch.from_numpy(pixels.reshape(6, 8, 8, -1)).permute(0, 3, 1, 2) / 127.5 - 1
+    for i in range(6):
+        item = dataset[i]
+        assert item["image"].dtype == torch.float32
+        torch.testing.assert_close(item["image"], expected[i], atol=1e-6, rtol=0)
+        assert item.get("label") == (None if labels is None else labels[i])
+        assert item["index"] == i
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_workers_see_the_same(name, tmp_path):
+    dataset = open_dataset(SOURCES[name][0](tmp_path), progress=False, random_flip=True, random_crop=True)
+    alone = list(torch.utils.data.DataLoader(dataset, 2))
+    loader = torch.utils.data.DataLoader(dataset, 2, num_workers=2, multiprocessing_context="spawn")
+    for a, b in zip(alone, loader, strict=True):
+        assert torch.equal(a["image"], b["image"])
+
+
+def test_digits_are_the_real_ones():
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits()
+    dataset = open_dataset("digits")
+    assert len(dataset) == 1797
+    assert dataset.num_classes == 10
+    values = torch.from_numpy(load_digits.images[5] / 8 - 1).float()
+    torch.testing.assert_close(dataset[5]["image"][0], values)
+    assert dataset[5]["label"] == load_digits.target[5]
+    assert open_dataset("digits", image_size=16)[0]["image"].shape == (1, 16, 16)
+
+
+def test_shapes_are_drawn_by_number():
+    dataset = open_dataset("shapes", image_size=32)
+    assert dataset[7]["image"].shape == (3, 32, 32)
+    assert torch.equal(dataset[7]["image"], open_dataset("shapes", image_size=32)[7]["image"])
+    assert not torch.equal(dataset[7]["image"], dataset[10]["image"])
+    assert [dataset[i]["label"] for i in range(4)] == [0, 1, 2, 0]
+
+
+def test_idx_test_split(tmp_path):
+    assert len(open_dataset(idx(tmp_path), split="test")) == 2
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_float_archives(tmp_path, low):
+    values = np.random.default_rng(0).uniform(low, 1, (3, 4, 4)).astype(np.float32)
+    values[0, 0, 0] = low
+    np.savez(tmp_path / "a.npz", images=values)
+    expected = torch.from_numpy(values) if low < 0 else torch.from_numpy(values) * 2 - 1
+    dataset = open_dataset(tmp_path / "a.npz")
+    torch.testing.assert_close(torch.stack([dataset[i]["image"][0] for i in range(3)]), expected)
+
+
+BROKEN = {
+    "truncated": lambda p: p.write_bytes(jpeg(p)[:200]),
+    "empty": lambda p: p.write_bytes(b""),
+    "text": lambda p: p.write_text("this is no image"),
+    "bomb": lambda p: Image.new("1", (20_000, 20_000)).save(p, format="PNG"),
+    "folder": lambda p: p.mkdir(),
+    "dangling link": lambda p: p.symlink_to("nowhere"),
+}
+
+
+def jpeg(path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, format="JPEG")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_files_are_left_out_and_named(kind, tmp_path):
+    root = make_folder(tmp_path / "images")
+    BROKEN[kind](root / "broken.jpg")
+    report = open_dataset(root, progress=False).report
+    assert report.num_images == 6
+    if kind == "folder":  # a folder is searched, not read
+        assert report.left_out == []
+        return
+    ((name, reason),) = report.left_out
+    assert name == "broken.jpg"
+    assert reason
+    assert f"left out 1:\n  broken.jpg: {reason}" in report.summary()
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        open_dataset(root, on_bad_image="error", progress=False)
+
+
+def test_too_many_broken_files_stop(tmp_path):
+    root = make_folder(tmp_path / "images")
+    for i in range(3):
+        (root / f"broken{i}.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="3 of 9 files"):
+        open_dataset(root, progress=False)
+    assert len(open_dataset(root, max_bad_fraction=0.5, progress=False)) == 6
+
+
+def test_a_damaged_member_of_an_archive(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for i in range(3):
+            out.writestr(f"{i}.png", b"no" * 40)
+        out.write(make_folder(tmp_path / "images") / "deep" / "er" / "bild-ü0.png", "good.png")
+        out.writestr("__MACOSX/x.png", b"junk")
+    report = open_dataset(path, max_bad_fraction=1, progress=False).report
+    assert report.num_images == 1
+    assert [name for name, _ in report.left_out] == ["0.png", "1.png", "2.png"]
+
+
+def test_links_in_circles_end(tmp_path):
+    root = make_folder(tmp_path / "images")
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    assert len(open_dataset(root, progress=False)) == 6
+
+
+def test_a_file_that_vanishes_later_is_replaced_and_named(tmp_path, caplog):
+    root = make_folder(tmp_path / "images")
+    dataset = open_dataset(root, progress=False)
+    victim = root / dataset.source.names[2]
+    os.remove(victim)
+    first, second = dataset[2]["image"], dataset[2]["image"]
+    assert torch.equal(first, second)
+    assert any(torch.equal(first, dataset[i]["image"]) for i in range(6) if i != 2)
+    assert [victim.name in r.message for r in caplog.records] == [True]
+    shutil.rmtree(root)
+    with pytest.raises(InputError, match="ten images in a row"):
+        dataset[0]
+
+
+WRONG = {
+    "nothing there": (lambda p: p / "nope", "does not exist"),
+    "no images": (lambda p: p, "holds no images"),
+    "a text file": (lambda p: write(p / "a.txt", b"x"), "is no kind of data"),
+    "a false zip": (lambda p: write(p / "a.zip", b"x"), "zip archive"),
+    "a false npz": (lambda p: write(p / "a.npz", b"x"), "NumPy archive"),
+    "a pickle": (lambda p: savez(p, images=np.array([{}, {}], dtype=object)), "NumPy archive"),
+    "no such array": (lambda p: savez(p, weights=np.zeros(3)), "expected an array named images"),
+    "integers": (lambda p: savez(p, images=np.zeros((2, 4, 4), int)), "expected uint8 or float"),
+    "range": (lambda p: savez(p, images=np.full((2, 4, 4), 7.0)), r"lie in \[7, 7\]"),
+    "shape": (lambda p: savez(p, images=np.zeros((2, 4), np.uint8)), "expected .N, H, W."),
+    "labels": (lambda p: savez(p, images=GREY, labels=np.zeros(2, int)), "must match"),
+    "short idx": (lambda p: write(p / "a-images-idx3-ubyte", idx_bytes(GREY)[:-1]), "damaged"),
+    "false idx": (lambda p: write(p / "a-images-idx3-ubyte", b"xyz" * 10), "not an IDX file"),
+    "no hub": (lambda p: f"hf:{p / 'nothing'}", "cannot be opened"),
+}
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def savez(path, **arrays):
+    np.savez(path / "a.npz", **arrays)
+    return path / "a.npz"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_opened(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    make, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        open_dataset(make(tmp_path), progress=False)
+
+
+def test_missing_packages_name_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"continuous-unet\[digits\]"):
+        open_dataset("digits")
+    with pytest.raises(InputError, match=r"continuous-unet\[hub\]"):
+        open_dataset("hf:mnist")

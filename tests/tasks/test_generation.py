@@ -1,0 +1,165 @@
+"""The sampling pipeline with every scheduler: right on a problem with a known answer, and image k from seed k alone."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers.models.modeling_utils import ModelMixin
+
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
+from continuous_unet.errors import InputError
+from continuous_unet.tasks.generation import generate
+from continuous_unet.tasks.schedulers import SCHEDULERS, make_scheduler
+
+MEAN, STD = 0.3, 0.2
+
+
+class GaussianDenoiser(ModelMixin):
+    """The best possible denoiser where every pixel of the data is normal with MEAN and STD, in closed form."""
+
+    def __init__(self, scheduler):
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+        self.scheduler = scheduler
+        self._config = SimpleNamespace(sample_size=16, in_channels=1, num_class_embeds=None, class_embed_type=None)
+
+    @property
+    def config(self):
+        return self._config
+
+    def forward(self, sample, timestep, class_labels=None):
+        # fractional timesteps (Euler's) interpolate the noise level as the scheduler does
+        alphas = self.scheduler.alphas_cumprod
+        sigmas = ((1 - alphas) / alphas).sqrt()
+        low = int(timestep)
+        sigma = torch.lerp(sigmas[low], sigmas[min(low + 1, len(alphas) - 1)], float(timestep) - low)
+        alpha = 1 / (1 + sigma**2)
+        noisy_variance = alpha * STD**2 + 1 - alpha
+        noise = (1 - alpha).sqrt() * (sample - alpha.sqrt() * MEAN) / noisy_variance
+        clean = (sample - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+        kind = self.scheduler.config.prediction_type
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        return SimpleNamespace(sample={"epsilon": noise, "sample": clean, "v_prediction": velocity}[kind])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_samples_of_a_known_distribution(name, prediction_type):
+    training = DDPMScheduler(prediction_type=prediction_type)
+    pipeline = DiffusionSamplingPipeline(GaussianDenoiser(training), make_scheduler(name, training.config))
+    pipeline.set_progress_bar_config(disable=True)
+    steps = 200 if name == "ddpm" else 40
+    generator = torch.Generator().manual_seed(0)
+    images = pipeline(64, generator, steps, output_type="pt").images * 2 - 1
+    # 16,384 pixels: the mean is known to 0.002, the spread to 0.0011; the rest is the discretisation
+    assert float(images.mean()) == pytest.approx(MEAN, abs=0.02)
+    assert float(images.std()) == pytest.approx(STD, abs=0.03)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_image_k_depends_on_seed_k_alone(unet, name):
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler(name, DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def images(batch_size, num=5, **options):
+        return torch.cat(list(generate(pipeline, num, seed=3, num_inference_steps=5, batch_size=batch_size, **options)))
+
+    together = images(5)
+    torch.testing.assert_close(images(2), together, atol=1e-4, rtol=0)
+    torch.testing.assert_close(images(1), together, atol=1e-4, rtol=0)
+    torch.testing.assert_close(images(2, num=2, first=3), together[3:], atol=1e-4, rtol=0)
+    assert not torch.allclose(together[0], together[1], atol=0.01)
+    other = torch.cat(list(generate(pipeline, 1, seed=4, num_inference_steps=5)))
+    assert not torch.allclose(other[0], together[0], atol=0.01)
+
+
+def test_eta_reaches_ddim(unet):
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def image(eta):
+        return pipeline(1, torch.Generator().manual_seed(0), 5, eta=eta, output_type="pt").images
+
+    assert torch.equal(image(0.0), image(0.0))
+    assert not torch.allclose(image(1.0), image(0.0))
+
+
+def test_output_types(unet):
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    results = {
+        kind: pipeline(2, torch.Generator().manual_seed(0), 2, output_type=kind).images for kind in ("pt", "np", "pil")
+    }
+    assert results["pt"].shape == (2, 1, 8, 8)
+    assert 0 <= float(results["pt"].min()) <= float(results["pt"].max()) <= 1
+    np.testing.assert_allclose(results["np"], results["pt"].permute(0, 2, 3, 1))
+    assert results["pil"][0].mode == "L"
+    np.testing.assert_allclose(np.asarray(results["pil"][1]) / 255, results["np"][1, :, :, 0], atol=0.003)
+    assert isinstance(pipeline(1, num_inference_steps=1, return_dict=False), tuple)
+
+
+def test_class_labels(unet):
+    config = {**unet.config, "num_class_embeds": 3}
+    model = ContinuousUNet2DModel.from_config(config)
+    torch.nn.init.normal_(model.conv_out.weight)
+    torch.nn.init.normal_(model.class_embedding.weight, std=3)
+    for name, parameter in model.named_parameters():
+        if "target" in name:
+            torch.nn.init.normal_(parameter)
+    pipeline = DiffusionSamplingPipeline(model, make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def image(label):
+        return pipeline(1, torch.Generator().manual_seed(0), 3, class_labels=label, output_type="pt").images
+
+    assert not torch.allclose(image(0), image(1))
+    torch.testing.assert_close(image(torch.tensor([1])), image(1))
+    for wrong, message in ((None, "0 to 2"), (3, "0 to 2"), (torch.tensor([0, 1]), "one label or one per image")):
+        with pytest.raises(InputError, match=message):
+            image(wrong)
+    with pytest.raises(InputError, match="trained without classes"):
+        DiffusionSamplingPipeline(unet, DDPMScheduler())(1, class_labels=0)
+
+
+def test_wrong_arguments(unet):
+    pipeline = DiffusionSamplingPipeline(unet, DDPMScheduler())
+    with pytest.raises(InputError, match="output_type"):
+        pipeline(output_type="jpeg")
+    with pytest.raises(InputError, match="one per image"):
+        pipeline(3, [torch.Generator()])
+    with pytest.raises(InputError, match="ddpm, ddim"):
+        make_scheduler("magic", {})
+
+
+def test_half_precision_weights(unet):
+    pipeline = DiffusionSamplingPipeline(unet.to(torch.bfloat16), make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(1, num_inference_steps=2, output_type="pt").images.dtype == torch.float32
+
+
+def test_diffusers_own_schedulers_can_be_swapped_in(unet):
+    from diffusers import HeunDiscreteScheduler
+
+    pipeline = DiffusionSamplingPipeline(unet, DDPMScheduler())
+    pipeline.scheduler = HeunDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(1, num_inference_steps=3).images[0].size == (8, 8)
+
+
+def test_a_saved_pipeline_loads_with_diffusers_and_with_ours(unet, tmp_path):
+    DiffusionSamplingPipeline(unet, DDPMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path)
+    for loader in (DiffusionPipeline, DiffusionSamplingPipeline):
+        loaded = loader.from_pretrained(tmp_path)
+        assert type(loaded.unet) is ContinuousUNet2DModel
+        assert loaded.scheduler.config.prediction_type == "v_prediction"
+    assert type(loaded) is DiffusionSamplingPipeline
+
+
+def test_the_discrete_u_net_can_be_sampled_from():
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 8}
+    unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(16,), **blocks)
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("unipc", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(1, num_inference_steps=3).images[0].mode == "RGB"

@@ -1,0 +1,116 @@
+"""What can be loaded, and what is refused before it is opened."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save_file
+
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.errors import InputError
+from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def saved(unet, tmp_path):
+    DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def same(unet, other):
+    x = torch.randn(1, 1, 8, 8)
+    return torch.equal(unet(x, 3).sample, other(x, 3).sample)
+
+
+def test_pipeline_run_and_bare_model(saved, unet):
+    assert same(load_pipeline(saved).unet, unet)
+    (saved.parent / "config.yaml").write_text("")
+    assert same(load_pipeline(saved.parent).unet, unet)  # a run folder has the pipeline in `model`
+    assert same(load_pipeline(saved / "unet").unet, unet)
+    assert load_pipeline(saved, dtype=torch.float16).unet.dtype == torch.float16
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path("trap-was-sprung"),))
+
+
+def only_a_pickle(saved):
+    (saved / "unet" / WEIGHTS).unlink()
+    (saved / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+
+
+def drop_a_weight(saved):
+    path = saved / "unet" / WEIGHTS
+    tensors = load_file(path)
+    tensors.pop("conv_in.weight")
+    save_file(tensors, path)
+
+
+BAD = {
+    "missing": (lambda p: shutil.rmtree(p), "does not exist"),
+    "empty": (lambda p: (shutil.rmtree(p), p.mkdir()), "holds no model"),
+    "index is no json": (lambda p: (p / "model_index.json").write_text("{"), "cannot be read as JSON"),
+    "index is a list": (lambda p: (p / "model_index.json").write_text("[]"), "expected a JSON object"),
+    "other library": (lambda p: edit(p / "model_index.json", unet=["os", "system"]), "wants code from 'os'"),
+    "a path": (lambda p: edit(p / "model_index.json", unet=["../evil", "X"]), "wants code from"),
+    "other class": (lambda p: edit(p / "model_index.json", unet=["diffusers", "AutoModel"]), "expected Continuous"),
+    "no scheduler": (lambda p: edit(p / "model_index.json", scheduler=None), "names no scheduler"),
+    "not a scheduler": (lambda p: edit(p / "model_index.json", scheduler=["diffusers", "logging"]), "which is none"),
+    "new scheduler": (
+        lambda p: edit(p / "model_index.json", scheduler=["diffusers", "XScheduler"]),
+        "has no scheduler",
+    ),
+    "class of config": (lambda p: edit(p / "unet" / "config.json", _class_name="Evil"), "for the class 'Evil'"),
+    "wrong width": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]), "cannot be loaded"),
+    "wrong option": (lambda p: edit(p / "unet" / "config.json", method="magic"), "method='magic' is unknown"),
+    "truncated": (lambda p: (p / "unet" / WEIGHTS).write_bytes((p / "unet" / WEIGHTS).read_bytes()[:1000]), "damaged"),
+    "only a pickle": (only_a_pickle, "cannot be loaded"),
+    "a weight is missing": (drop_a_weight, "conv_in.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_refused(kind, saved, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spoil, message = BAD[kind]
+    spoil(saved)
+    with pytest.raises(InputError, match=message):
+        load_pipeline(saved)
+    assert not Path("trap-was-sprung").exists()
+
+
+def test_a_pickle_beside_the_weights_is_not_opened(saved, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (saved / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    load_pipeline(saved)
+    assert not Path("trap-was-sprung").exists()
+
+
+def test_a_run_without_a_model(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(InputError, match="no model yet"):
+        load_pipeline(tmp_path)
+
+
+def test_presets_by_name_and_solver_steps(saved):
+    assert load_model_or_preset("tiny").config.sample_size == 16
+    assert load_model_or_preset("base").config.in_channels == 3
+    assert load_model_or_preset(str(saved), solver_steps=5).config.num_solver_steps == 5
+    with pytest.raises(InputError, match="paper, tiny, small, base"):
+        load_model_or_preset("huge")
+    with pytest.raises(InputError, match="solver steps: num_steps=0"):
+        load_model_or_preset("tiny", solver_steps=0)
+    with pytest.raises(InputError, match="multiples of 4"):
+        load_model_or_preset("tiny", sample_size=15)
