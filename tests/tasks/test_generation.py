@@ -50,12 +50,12 @@ def test_samples_of_a_known_distribution(name, prediction_type):
     training = DDPMScheduler(prediction_type=prediction_type)
     pipeline = DiffusionSamplingPipeline(GaussianDenoiser(training), make_scheduler(name, training.config))
     pipeline.set_progress_bar_config(disable=True)
-    steps = 200 if name == "ddpm" else 40
+    steps = 100 if name in ("dpm++", "unipc") else 250  # first order: more steps for the same error
     generator = torch.Generator().manual_seed(0)
     images = pipeline(64, generator, steps, output_type="pt").images * 2 - 1
     # 16,384 pixels: the mean is known to 0.002, the spread to 0.0011; the rest is the discretisation
-    assert float(images.mean()) == pytest.approx(MEAN, abs=0.02)
-    assert float(images.std()) == pytest.approx(STD, abs=0.03)
+    assert float(images.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(images.std()) == pytest.approx(STD, abs=0.015)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -101,8 +101,8 @@ def test_output_types(unet):
 
 
 def test_class_labels(unet):
-    config = {**unet.config, "num_class_embeds": 3}
-    model = ContinuousUNet2DModel.from_config(config)
+    sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)}
+    model = ContinuousUNet2DModel(**sizes, norm_num_groups=4, num_class_embeds=3)
     torch.nn.init.normal_(model.conv_out.weight)
     torch.nn.init.normal_(model.class_embedding.weight, std=3)
     for name, parameter in model.named_parameters():

@@ -75,7 +75,7 @@ class TrainConfig:
     validate_every: int = option(1000, "steps between validations")
     sample_every: int = option(1000, "steps between grids of samples")
     num_samples: int = option(36, "images in a grid of samples")
-    sample_steps: int = option(30, "DDIM steps of a grid of samples")
+    sample_steps: int = option(25, "DDIM steps of a grid of samples")
     logger: Literal["none", "tensorboard", "wandb"] = option("none", "tracker beside metrics.jsonl")
 
     def validate(self) -> "TrainConfig":

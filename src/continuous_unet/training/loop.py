@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
@@ -36,6 +37,8 @@ from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.signals import stop_on_signals
+
+VALIDATION_BATCH = 64
 
 
 class TrainingDiverged(RuntimeError):
@@ -80,6 +83,8 @@ class _Trainer:
 
     def __init__(self, config: TrainConfig, resume: bool) -> None:
         self.config = config
+        # accelerate keeps its settings for the life of the process; another run in it may want others
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
             mixed_precision=config.mixed_precision,
@@ -285,7 +290,7 @@ class _Trainer:
                     # float16's loss scaler expects an overflow now and then, and must see it to back off
                     if finite or config.mixed_precision == "fp16":
                         self.optimizer.step()
-                    self.lr_scheduler.step()
+                        self.lr_scheduler.step()
                     self.optimizer.zero_grad()
                     self._count_non_finite(finite, bad)
                     if finite and self.ema is not None:
@@ -337,8 +342,8 @@ class _Trainer:
         num, per_image = len(self.validation), []
         config = self.config
         with torch.no_grad(), averaged_weights(self.model, self.ema):
-            for start in range(0, num, config.batch_size):
-                items = [self.validation[i] for i in range(start, min(start + config.batch_size, num))]
+            for start in range(0, num, VALIDATION_BATCH):
+                items = [self.validation[i] for i in range(start, min(start + VALIDATION_BATCH, num))]
                 clean = torch.stack([item["image"] for item in items]).to(self.device)
                 generators = [
                     torch.Generator().manual_seed(derive_seed("validation noise", config.seed, item["index"]))

@@ -1,0 +1,105 @@
+"""Checkpoints: whole or not there; damage is found; the old one stands until the new one does."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from continuous_unet.errors import InputError
+from continuous_unet.training import checkpoints
+
+TENSORS = {"model": {"a": torch.arange(4.0), "b": torch.ones(2, 2)}}
+
+
+def save(folder, step):
+    return checkpoints.save_checkpoint(folder, step, TENSORS, {"step": step})
+
+
+def test_round_trip(tmp_path):
+    path = save(tmp_path, 7)
+    assert path.name == "step-00000007"
+    tensors, state = checkpoints.load_checkpoint(path)
+    assert state == {"step": 7}
+    assert torch.equal(tensors["model"]["a"], torch.arange(4.0))
+    assert sorted(p.name for p in path.iterdir()) == ["manifest.json", "model.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_damage_is_found_and_the_older_one_used(name, how, tmp_path, caplog):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    content = bytearray(path.read_bytes())
+    if how == "remove":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert checkpoints.latest_valid(tmp_path).name == "step-00000001"
+    assert "step-00000002 is damaged" in caplog.text
+
+
+def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def die(*args):
+        raise KeyboardInterrupt  # not an error that is handled: as good as a kill
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert checkpoints.latest_valid(tmp_path).name == "step-00000001"
+    save(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]  # the remains are gone
+
+
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(InputError, match=r"No space left.*free some space"):
+        save(tmp_path, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_old_ones_go(tmp_path):
+    for step in range(5):
+        save(tmp_path, step)
+    checkpoints.remove_old(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_replace_folder(tmp_path):
+    target = tmp_path / "model"
+    for content in ("a", "b"):
+
+        def write(path, content=content):
+            path.mkdir()
+            (path / "x").write_text(content)
+
+        checkpoints.replace_folder(target, write)
+        assert (target / "x").read_text() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_optimizer_state_round_trip():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    names = [n for n, _ in model.named_parameters()]
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    tensors = checkpoints.optimizer_tensors(optimizer, names)
+    assert set(tensors) == {f"{n}/{k}" for n in names for k in ("step", "exp_avg", "exp_avg_sq")}
+    json.dumps(list(tensors))
+    other = torch.optim.AdamW(model.parameters())
+    checkpoints.restore_optimizer(other, names, tensors)
+    for p in model.parameters():
+        assert all(torch.equal(v, other.state[p][k]) for k, v in optimizer.state[p].items())

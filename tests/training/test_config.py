@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+
+from continuous_unet.errors import InputError
+from continuous_unet.training import TrainConfig
+
+BAD = [
+    ({"data": ""}, "--data"),
+    ({"output": ""}, "--output"),
+    ({"preset": "huge"}, "paper, tiny, small, base"),
+    ({"steps": 0}, "steps=0 must be at least 1"),
+    ({"batch_size": -1}, "batch_size=-1"),
+    ({"num_workers": -1}, "num_workers=-1"),
+    ({"image_size": 0}, "image_size=0"),
+    ({"channels": 2}, "channels=2"),
+    ({"learning_rate": 0.0}, "learning_rate=0.0"),
+    ({"gradient_clip": float("nan")}, "gradient_clip=nan"),
+    ({"ema_decay": 1.0}, "ema_decay=1.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(changes) for changes, _ in BAD])
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**{"data": "digits", "output": "x", **changes}).validate()
+
+
+def test_yaml_round_trip(tmp_path):
+    config = TrainConfig(data="digits", output="x", model_options={"num_solver_steps": 4}, min_snr_gamma=5.0)
+    config.save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "did you mean 'steps'"),
+        ("- 1", "no mapping"),
+        ("{", "cannot be read"),
+        ("!!python/object:os.system {}", "cannot be read"),
+    ],
+)
+def test_bad_files(text, message, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        TrainConfig.load(tmp_path / "c.yaml")
+
+
+def test_reading_a_configuration_needs_no_torch():
+    code = "import sys, continuous_unet.training.config; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

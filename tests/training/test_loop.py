@@ -1,0 +1,254 @@
+"""Training as a whole: what it writes, exact resumption, signals, refusals, two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from continuous_unet.errors import InputError
+from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.training import TrainConfig, train
+from continuous_unet.training.loop import TrainingDiverged
+
+
+def records(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(run, step=6):
+    folder = Path(run) / "checkpoints" / f"step-{step:08d}"
+    tensors = {f"{f.stem}/{k}": v for f in folder.glob("*.safetensors") for k, v in load_file(f).items()}
+    state = json.loads((folder / "state.json").read_text())
+    timeless = [{k: v for k, v in r.items() if k != "images_per_second"} for r in records(run)]
+    return tensors, state, timeless
+
+
+def assert_same_runs(one, other):
+    (tensors_a, state_a, records_a), (tensors_b, state_b, records_b) = final_state(one), final_state(other)
+    assert tensors_a.keys() == tensors_b.keys()
+    assert [k for k in tensors_a if not torch.equal(tensors_a[k], tensors_b[k])] == []
+    assert state_a == state_b
+    assert records_a == records_b
+
+
+def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
+    config = tiny()
+    result = train(config)
+    run = tmp_path / "run"
+    assert result.steps == 6
+    assert result.images_seen == 24
+    assert result.stopped_by is None
+    assert TrainConfig.load(run / "config.yaml") == config
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["num_parameters"] == result.num_parameters
+    assert facts["data"]["num_images"] == 4092
+    assert Image.open(run / "samples" / "step-00000006.png").size == (22, 12)
+    assert Image.open(run / "loss.png").width > 100
+    assert "cunet sample" in (run / "report.md").read_text()
+    assert "4,096 images from shapes" in capsys.readouterr().err
+    logged = records(run)
+    assert [r["step"] for r in logged if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert {"images_seen", "learning_rate", "gradient_norm", "images_per_second"} <= logged[0].keys()
+    validations = [r for r in logged if "validation_loss" in r]
+    assert [r["step"] for r in validations] == [3, 6]
+    assert result.validation_loss == validations[-1]["validation_loss"]
+    assert "validation_loss_quarter_4" in validations[0]
+    # what can be used has the averaged weights
+    averages = load_file(run / "checkpoints" / "step-00000006" / "ema.safetensors")
+    unet = load_pipeline(run).unet
+    assert all(torch.equal(p, averages[n]) for n, p in unet.named_parameters())
+    suffixes = {p.suffix for p in run.rglob("*") if p.is_file()}
+    assert suffixes == {".json", ".jsonl", ".md", ".png", ".safetensors", ".yaml"}  # nothing pickled
+
+
+RESUMPTIONS = {
+    "plain": {},
+    "accumulation and workers": {"gradient_accumulation_steps": 2, "num_workers": 2},
+    # 11 images: three steps of four cross the end of an epoch
+    "across epochs, between records": {"num_validation": 4085, "log_every": 2},
+    "reversible, min-SNR, v": {
+        "objective": "v_prediction", "min_snr_gamma": 5.0, "class_conditional": True, "ema": False,
+        "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "gradient": "reversible"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESUMPTIONS)
+def test_resumed_is_as_if_never_stopped(name, tiny, tmp_path):
+    changes = {**RESUMPTIONS[name], "validate_every": 100 if "epochs" in name else 3}
+    train(tiny(**changes, output=str(tmp_path / "whole")))
+    part = tiny(**changes, output=str(tmp_path / "part"))
+    # as a kill between the checkpoint at step 3 and the end would leave it, with a record too many
+    with pytest.MonkeyPatch.context() as patch:
+        import continuous_unet.training.loop as loop
+
+        real = loop._Trainer._take_step
+
+        def dying(self, batches):
+            if self.step == 5:
+                raise RuntimeError("killed")
+            return real(self, batches)
+
+        patch.setattr(loop._Trainer, "_take_step", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(part)
+    train(part, resume=True)
+    assert_same_runs(tmp_path / "whole", tmp_path / "part")
+
+
+COMMAND = [sys.executable, "-m", "continuous_unet", "train", "--config"]
+
+
+def start(config, tmp_path, *options):
+    config.save(tmp_path / "config.yaml")
+    return subprocess.Popen(
+        [*COMMAND, str(tmp_path / "config.yaml"), *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_process_goes_on_exactly(tiny, tmp_path):
+    train(tiny(output=str(tmp_path / "whole"), steps=40, log_every=5, sample_every=40))
+    config = tiny(output=str(tmp_path / "part"), steps=40, log_every=5, sample_every=40)
+    process = start(config, tmp_path)
+    wait_for(tmp_path / "part" / "checkpoints" / "step-00000006" / "manifest.json", process)
+    process.kill()
+    process.wait()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "continuous_unet", "train", "--output", str(tmp_path / "part"), "--resume"],
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from step-" in resumed.stderr
+    tensors_a, state_a, records_a = final_state(tmp_path / "whole", 40)
+    tensors_b, state_b, records_b = final_state(tmp_path / "part", 40)
+    assert [k for k in tensors_a if not torch.equal(tensors_a[k], tensors_b[k])] == []
+    assert (state_a, records_a) == (state_b, records_b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_with_its_code(number, tiny, tmp_path):
+    config = tiny(steps=100_000, checkpoint_every=100_000, validate_every=100_000, sample_every=100_000)
+    process = start(config, tmp_path)
+    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "go on with --resume" in errors
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    result = train(tiny(steps=step + 2), resume=True)
+    assert result.steps == step + 2
+
+
+def test_what_is_refused_leaves_no_trace(tiny, tmp_path):
+    for changes, message in (
+        ({"data": str(tmp_path / "nope")}, "does not exist"),
+        ({"model_options": {"block_out_channels": [7]}}, "norm_num_groups=8 does not divide"),
+        ({"model_options": {"nonsense": 1}}, "nonsense"),
+        ({"num_validation": 5000}, "5000 validation images"),
+        ({"image_size": 9}, "multiples of 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(tiny(**changes))
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_overwritten(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="is not an empty folder"):
+        train(tiny())
+    (tmp_path / "run" / "thesis.txt").unlink()
+    train(tiny(steps=1))
+    with pytest.raises(InputError, match="--resume"):
+        train(tiny(steps=1))
+
+
+def test_resume_refuses_other_settings_and_says_which(tiny, tmp_path):
+    with pytest.raises(InputError, match="no run to resume"):
+        train(tiny(), resume=True)
+    train(tiny(steps=3))
+    with pytest.raises(InputError, match=r"learning_rate 0.001 -> 0.5"):
+        train(tiny(learning_rate=0.5), resume=True)
+    assert train(tiny(steps=4), resume=True).steps == 4  # longer is allowed
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
+    import continuous_unet.training.loop as loop
+
+    real = loop.diffusion_loss
+
+    def poisoned(model, *args):
+        loss = real(model, *args)
+        return loss * torch.tensor([1, float("nan"), 1, 1]) if model.training else loss
+
+    monkeypatch.setattr(loop, "diffusion_loss", poisoned)
+    with pytest.raises(TrainingDiverged, match="4 steps in a row"):
+        train(tiny(max_non_finite_steps=4))
+    assert [r["step"] for r in records(tmp_path / "run") if "non_finite" in r] == [0, 1, 2, 3]
+    assert all(len(r["images"]) == 1 for r in records(tmp_path / "run") if "non_finite" in r)
+    weights = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert all(torch.isfinite(w).all() for w in weights.values())
+    untouched = [k for k, w in weights.items() if k.startswith("conv_out")]
+    assert untouched
+    assert all(float(weights[k].abs().max()) == 0 for k in untouched)  # conv_out starts at zero, and no update came
+    assert "update left out" in capsys.readouterr().err
+
+
+def test_mixed_precision_keeps_float32_weights(tiny, tmp_path):
+    train(tiny(mixed_precision="bf16", steps=3))
+    weights = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+
+
+def test_tensorboard_if_asked(tiny, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(tiny(logger="tensorboard", steps=2))
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_loss_goes_down(tiny):
+    pytest.importorskip("sklearn")
+    options = {"block_out_channels": [16, 16], "norm_num_groups": 4}
+    config = tiny(data="digits", steps=150, batch_size=16, learning_rate=4e-3, model_options=options)
+    config.checkpoint_every = config.sample_every = config.validate_every = 150
+    train(config)
+    losses = [r["loss"] for r in records(config.output) if "loss" in r]
+    assert sum(losses[-20:]) / 20 < 0.3 * losses[0]
+
+
+def test_two_processes_compute_what_one_does(tiny, tmp_path):
+    """The same global batch: data, noise and timesteps belong to positions in the data, not to processes."""
+    options = {"steps": 4, "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}, "num_samples": 1}
+    train(tiny(**options, output=str(tmp_path / "one"), batch_size=4))
+    config = tiny(**options, output=str(tmp_path / "two"), batch_size=2)
+    config.save(tmp_path / "config.yaml")
+    # torchrun: on CPUs, `accelerate launch` starts several processes through MPI only
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["-m", "continuous_unet", "train", "--config", str(tmp_path / "config.yaml")]
+    run = subprocess.run(
+        launch, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    losses = [[r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    one, two = (load_file(tmp_path / n / "checkpoints" / "step-00000004" / "model.safetensors") for n in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3)
