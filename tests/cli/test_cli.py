@@ -1,0 +1,229 @@
+"""The command line, mostly run in this process; what matters about processes in real ones."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from continuous_unet import DiffusionSamplingPipeline, __version__
+from continuous_unet.cli.arguments import Parser, add_fields, make_options
+from continuous_unet.cli.main import VERBS, main
+from continuous_unet.tasks.schedulers import SCHEDULERS
+from continuous_unet.training.config import TrainConfig
+
+CUNET = [sys.executable, "-m", "continuous_unet"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), **blocks)
+    DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_needs_no_torch(arguments):
+    code = (
+        "import sys; from continuous_unet.cli.main import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules); "
+        "sys.exit(code or (3 if heavy else 0))"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert __version__ in run.stdout if "--version" in arguments else "usage: cunet" in run.stdout
+
+
+def test_every_option_of_training_has_help():
+    assert [f.name for f in dataclasses.fields(TrainConfig) if not f.metadata.get("help")] == []
+
+
+WRONG = {
+    "no verb": ([], "required: VERB"),
+    "unknown verb": (["trian"], "invalid choice: 'trian'"),
+    "unknown option": (["train", "--bach-size", "3"], "unknown argument --bach-size; did you mean --batch-size?"),
+    "abbreviation": (["train", "--batch", "3"], "unknown argument --batch"),
+    "not a number": (["train", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+    "no data": (["train", "--output", "x"], "--data"),
+    "no output": (["train", "--data", "digits"], "--output"),
+    "data missing": (["train", "--data", "nope", "--output", "run"], "nope does not exist"),
+    "choice": (["train", "--fit", "squeeze"], "invalid choice: 'squeeze'"),
+    "preset": (["train", "--data", "digits", "--output", "x", "--preset", "huge"], "expected one of paper, tiny"),
+    "model option": (["train", "--model-option", "depth"], "not of the form KEY=VALUE"),
+    "resume nothing": (["train", "--output", "nope", "--resume"], "holds no run to resume"),
+    "resume nowhere": (["train", "--resume"], "--resume needs --output"),
+    "config missing": (["train", "--config", "nope.yaml"], "there is no such file"),
+    "sample nothing": (["sample"], "required: RUN_OR_MODEL"),
+    "sample missing": (["sample", "nope"], "nope does not exist"),
+    "sample zero": (["sample", "nope", "--num", "0"], "--num 0 must be at least 1"),
+    "scheduler": (["sample", "nope", "--scheduler", "magic"], "invalid choice: 'magic'"),
+    "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base)"),
+    "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
+    "device": (["profile", "tiny", "--device", "abacus"], "cpu always can"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_bad_input_is_one_line_and_exit_code_2(kind, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = WRONG[kind]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = [line for line in output.err.splitlines() if "images from" not in line]
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("cunet")
+    assert message in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["sample", "nope", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_named_as_one(capsys, monkeypatch):
+    import continuous_unet.tasks.loading as loading
+
+    monkeypatch.setattr(loading, "load_model_or_preset", lambda *args: 1 / 0)
+    assert main(["profile", "tiny"]) == 1
+    assert "internal error: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_with_its_extra(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delitem(sys.modules, "continuous_unet.training.loop", raising=False)
+    assert main(["train", "--data", "digits", "--output", str(tmp_path / "x")]) == 2
+    assert "continuous-unet[train]" in capsys.readouterr().err
+
+
+def resolved(capsys, *arguments):
+    assert main(["train", *arguments, "--print-config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_flags_go_before_the_file_and_the_file_before_defaults(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("steps: 7\nbatch_size: 3\nlearning_rate: 1e-3\nmodel_options: {dropout: 0.1}")
+    options = ["--config", str(tmp_path / "c.yaml"), "--steps", "9", "--model-option", "num_solver_steps=4"]
+    config = resolved(capsys, *options)
+    assert (config["steps"], config["batch_size"], config["learning_rate"]) == (9, 3, 0.001)
+    assert config["seed"] == 0
+    assert config["model_options"] == {"dropout": 0.1, "num_solver_steps": 4}
+
+
+def test_printed_configuration_can_be_read_again(capsys, tmp_path):
+    first = resolved(capsys, "--data", "digits", "--min-snr-gamma", "5", "--no-ema", "--batch_size=8")
+    assert (first["batch_size"], first["ema"], first["min_snr_gamma"]) == (8, False, 5.0)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(first))
+    assert resolved(capsys, "--config", str(tmp_path / "c.yaml")) == first
+    again = resolved(capsys, "--config", str(tmp_path / "c.yaml"), "--min-snr-gamma", "none", "--ema")
+    assert (again["ema"], again["min_snr_gamma"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "did you mean 'steps'?"),
+        ("steps: many", "--steps must be int, got 'many'"),
+        ("steps: true", "--steps must be int"),
+        ("fit: squeeze", "--fit 'squeeze' is unknown; expected one of crop, pad, stretch"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_bad_configuration_files(text, message, capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sample_writes_pictures_and_json(model, capsys, tmp_path):
+    out = tmp_path / "many"
+    options = ["--num", "3", "--steps", "2", "--seed", "1"]
+    assert main(["sample", model, *options, "--output", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["files"] == [str(out / f"000{i}.png") for i in range(3)]
+    assert {"seconds", "images_per_second"} <= result.keys()
+    assert Image.open(out / "0002.png").size == (8, 8)
+    assert main(["sample", model, *options, "--output", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["sample", model, *options, "--output", str(out), "--overwrite"]) == 0
+    # image k depends on seed and k alone, not on how many are made or at once
+    more = ["--num", "4", "--steps", "2", "--seed", "1", "--batch-size", "1"]
+    assert main(["sample", model, *more, "--output", str(tmp_path / "more")]) == 0
+    for i in range(3):
+        assert Image.open(out / f"000{i}.png").tobytes() == Image.open(tmp_path / "more" / f"000{i}.png").tobytes()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_from_the_command_line(scheduler, model, tmp_path):
+    out = tmp_path / "grid.png"
+    assert main(["sample", model, "--num", "2", "--steps", "3", "--scheduler", scheduler, "--output", str(out)]) == 0
+    assert Image.open(out).size == (22, 12)
+
+
+def test_solver_steps_are_for_continuous_models(model, capsys):
+    assert main(["sample", model, "--solver-steps", "2"]) == 2
+    assert "UNet2DModel" in capsys.readouterr().err
+
+
+def test_profile_as_json_and_text(model, capsys):
+    assert main(["profile", "tiny", "--repeats", "2", "--solver-steps", "3", "--json"]) == 0
+    profile = json.loads(capsys.readouterr().out)
+    assert set(profile["evaluations_per_block"].values()) == {3}
+    assert profile["flops"] == 2 * profile["macs"]
+    assert main(["profile", model, "--repeats", "2"]) == 0
+    assert "UNet2DModel" in capsys.readouterr().out
+
+
+def test_train_sample_profile_from_the_shell(tmp_path):
+    """The three verbs as typed, in their own processes."""
+
+    def cunet(*arguments):
+        run = subprocess.run([*CUNET, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert "Warning" not in run.stderr
+        return run
+
+    common = ["--preset", "tiny", "--image-size", "8", "--batch-size", "4", "--seed", "1", "--checkpoint-every", "2"]
+    train = ["train", "--data", "shapes", "--output", "run", "--steps", "3", *common, "--num-samples", "1", "--json"]
+    trained = cunet(*train)
+    assert json.loads(trained.stdout)["steps"] == 3
+    assert "training: 100%" in trained.stderr
+    assert "images/s" in trained.stderr
+    resumed = cunet("train", "--output", "run", "--resume", "--steps", "4", "--num-samples", "1", "--json")
+    assert json.loads(resumed.stdout)["steps"] == 4
+    sampled = cunet("sample", "run", "--num", "2", "--steps", "2", "--solver-steps", "1", "--output", "a.png")
+    assert Path(sampled.stdout.split()[-1]) == Path("a.png")
+    assert (tmp_path / "a.png").is_file()
+    assert json.loads(cunet("profile", "run", "--repeats", "1", "--json").stdout)["num_parameters"] > 1000
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    shell = f"{sys.executable} -m continuous_unet train --print-config | head -1"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True)
+    assert run.stdout == "data: ''\n"
+    assert "Traceback" not in run.stderr
+
+
+def test_fields_of_every_kind():
+    @dataclasses.dataclass
+    class Options:
+        number: int = 1
+        ratio: float | None = None
+        name: str = "x"
+        on: bool = False
+        extra_things: dict[str, object] = dataclasses.field(default_factory=dict)
+
+    parser = Parser(prog="test")
+    add_fields(parser, Options)
+    words = ["--ratio", "0.5", "--on", "--extra-thing", "a=[1, 2]", "--extra-thing", "b=x"]
+    options = make_options(Options, parser.parse_args(words), {"number": 3, "extra_things": {"c": None}})
+    assert options == Options(3, 0.5, "x", True, {"c": None, "a": [1, 2], "b": "x"})
+    assert torch.tensor(options.ratio).item() == 0.5
