@@ -34,9 +34,8 @@ class Relaxation(NamedTuple):
 
     def inverse_kick(self, v: Tensor, h: float) -> Tensor:
         """Undo `kick`. Rounding errors grow by `exp(rate h)`, so bound `rate * h` where this is used."""
-        decay = torch.exp(-self.rate * h).to(v.dtype)
         weight = -torch.expm1(-self.rate * h).to(v.dtype)
-        return (v - weight * self.target.to(v.dtype)) / decay
+        return torch.addcmul(v, weight, self.target.to(v.dtype), value=-1) / (1 - weight)
 
 
 class Damped(NamedTuple):

@@ -150,8 +150,8 @@ class _ReversibleSolve(torch.autograd.Function):
                 )
         pullback = _pullback_traced if tracing else _pullback
 
-        _, pull_finish = pullback(lambda *c: tuple(method.finish(c)), carry)
-        carry_grads = pull_finish(grads)
+        everything = slice(None)
+        carry_grads = pullback(lambda *c: tuple(method.finish(c)), carry)(grads, everything)
         sums: tuple[Tensor, ...] | None = None
         with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
             for step in reversed(range(problem.num_steps)):
@@ -161,8 +161,7 @@ class _ReversibleSolve(torch.autograd.Function):
                     )
                 sums = grads_here if sums is None else tuple(a + b for a, b in zip(sums, grads_here, strict=True))
         first = method.finish(carry)
-        _, pull_start = pullback(lambda *s: method.start(State(*s)), tuple(first))
-        state_grads = pull_start(carry_grads)
+        state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
         if samples and _should_check(first.x.device):
             _warn_if_drifted(problem, first, samples, ctx.autocast)
         by_tensor = iter(sums or ())
@@ -214,33 +213,39 @@ def _reverse_step(
         after = method.step(recorded, t, h, inputs[: len(before)])
         return (*after, *points)
 
-    outputs, pull_step = pullback(replay, (*before, *value))
-    no_point_grads = tuple(torch.zeros_like(p) for p in outputs[len(before) :])
-    value_grads = pull_step((*carry_grads, *no_point_grads))[len(before) :]
+    # Of the replay's inputs and outputs: the carries come first, the field's value and its point after them.
+    pull_step = pullback(replay, (*before, *value))
+    value_grads = pull_step(carry_grads, slice(len(before), None))
     point_grads, other_grads = pull(value_grads)
-    before_grads = pull_step((*carry_grads, *point_grads))[: len(before)]
+    before_grads = pull_step((*carry_grads, *point_grads), slice(len(before)))
     return before, before_grads, other_grads
 
 
-Pull = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+Pull = Callable[[Sequence[Tensor], slice], tuple[Tensor, ...]]
 
 
-def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tuple[Carry, Pull]:
-    """Outputs of `function`, and the map from their gradients to the gradients of `inputs`; may be applied twice."""
+def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
+    """The map from gradients of the first outputs of `function` to those of a slice of its inputs."""
     leaves = tuple(i.detach().requires_grad_() for i in inputs)
     with torch.enable_grad():
         outputs = function(*leaves)
 
-    def pull(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, leaves, grads, retain_graph=True, materialize_grads=True)
+    def pull(grads: Sequence[Tensor], wanted: slice) -> tuple[Tensor, ...]:
+        first = outputs[: len(grads)]
+        return torch.autograd.grad(first, leaves[wanted], grads, retain_graph=True, materialize_grads=True)
 
-    return tuple(o.detach() for o in outputs), pull
+    return pull
 
 
-def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> tuple[Carry, Pull]:
-    # torch.compile traces torch.func.vjp, but not torch.autograd.grad
-    outputs, pull = torch.func.vjp(function, *inputs)  # type: ignore[misc]
-    return outputs, lambda grads: pull(tuple(grads))
+def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
+    # torch.compile traces torch.func.vjp, but not torch.autograd.grad; what is computed in vain it leaves out
+    outputs, pull_all = torch.func.vjp(function, *inputs)  # type: ignore[misc]
+
+    def pull(grads: Sequence[Tensor], wanted: slice) -> tuple[Tensor, ...]:
+        rest = tuple(torch.zeros_like(o) for o in outputs[len(grads) :])
+        return pull_all((*grads, *rest))[wanted]
+
+    return pull
 
 
 def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Any]]:
