@@ -71,3 +71,9 @@ def test_the_pages_have_snippets():
     readme = ROOT / "README.md"
     assert len(blocks(readme, "python")) >= 2
     assert len([c for c in commands(readme) if c.startswith("cunet ")]) >= 3
+
+
+def test_tables_are_made_from_the_rows():
+    """Figures in the pages are written by benchmarks/tables.py from benchmarks/results, not by hand."""
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

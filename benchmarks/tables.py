@@ -1,0 +1,136 @@
+"""Writes the tables of the README and the docs from the rows in `benchmarks/results`, so that no figure is typed by hand.
+
+python benchmarks/tables.py           # rewrite what stands between the markers `<!-- table NAME -->` and `<!-- end -->`
+python benchmarks/tables.py --check   # exit 1 if a page is not up to date (a test runs this)
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(head: list[str], body: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def presets() -> str:
+    sides = rows("presets")
+    first = sides[0]
+    body = []
+    for row in sides:
+        share = {k: float(row[k]) / float(first[k]) for k in ("parameters", "macs", "saved_for_backward_bytes")}
+        body.append([
+            row["model"],
+            f"{float(row['parameters']) / 1e6:.1f} M ({share['parameters']:.0%})",
+            f"{float(row['macs']) / 1e9:.2f} G ({share['macs']:.0%})",
+            f"{float(row['saved_for_backward_bytes']) / 2**20:.0f} MiB ({share['saved_for_backward_bytes']:.0%})",
+            f"{float(row['latency_ratio']):.0%} ({float(row['latency_ratio_p25']):.0%} to "
+            f"{float(row['latency_ratio_p75']):.0%})",
+        ])  # fmt: skip
+    return table(["64x64x3, one image", "parameters", "MACs", "saved for backward", "latency, 2 CPU cores"], body)
+
+
+def gradients() -> str:
+    body = []
+    training = rows("solvers-training")
+    for row in training:
+        if row["num_steps"] != "4" or row["t1"] != "4":
+            continue
+        same = ("field", "method", "gradient")
+        (long,) = (r for r in training if r["num_steps"] == "64" and all(r[k] == row[k] for k in same))
+        error = float(row["gradient_error"])
+        body.append([
+            f"`{row['method']}`",
+            f"`{row['gradient']}`" + (" (torchdiffeq)" if row["library"] == "torchdiffeq" else ""),
+            row["nfe"],
+            "exact" if error == 0 else f"{error:.0e}",
+            f"{float(row['saved_bytes']) / 1e6:.1f} MB",
+            f"{float(long['saved_bytes']) / 1e6:,.1f} MB",
+            f"{float(row['time_to_backprop']):.2f}",
+        ])  # fmt: skip
+    head = ["method", "gradient", "evaluations, 4 steps", "gradient error", "saved, 4 steps", "saved, 64 steps",
+            "time / its backprop"]  # fmt: skip
+    return table(head, body)
+
+
+def accuracy() -> str:
+    everything = rows("solvers-accuracy")
+    problem = everything[0]["problem"]
+    body = []
+    for method in dict.fromkeys(r["method"] for r in everything if r["problem"] == problem):
+        own = {r["nfe"]: float(r["error"]) for r in everything if r["problem"] == problem and r["method"] == method}
+        if "dopri5" in method:
+            for row in everything:
+                if row["problem"] == problem and row["method"] == method:
+                    error = f"{float(row['error']):.1e} at {row['nfe']} evaluations"
+                    body.append([f"{method} ({row['library']})", "", "", "", error])
+        else:
+            body.append([f"`{method}`", *(f"{own[n]:.1e}" for n in ("4", "8", "16", "32"))])
+    return table(["method", "4 evaluations", "8", "16", "32"], body)
+
+
+def targets() -> str:
+    verdict = {"True": "met", "False": "**missed**"}
+    body = [
+        [row["target"], f"{float(row['measured']):.3g}", f"{float(row['limit']):g}", verdict[row["met"]]]
+        for row in rows("solvers-targets")
+    ]
+    return table(["target", "measured", "at most", ""], body)
+
+
+def runs() -> str:
+    body = []
+    for name in ("digits-tiny", "mnist-small"):
+        folder = RESULTS / name
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        last = [r for r in records if "loss" in r][-1]
+        validation = [r["validation_loss"] for r in records if "validation_loss" in r][-1]
+        speeds = sorted(r["images_per_second"] for r in records if "images_per_second" in r)
+        data = facts["data"]
+        body.append([
+            f"`examples/{name.split('-')[0]}.yaml`",
+            f"{data['num_images']:,} images, {data['image_size']}x{data['image_size']}",
+            f"{facts['num_parameters']:,}",
+            f"{last['images_seen']:,}",
+            f"{speeds[len(speeds) // 2]:.0f}",
+            f"{validation:.4f}",
+        ])  # fmt: skip
+    return table(["run", "data", "parameters", "images seen", "images/s, 2 CPU cores", "validation loss (v)"], body)
+
+
+TABLES = {"presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs}
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(page: Path) -> str:
+    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", page.read_text(encoding="utf-8"))
+
+
+def main() -> int:
+    stale = [page for page in PAGES if renewed(page) != page.read_text(encoding="utf-8")]
+    if "--check" in sys.argv:
+        for page in stale:
+            print(f"{page.relative_to(ROOT)} is not up to date: run python benchmarks/tables.py")
+        return 1 if stale else 0
+    for page in stale:
+        page.write_text(renewed(page), encoding="utf-8")
+        print(f"renewed {page.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
