@@ -1,4 +1,4 @@
-"""Writes the tables of the README and the docs from the rows in `benchmarks/results`, so that no figure is typed by hand.
+"""Writes the tables of README and docs from the rows in `benchmarks/results`: no figure is typed by hand.
 
 python benchmarks/tables.py           # rewrite what stands between the markers `<!-- table NAME -->` and `<!-- end -->`
 python benchmarks/tables.py --check   # exit 1 if a page is not up to date (a test runs this)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,31 +92,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     """The tensors by file stem, and the state."""
     tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
     return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The state of an optimiser with one tensor per entry (AdamW), as `parameter name/entry`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        f"{name}/{key}": torch.as_tensor(value)
-        for name, parameter in zip(names, parameters, strict=True)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for full, tensor in tensors.items():
-        name, key = full.rsplit("/", 1)
-        by_name.setdefault(name, {})[key] = tensor
-    for name, parameter in zip(names, parameters, strict=True):
-        if name in by_name:
-            # AdamW keeps its counter `step` on the CPU
-            optimizer.state[parameter] = {
-                k: v if k == "step" else v.to(parameter.device) for k, v in by_name[name].items()
-            }
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -4,6 +4,9 @@ Imports no torch: `cunet --help` reads it.
 """
 
 import difflib
+import os
+import types
+import typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +69,7 @@ class TrainConfig:
     ema_decay: float = option(0.9995, "decay of the average, reached gradually")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "precision of the computation; weights stay float32")
     compile: bool = option(False, "compile the model with torch.compile")
-    device: str | None = option(None, "cpu, cuda, mps; the best there is if left out")
+    device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best there is if left out")
     max_non_finite_steps: int = option(10, "give up after so many steps in a row with a gradient that is not finite")
 
     checkpoint_every: int = option(1000, "steps between checkpoints")
@@ -84,6 +87,8 @@ class TrainConfig:
         Raises:
             InputError: naming the first field that is wrong, what was expected, and what to do.
         """
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), annotation)
         if not self.data:
             raise InputError("no data was named; give a folder or file with --data, or --data digits to try things out")
         if not self.output:
@@ -114,21 +119,29 @@ class TrainConfig:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return asdict(self)
+        """Values as YAML has them (lists for tuples), in the order of the fields."""
+        return _plain(asdict(self))
 
     def save(self, path: str | Path) -> None:
-        """Write YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        """Write YAML; the file is whole or the old one at every moment."""
+        aside = Path(path).with_name(Path(path).name + ".tmp")
+        aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(aside, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainConfig":
         """Read YAML.
 
         Raises:
-            InputError: for a file that cannot be read, or a key that is no field.
+            InputError: for a file that cannot be read, a key that is no field, or a value of the wrong type.
         """
-        return cls(**read_yaml(path, [f.name for f in fields(cls)]))
+        values = read_yaml(path, [f.name for f in fields(cls)])
+        hints = typing.get_type_hints(cls)
+        for name, value in values.items():
+            if float in _kinds(hints[name]) and isinstance(value, str):
+                values[name] = value = _number(value)
+            _check_type(name, value, hints[name])
+        return cls(**values)
 
 
 def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:
@@ -152,3 +165,40 @@ def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"the configuration {path} has the unknown option {key!r}{hint}")
     return content
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The parts of a union; the annotation itself if it is none."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _number(text: str) -> float | str:
+    """YAML 1.1 reads `1e-3`, which has no point, as text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    expected = []
+    for kind in _kinds(annotation):
+        if typing.get_origin(kind) is Literal:
+            if value in typing.get_args(kind):
+                return
+            expected += [repr(choice) for choice in typing.get_args(kind)]
+            continue
+        kind = typing.get_origin(kind) or kind
+        # whole numbers are good where fractions are, but True is no 1
+        if isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool)):
+            return
+        expected.append("None" if kind is type(None) else kind.__name__)
+    raise InputError(f"{name}={value!r} must be {' or '.join(expected)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
