@@ -165,7 +165,7 @@ def test_sample_writes_pictures_and_json(model, capsys, tmp_path):
 def test_every_scheduler_from_the_command_line(scheduler, model, tmp_path):
     out = tmp_path / "grid.png"
     assert main(["sample", model, "--num", "2", "--steps", "3", "--scheduler", scheduler, "--output", str(out)]) == 0
-    assert Image.open(out).size == (22, 12)
+    assert Image.open(out).size == (2 * 48 + 6, 48 + 4)
 
 
 def test_solver_steps_are_for_continuous_models(model, capsys):

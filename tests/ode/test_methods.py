@@ -120,6 +120,7 @@ def test_backwards_in_time_undoes_forwards():
 FORMS = {
     "relaxation": Relaxation(torch.tensor([0.7, -0.3]).double(), torch.tensor([0.4, 2.0]).double()),
     "damped": Damped(torch.tensor([0.7, -0.3]).double(), torch.tensor([0.4, 2.0]).double()),
+    "damped, lightly": Damped(torch.tensor([0.7, -0.3]).double(), torch.tensor([1e-3, 1.1e-3]).double()),
     "damped, hardly": Damped(torch.tensor([0.7, -0.3]).double(), torch.tensor([1e-9, 0.0]).double()),
 }
 

@@ -17,7 +17,7 @@ def test_pixels_and_modes():
 
 def test_a_grid_holds_every_image_in_rows():
     images = torch.arange(5).reshape(5, 1, 1, 1).expand(5, 1, 3, 4) / 5
-    grid = np.asarray(make_grid(images, columns=3, padding=1, background=1.0))
+    grid = np.asarray(make_grid(images, columns=3, padding=1, background=1.0, scale=1))
     assert grid.shape == (2 * 4 + 1, 3 * 5 + 1)
     centres = [grid[2 + 4 * (i // 3), 2 + 5 * (i % 3)] for i in range(6)]
     assert centres == [0, 51, 102, 153, 204, 255]
@@ -29,7 +29,7 @@ def test_files_and_grids(tmp_path):
     assert [p.name for p in sorted((tmp_path / "many").iterdir())] == ["0000.png", "0001.png", "0002.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "many" / "0001.png")), np.asarray(to_pil(images)[1]))
     save_images(images, output_paths(tmp_path / "grid.png", 3))
-    assert Image.open(tmp_path / "grid.png").size == (14, 14)
+    assert Image.open(tmp_path / "grid.png").size == (2 * 48 + 6, 2 * 48 + 6)  # 4 pixels, 12 times as large
     save_images(images[:1], output_paths(tmp_path / "one.png", 1))
     assert Image.open(tmp_path / "one.png").size == (4, 4)
 

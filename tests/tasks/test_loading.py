@@ -51,6 +51,11 @@ def only_a_pickle(saved):
     (saved / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
 
 
+def only_an_honest_pickle(saved):
+    torch.save(load_file(saved / "unet" / WEIGHTS), saved / "unet" / "diffusion_pytorch_model.bin")
+    (saved / "unet" / WEIGHTS).unlink()
+
+
 def drop_a_weight(saved):
     path = saved / "unet" / WEIGHTS
     tensors = load_file(path)
@@ -77,6 +82,7 @@ BAD = {
     "wrong option": (lambda p: edit(p / "unet" / "config.json", method="magic"), "method='magic' is unknown"),
     "truncated": (lambda p: (p / "unet" / WEIGHTS).write_bytes((p / "unet" / WEIGHTS).read_bytes()[:1000]), "damaged"),
     "only a pickle": (only_a_pickle, "cannot be loaded"),
+    "only an honest pickle": (only_an_honest_pickle, "cannot be loaded"),
     "a weight is missing": (drop_a_weight, "conv_in.weight"),
 }
 

@@ -8,6 +8,7 @@ import torch
 
 from continuous_unet.errors import InputError
 from continuous_unet.training import checkpoints
+from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 
 TENSORS = {"model": {"a": torch.arange(4.0), "b": torch.ones(2, 2)}}
 
@@ -96,10 +97,10 @@ def test_optimizer_state_round_trip():
     names = [n for n, _ in model.named_parameters()]
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    tensors = checkpoints.optimizer_tensors(optimizer, names)
+    tensors = optimizer_tensors(optimizer, names)
     assert set(tensors) == {f"{n}/{k}" for n in names for k in ("step", "exp_avg", "exp_avg_sq")}
     json.dumps(list(tensors))
     other = torch.optim.AdamW(model.parameters())
-    checkpoints.restore_optimizer(other, names, tensors)
+    restore_optimizer(other, names, tensors)
     for p in model.parameters():
         assert all(torch.equal(v, other.state[p][k]) for k, v in optimizer.state[p].items())

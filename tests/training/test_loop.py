@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
     facts = json.loads((run / "run.json").read_text())
     assert facts["num_parameters"] == result.num_parameters
     assert facts["data"]["num_images"] == 4092
-    assert Image.open(run / "samples" / "step-00000006.png").size == (22, 12)
+    assert Image.open(run / "samples" / "step-00000006.png").size == (2 * 48 + 6, 48 + 4)
     assert Image.open(run / "loss.png").width > 100
     assert "cunet sample" in (run / "report.md").read_text()
     assert "4,096 images from shapes" in capsys.readouterr().err

@@ -17,7 +17,9 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in pixels]
 
 
-def make_grid(images: Tensor, columns: int | None = None, padding: int = 2, background: float = 0.25) -> Image.Image:
+def make_grid(
+    images: Tensor, columns: int | None = None, padding: int = 2, background: float = 0.25, scale: int | None = None
+) -> Image.Image:
     """One picture of all images, in rows.
 
     Args:
@@ -25,7 +27,10 @@ def make_grid(images: Tensor, columns: int | None = None, padding: int = 2, back
         columns: images in a row; a square arrangement if None.
         padding: pixels between images.
         background: grey level of the padding, in [0, 1].
+        scale: how often each pixel is repeated; if None, as often as makes images of 48 pixels, to be looked at.
     """
+    scale = scale or max(1, round(48 / max(images.shape[2:])))
+    images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     num, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)

@@ -1,4 +1,4 @@
-"""The training loop. What it uses has owners: data, objective, EMA, checkpoints, run folder, signals, report.
+"""The training loop. What it uses has owners: noise, objective, EMA, snapshot, checkpoints, validation, samples…
 
 Nothing random is carried from step to step: noise and timestep of the image at position p of the data's sequence come
 from `(seed, p)`, dropout from `(seed, step)`. A run that was killed and resumed computes what it would have computed.
@@ -27,18 +27,19 @@ from continuous_unet.errors import InputError
 from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.randomness import derive_seed
-from continuous_unet.tasks.generation import DiffusionSamplingPipeline, generate
-from continuous_unet.tasks.images import make_grid, write_png
-from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.tasks.generation import DiffusionSamplingPipeline
+from continuous_unet.tasks.images import write_png
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.ema import averaged_weights, ema_counters, ema_tensors, make_ema, restore_ema
+from continuous_unet.training.ema import averaged_weights, make_ema
+from continuous_unet.training.noise import seed_dropout, training_noise
 from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
-from continuous_unet.training.signals import stop_on_signals
-
-VALIDATION_BATCH = 64
+from continuous_unet.training.samples import sample_grid
+from continuous_unet.training.signals import StopRequest, stop_on_signals
+from continuous_unet.training.snapshot import Snapshot
+from continuous_unet.training.validation import validation_loss
 
 
 class TrainingDiverged(RuntimeError):
@@ -110,7 +111,6 @@ class _Trainer:
             self.folder.start(config, resume)
         self.accelerator.wait_for_everyone()
 
-        self.names = [name for name, _ in self.model.named_parameters()]
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -124,6 +124,9 @@ class _Trainer:
         if config.compile:
             self.network = torch.compile(self.network)
         self.ema: EMAModel | None = make_ema(self.model, config.ema_decay) if config.ema else None
+        self.snapshot = Snapshot(
+            self.model, self.optimizer.optimizer, self.lr_scheduler, self.ema, self.accelerator.scaler
+        )
 
         self.step = 0
         self.losses: list[Tensor] = []
@@ -213,7 +216,7 @@ class _Trainer:
                 if len(self.validation) and (self.step % config.validate_every == 0 or last):
                     self._validate()
                 if not stopping and (self.step % config.sample_every == 0 or last):
-                    self._sample()
+                    self._sample(stop)
                 if self.step % config.checkpoint_every == 0 or last or stopping:
                     self._save()
                 if stopping:
@@ -272,9 +275,10 @@ class _Trainer:
         for part in range(config.gradient_accumulation_steps):
             positions, batch = next(batches)
             clean = batch["image"].to(self.device)
-            noise, timesteps = (t.to(self.device) for t in self._noise(positions, clean.shape[1:]))
+            drawn = training_noise(config.seed, positions, clean.shape[1:], config.num_train_timesteps)
+            noise, timesteps = (t.to(self.device) for t in drawn)
             labels = batch["label"].to(self.device) if config.class_conditional else None
-            torch.manual_seed(derive_seed("dropout", config.seed, self.step, part, accelerator.process_index))
+            seed_dropout(config.seed, self.step, part, accelerator.process_index)
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
                     loss = diffusion_loss(
@@ -296,15 +300,6 @@ class _Trainer:
                     if finite and self.ema is not None:
                         self.ema.step(self.model.parameters())
         return torch.stack(losses).mean(), gradient_norm
-
-    def _noise(self, positions: range, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Noise `(B, C, H, W)` and timesteps `(B,)`, each image's from its own position in the data's sequence."""
-        noise, timesteps = [], []
-        for position in positions:
-            generator = torch.Generator().manual_seed(derive_seed("noise", self.config.seed, position))
-            noise.append(torch.randn(shape, generator=generator))
-            timesteps.append(torch.randint(self.config.num_train_timesteps, (), generator=generator))
-        return torch.stack(noise), torch.stack(timesteps)
 
     def _count_non_finite(self, finite: bool, bad: list[int]) -> None:
         # The norm is of the gradient summed over all processes, so that all of them decide alike.
@@ -336,87 +331,52 @@ class _Trainer:
         return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.device)).item() > 0)
 
     def _validate(self) -> None:
-        """Loss of the averaged weights on the held-out images, with noise and timesteps fixed by their number."""
+        """Loss of the averaged weights on the held-out images."""
         if not self.main:
             return
-        num, per_image = len(self.validation), []
         config = self.config
-        with torch.no_grad(), averaged_weights(self.model, self.ema):
-            for start in range(0, num, VALIDATION_BATCH):
-                items = [self.validation[i] for i in range(start, min(start + VALIDATION_BATCH, num))]
-                clean = torch.stack([item["image"] for item in items]).to(self.device)
-                generators = [
-                    torch.Generator().manual_seed(derive_seed("validation noise", config.seed, item["index"]))
-                    for item in items
-                ]
-                noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(self.device)
-                # every part of the range of timesteps alike, in the same order each time
-                numbers = torch.arange(start, start + len(items))
-                timesteps = ((numbers * 0.6180339887498949 % 1) * config.num_train_timesteps).long().to(self.device)
-                labels = torch.tensor([item["label"] for item in items]) if config.class_conditional else None
-                labels = None if labels is None else labels.to(self.device)
-                loss = diffusion_loss(self.model, self.noise_scheduler, clean, noise, timesteps, labels)
-                per_image += list(zip(timesteps.tolist(), loss.tolist(), strict=True))
-        self.validation_loss = sum(value for _, value in per_image) / num
-        quarters: dict[str, float] = {}
-        for quarter in range(4):
-            here = [value for t, value in per_image if t * 4 // config.num_train_timesteps == quarter]
-            if here:
-                quarters[f"validation_loss_quarter_{quarter + 1}"] = sum(here) / len(here)
-        self._record(validation_loss=self.validation_loss, **quarters)
+        with averaged_weights(self.model, self.ema):
+            losses = validation_loss(
+                self.model,
+                self.noise_scheduler,
+                self.validation,
+                seed=config.seed,
+                with_labels=config.class_conditional,
+                device=self.device,
+            )
+        self.validation_loss = losses["validation_loss"]
+        self._record(**losses)
 
-    def _pipeline(self) -> DiffusionSamplingPipeline:
-        pipeline = DiffusionSamplingPipeline(self.model, make_scheduler("ddim", self.noise_scheduler.config))
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def _sample(self) -> None:
-        """A grid from the averaged weights; the same seeds each time, so that grids can be compared."""
+    def _sample(self, stop: StopRequest) -> None:
+        """A grid from the averaged weights; none if a signal comes while it is made."""
         if not self.main:
             return
-        config, images = self.config, []
-        labels = range(self.data.num_classes or 1) if config.class_conditional else [None]
+        config = self.config
         with averaged_weights(self.model, self.ema):
-            share = math.ceil(config.num_samples / len(labels))
-            for number, label in enumerate(labels):
-                images += list(
-                    generate(
-                        self._pipeline(),
-                        share,
-                        seed=config.seed,
-                        num_inference_steps=config.sample_steps,
-                        class_label=label,
-                        first=number * share,
-                    )
-                )
-        grid = make_grid(torch.cat(images)[: config.num_samples], columns=share if len(labels) > 1 else None)
-        write_png(grid, self.folder.samples / f"step-{self.step:08d}.png")
+            grid = sample_grid(
+                self.model,
+                self.noise_scheduler,
+                num_images=config.num_samples,
+                num_inference_steps=config.sample_steps,
+                seed=config.seed,
+                num_classes=self.data.num_classes if config.class_conditional else None,
+                give_up=lambda: stop.signal is not None,
+            )
+        if grid is not None:
+            write_png(grid, self.folder.samples / f"step-{self.step:08d}.png")
 
     def _save(self) -> None:
         """Checkpoint and model, by the main process."""
         self.accelerator.wait_for_everyone()
         if self.main:
-            tensors: dict[str, dict[str, Tensor]] = {
-                "model": dict(zip(self.names, self.model.parameters(), strict=True)),
-                "optimizer": checkpoints.optimizer_tensors(self.optimizer.optimizer, self.names),
-            }
-            scaler = self.accelerator.scaler
-            state = {
+            tensors, state = self.snapshot.take()
+            state |= {
                 "step": self.step,
                 "images_seen": self.step * self.images_per_step,
                 "num_processes": self.accelerator.num_processes,
-                "learning_rate": {
-                    "last_epoch": self.lr_scheduler.last_epoch,
-                    "step_count": self.lr_scheduler._step_count,
-                    "last": self.lr_scheduler.get_last_lr(),
-                },
-                "scaler": None if scaler is None else scaler.state_dict(),
                 "validation_loss": self.validation_loss,
                 "losses_since_record": [float(loss) for loss in self.losses],
             }
-            if self.ema is not None:
-                tensors["ema"] = ema_tensors(self.ema, self.names)
-                state["ema"] = ema_counters(self.ema)
             checkpoints.save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
             with averaged_weights(self.model, self.ema):
                 pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
@@ -433,21 +393,7 @@ class _Trainer:
                 self.folder.cut_records(0)
             return
         tensors, state = checkpoints.load_checkpoint(path)
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors["model"][name])
-        checkpoints.restore_optimizer(self.optimizer.optimizer, self.names, tensors["optimizer"])
-        if self.ema is not None:
-            restore_ema(self.ema, self.names, tensors["ema"], state["ema"])
-            self.ema.to(self.device)
-        rate = state["learning_rate"]
-        self.lr_scheduler.last_epoch = rate["last_epoch"]
-        self.lr_scheduler._step_count = rate["step_count"]
-        self.lr_scheduler._last_lr = rate["last"]
-        for group, value in zip(self.optimizer.optimizer.param_groups, rate["last"], strict=True):
-            group["lr"] = value
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.snapshot.restore(tensors, state)
         self.step = state["step"]
         self.validation_loss = state["validation_loss"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses_since_record"]]

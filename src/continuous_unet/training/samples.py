@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline, generate
@@ -24,7 +25,7 @@ def sample_grid(
     seed: int,
     num_classes: int | None = None,
     give_up: Callable[[], bool] = lambda: False,
-) -> Tensor | None:
+) -> Image.Image | None:
     """Sample with DDIM and lay the images out as one picture, a row per class where there are classes.
 
     Args:

@@ -58,7 +58,7 @@ class Snapshot:
             parameter.copy_(tensors["model"][name])
         restore_optimizer(self.optimizer, self.names, tensors["optimizer"])
         if self.ema is not None:
-            restore_ema(self.ema, self.names, tensors["ema"], numbers["ema"])
+            restore_ema(self.ema, self.names, tensors["ema"], numbers["ema"])  # copied in place: the device stays
         rate = numbers["learning_rate"]
         self.lr_scheduler.last_epoch = rate["last_epoch"]
         self.lr_scheduler._step_count = rate["step_count"]
