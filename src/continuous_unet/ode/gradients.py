@@ -112,13 +112,11 @@ class _ReversibleSolve(torch.autograd.Function):
         tracing = torch.compiler.is_compiling()
         ctx.autocast = None if tracing else _Autocast.current(x.device.type)
         ctx.randomness = None if tracing else _RandomStates(x.device)
-        # weights cast under no_grad must not stay in autocast's cache, or the backward pass would find them detached
-        with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
-            carry = problem.method.start(State(x, v))
-            for step in range(problem.num_steps):
-                if ctx.randomness is not None:
-                    ctx.randomness.before_step(step)
-                carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
+        carry = problem.method.start(State(x, v))
+        for step in range(problem.num_steps):
+            if ctx.randomness is not None:
+                ctx.randomness.before_step(step)
+            carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
         if ctx.randomness is not None:
             ctx.randomness.after_last_step()
         ctx.spec = spec
@@ -353,9 +351,7 @@ class _Autocast:
         return cls(device_type, torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
 
     def enter(self) -> contextlib.AbstractContextManager[Any]:
-        if not self.enabled:
-            return torch.autocast(self.device_type, enabled=False)
-        return torch.autocast(self.device_type, dtype=self.dtype, cache_enabled=False)
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)
 
 
 class _RandomStates:
