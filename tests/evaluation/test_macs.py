@@ -44,6 +44,13 @@ def test_backward_of_a_convolution_is_twice_its_forward():
     assert count_macs(lambda: conv(x).sum().backward()).macs == 3 * forward
 
 
+def test_backward_of_a_depthwise_convolution_too():
+    """torch's own counter forgets the groups here."""
+    conv, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), X.clone().requires_grad_()
+    forward = count_macs(conv, x).macs
+    assert count_macs(lambda: conv(x).sum().backward()).macs == 3 * forward
+
+
 @pytest.mark.parametrize("gradient", ["backprop", "reversible"])
 def test_every_solver_stage_is_counted(gradient):
     class Field(nn.Module):

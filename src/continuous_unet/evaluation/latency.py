@@ -23,6 +23,11 @@ class Latency:
     """Median over the rounds of the time relative to the first callable in the same round."""
     ratio_p25: float = 1.0
     ratio_p75: float = 1.0
+    min_ms: float = 0.0
+    num_threads: int = 1
+    """Threads that one operation may use on the CPU."""
+    device: str = "cpu"
+    """The device that was synchronised."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -39,6 +44,8 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Time callables in turns, so that a machine that slows down slows all of them.
 
+    They run as they are: wrap inference in `torch.no_grad` yourself.
+
     Args:
         functions: name to callable without arguments; ratios are to the first.
         repeats: rounds; each calls every function once.
@@ -47,10 +54,13 @@ def measure_latency(
         clock: seconds.
 
     Raises:
-        InputError: for no function, or no repeats.
+        InputError: for no function, no repeats, or a negative warmup.
     """
     if not functions or repeats < 1 or warmup < 0:
-        raise InputError(f"{len(functions)} functions, repeats={repeats}, warmup={warmup}: nothing can be timed")
+        raise InputError(
+            f"{len(functions)} functions, repeats={repeats}, warmup={warmup}: nothing can be timed; "
+            "give at least one function, one repeat, and no negative warmup"
+        )
 
     def wait() -> None:
         if device is not None and device.type == "cuda":
@@ -68,7 +78,18 @@ def measure_latency(
     first = np.array(next(iter(times.values())))
     results = {}
     for name, values in times.items():
-        low, middle, high = np.percentile(values, [25, 50, 75])
-        ratios = np.percentile(np.array(values) / first, [25, 50, 75])
-        results[name] = Latency(middle, low, high, repeats, float(ratios[1]), float(ratios[0]), float(ratios[2]))
+        low, middle, high = (float(p) for p in np.percentile(values, [25, 50, 75]))
+        ratio_low, ratio, ratio_high = (float(p) for p in np.percentile(np.array(values) / first, [25, 50, 75]))
+        results[name] = Latency(
+            median_ms=middle,
+            p25_ms=low,
+            p75_ms=high,
+            repeats=repeats,
+            ratio=ratio,
+            ratio_p25=ratio_low,
+            ratio_p75=ratio_high,
+            min_ms=min(values),
+            num_threads=torch.get_num_threads(),
+            device=str(device or "cpu"),
+        )
     return results

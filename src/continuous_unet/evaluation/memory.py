@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +18,7 @@ class SavedBytes:
     activations: int
     """Bytes kept only for the backward pass, inputs included."""
     parameters: int
-    """Bytes of the parameters among what was kept, which are there anyway."""
+    """Bytes of the parameters and buffers among what was kept, which are there anyway."""
 
 
 def saved_bytes(
@@ -27,15 +27,17 @@ def saved_bytes(
     """Measure what autograd saves while `function(*args, **kwargs)` runs, and still holds when it returns.
 
     Exact, by `torch.autograd.graph.saved_tensors_hooks`. Tensors that an autograd function puts on its `ctx` as plain
-    attributes escape the hooks; nothing in this project does that.
+    attributes escape the hooks; nothing in this project does that. Without gradients (`no_grad`) nothing is saved: 0.
 
     Args:
         function: a forward pass; its result is kept alive until everything is counted.
         args: its arguments.
-        parameters: tensors to count apart.
+        parameters: tensors to count apart; if `function` is a module, its own parameters and buffers are added.
         kwargs: its keyword arguments.
     """
     own = {p.untyped_storage().data_ptr() for p in parameters}
+    if isinstance(function, nn.Module):
+        own |= {p.untyped_storage().data_ptr() for p in (*function.parameters(), *function.buffers())}
     held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
     def pack(tensor: Tensor) -> "_Held":
@@ -79,7 +81,8 @@ class _LiveBytes(TorchDispatchMode):
                 self._known.add(key)
                 self.live += storage.nbytes()
                 self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._release, key, storage.nbytes())
+                release = weakref.finalize(storage, self._release, key, storage.nbytes())
+                release.atexit = False  # nobody reads the count when the process ends
         return output
 
     def _release(self, key: int, size: int) -> None:
