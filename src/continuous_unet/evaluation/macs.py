@@ -148,8 +148,8 @@ def count_macs(function: Callable[..., Any], *args: Any, strict: bool = False, *
     """Count the multiply-accumulates of `function(*args, **kwargs)`: one forward pass, or whatever it does.
 
     Padding counts as data, biases do not count. The backward pass of fused attention counts 5 products where the
-    forward pass counts 2: it computes the scores again. Control flow operators (`torch.cond`) and `flex_attention` cannot be
-    counted and raise torch's `NotImplementedError`.
+    forward pass counts 2: it computes the scores again. Control flow operators (`torch.cond`) and `flex_attention`
+    cannot be counted and raise torch's `NotImplementedError`.
 
     Args:
         function: a model or any callable; a backward pass inside it is counted too.
