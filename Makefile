@@ -31,8 +31,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## the solver benchmark; rows to benchmarks/results
+bench: $(STAMP)  ## the benchmarks; rows to benchmarks/results, tables to the pages
 	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/presets.py
+	$(BIN)/python benchmarks/tables.py
 
 clean:  ## remove the environment and runs
 	rm -rf $(VENV) runs

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continuous_unet.ode.gradients import captured_message, differentiable_parameters, refuse_captured_tensors
+from continuous_unet.ode.gradients import (
+    captured_message,
+    differentiable_parameters,
+    refuse_captured_tensors,
+    refuse_second_derivatives,
+)
 from continuous_unet.ode.loop import Counter, Problem
 from continuous_unet.ode.state import State
 
@@ -57,6 +62,7 @@ def solve_torchdiffeq(
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*pair, *parameters))
     if adjoint and differentiable:
         xs, vs = torchdiffeq.odeint_adjoint(derivative, pair, times, adjoint_params=parameters, **common)
+        refuse_second_derivatives(problem, State(xs, vs), "adjoint")
     else:
         xs, vs = torchdiffeq.odeint(derivative, pair, times, **common)
         if adjoint and xs.requires_grad:

@@ -55,8 +55,8 @@ def solve_checkpoint(problem: Problem, state: State, args: tuple[Any, ...], coun
 
 def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
     """Keep the last carry only; rebuild the others on the way back."""
-    if torch.compiler.is_compiling() and problem.method.uses_terms and not isinstance(problem.field, SplitFieldModule):
-        return solve_checkpoint(problem, state, args, counter)  # exact as well; tracing needs a module's `forward`
+    if torch.compiler.is_compiling() and not _can_be_traced(problem):
+        return solve_checkpoint(problem, state, args, counter)  # exact as well
     parameters = differentiable_parameters(problem.field)
     tensors = tuple(a for a in args if isinstance(a, Tensor))
     template = tuple(None if isinstance(a, Tensor) else (a,) for a in args)
@@ -69,7 +69,23 @@ def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], coun
     if state.x is state.v:
         state = State(state.x, state.v.clone())  # torch.compile wants every input of an autograd function to be its own
     spec = _Reversal(problem, template, len(tensors), parameters, counter)
-    return State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
+    end = State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
+    if not torch.compiler.is_compiling():  # what is compiled has no second derivatives anyway, and says so
+        refuse_second_derivatives(problem, end, "reversible")
+    return end
+
+
+def _can_be_traced(problem: Problem) -> bool:
+    """Whether the reversible solve of a field can be compiled.
+
+    Tracing cannot walk the graph of autograd to find captured tensors, whose gradients would silently be lost. So it
+    takes modules only, and of these only such that have no tensor with a gradient beside their parameters.
+    """
+    field = problem.field
+    if not isinstance(field, SplitFieldModule if problem.method.uses_terms else nn.Module):
+        return False
+    attributes = (value for module in field.modules() for value in vars(module).values())
+    return not any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
 
 
 def differentiable_parameters(field: Any) -> tuple[Tensor, ...]:
@@ -141,7 +157,7 @@ class _ReversibleSolve(torch.autograd.Function):
             # The field is evaluated again with the parameters that it has now. (The saved ones serve as autograd's
             # check against changes in place; hooks on saved tensors may have put copies in their place.)
             parameters = differentiable_parameters(problem.field)
-            if not all(now is then for now, then in zip(parameters, spec.parameters, strict=True)):
+            if [id(p) for p in parameters] != [id(p) for p in spec.parameters]:
                 raise RuntimeError(
                     f"the parameters of the field of {problem.name!r} were replaced between the forward and the "
                     "backward pass (torch.func.functional_call does that); use gradient='checkpoint' or 'backprop'"
@@ -316,17 +332,19 @@ def refuse_captured_tensors(problem: Problem, outputs: Iterable[Tensor], inputs:
     """
     inputs = tuple(inputs)
     known = {id(i) for i in inputs}
-    seen = {i.grad_fn for i in inputs if i.grad_fn is not None}
-    stack = [o.grad_fn for o in outputs if o.grad_fn is not None and o.grad_fn not in seen]
+    # A node and which of its outputs: of the two halves of `emb.chunk(2)`, one may be an input and the other captured.
+    seen = {(i.grad_fn, i.output_nr) for i in inputs if i.grad_fn is not None}
+    stack = [(o.grad_fn, o.output_nr) for o in outputs if o.grad_fn is not None]
     while stack:
-        node = stack.pop()
-        if node in seen:
+        edge = stack.pop()
+        if edge in seen:
             continue
-        seen.add(node)
+        seen.add(edge)
+        node = edge[0]
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in known:
             raise RuntimeError(captured_message(problem))
-        stack.extend(following for following, _ in node.next_functions if following is not None)
+        stack.extend((following, nr) for following, nr in node.next_functions if following is not None)
 
 
 def captured_message(problem: Problem) -> str:
@@ -338,6 +356,25 @@ def captured_message(problem: Problem) -> str:
     )
 
 
+def refuse_second_derivatives(problem: Problem, end: State, gradient: str) -> None:
+    """Make a backward pass with `create_graph=True` raise at `end`.
+
+    Without it the gradient of, say, `end.x.sum()` would come back without a graph, and a penalty on it would count for
+    nothing.
+    """
+
+    def refuse(_: Tensor) -> None:
+        if torch.is_grad_enabled():  # in a backward pass: with create_graph=True
+            raise RuntimeError(
+                f"gradient={gradient!r} of {problem.name!r} has no second derivatives (create_graph=True); use "
+                "gradient='backprop' or 'checkpoint'"
+            )
+
+    for tensor in end:
+        if tensor.requires_grad:
+            tensor.register_hook(refuse)
+
+
 @dataclass(frozen=True)
 class _Autocast:
     """The autocast setting of the forward pass, to be entered again in the backward pass."""
@@ -347,7 +384,9 @@ class _Autocast:
     dtype: torch.dtype
 
     @classmethod
-    def current(cls, device_type: str) -> _Autocast:
+    def current(cls, device_type: str) -> _Autocast | None:
+        if not torch.amp.is_autocast_available(device_type):  # the meta device, for one
+            return None
         return cls(device_type, torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
 
     def enter(self) -> contextlib.AbstractContextManager[Any]:
@@ -418,6 +457,8 @@ def _sample(tensor: Tensor) -> Tensor:
 def _should_check(device: torch.device) -> bool:
     # Reading the comparison waits for the device: always on a CPU, now and then elsewhere.
     global _backward_passes
+    if device.type == "meta":
+        return False
     _backward_passes += 1
     return device.type == "cpu" or _backward_passes % 64 == 1
 

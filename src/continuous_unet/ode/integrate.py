@@ -150,6 +150,8 @@ def _check_state(state: State) -> None:
 
 
 def _full_precision(state: State) -> State:
-    if state.x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(state.x.device.type):
+    device_type = state.x.device.type
+    half = state.x.dtype in (torch.float16, torch.bfloat16)
+    if half and torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return State(state.x.float(), state.v.float())
     return state
