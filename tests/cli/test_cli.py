@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -158,7 +159,8 @@ def test_sample_writes_pictures_and_json(model, capsys, tmp_path):
     more = ["--num", "4", "--steps", "2", "--seed", "1", "--batch-size", "1"]
     assert main(["sample", model, *more, "--output", str(tmp_path / "more")]) == 0
     for i in range(3):
-        assert Image.open(out / f"000{i}.png").tobytes() == Image.open(tmp_path / "more" / f"000{i}.png").tobytes()
+        one, other = (np.asarray(Image.open(folder / f"000{i}.png"), int) for folder in (out, tmp_path / "more"))
+        assert abs(one - other).max() <= 1  # batches of another size round differently
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
