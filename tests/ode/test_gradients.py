@@ -429,6 +429,7 @@ def test_a_captured_sibling_of_an_argument_is_refused():
     """Two tensors that one operation made: one is passed, the other captured."""
     pytest.importorskip("torchdiffeq")
     field = General()
+    field.requires_grad_(False)  # its parameters are captured by the closure, too
     one, other = torch.randn(4, 4, requires_grad=True).exp().chunk(2, dim=1)
     state = State(torch.randn(4, 3), torch.randn(4, 3))
     closure = lambda t, x, v, emb: field(t, x, v, emb + other)  # noqa: E731
