@@ -188,6 +188,10 @@ def test_resume_refuses_other_settings_and_says_which(tiny, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate 0.001 -> 0.5"):
         train(tiny(learning_rate=0.5), resume=True)
     assert train(tiny(steps=4), resume=True).steps == 4  # longer is allowed
+    facts = tmp_path / "run" / "run.json"
+    facts.write_text(facts.read_text().replace('"num_images": 4092', '"num_images": 4091'))
+    with pytest.raises(InputError, match=r"num_images 4091 -> 4092"):
+        train(tiny(steps=5), resume=True)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):

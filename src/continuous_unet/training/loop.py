@@ -37,7 +37,7 @@ from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.samples import sample_grid
-from continuous_unet.training.signals import StopRequest, stop_on_signals
+from continuous_unet.training.signals import StopRequest, ignore_signals, stop_on_signals
 from continuous_unet.training.snapshot import Snapshot
 from continuous_unet.training.validation import validation_loss
 
@@ -108,7 +108,8 @@ class _Trainer:
         )
         # After everything that can refuse the configuration, so that a refused run leaves no folder behind.
         if self.main:
-            self.folder.start(config, resume)
+            facts = {"data": self.data.report.to_dict(), "num_parameters": self.num_parameters}
+            self.folder.start(config, resume, facts)
         self.accelerator.wait_for_everyone()
 
         optimizer = torch.optim.AdamW(
@@ -135,8 +136,6 @@ class _Trainer:
         self.validation_loss: float | None = None
         if resume:
             self._restore()
-        elif self.main:
-            self.folder.write_facts({"data": self.data.report.to_dict(), "num_parameters": self.num_parameters})
         if config.logger != "none":
             self.accelerator.init_trackers("continuous-unet")
 
@@ -259,7 +258,7 @@ class _Trainer:
             batch_sampler=sampler,  # type: ignore[arg-type]
             num_workers=config.num_workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_interrupts if config.num_workers else None,
+            worker_init_fn=ignore_signals if config.num_workers else None,
         )
         batch_number = sampler.start_batch
         for batch in loader:
@@ -428,10 +427,3 @@ class _Trainer:
             "run": self.folder.path.as_posix(),
         }
         write_report(self.folder.path / "report.md", facts)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole group of processes; the workers are to live until the main one has saved."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

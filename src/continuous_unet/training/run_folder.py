@@ -7,6 +7,7 @@ loss.png, report.md   at the end
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -32,16 +33,22 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.facts = self.path / "run.json"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.model = self.path / "model"
         self.metrics = self.path / "metrics.jsonl"
 
-    def start(self, config: TrainConfig, resume: bool) -> None:
+    def start(self, config: TrainConfig, resume: bool, facts: dict[str, Any]) -> None:
         """Claim the folder for a new run, or check that a run may go on here.
 
+        Args:
+            config: of the run.
+            resume: whether a run is to go on here.
+            facts: what else is to be in `run.json`; `facts["data"]` describes the data.
+
         Raises:
-            InputError: for a folder that holds something else, or a configuration that changed.
+            InputError: for a folder that holds something else, or a configuration or data that changed.
         """
         if resume:
             if not self.config.is_file():
@@ -56,6 +63,7 @@ class RunFolder:
                     f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "
                     "ones (leave them out), or start a new run in another --output"
                 )
+            self._check_same_data(facts["data"])
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             what = "holds a run already" if self.config.is_file() else "is not an empty folder"
             remedy = "; go on with it by --resume, or choose another --output" if self.config.is_file() else ""
@@ -63,12 +71,30 @@ class RunFolder:
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             config.save(self.config)
+            if not self.facts.is_file():  # also where a crash came before it was written
+                self._write_facts(facts)
         except OSError as error:
             raise InputError(f"cannot write into {self.path}: {error.strerror}") from error
         if not self.model.exists() and self.model.with_name("model.old").exists():
             os.replace(self.model.with_name("model.old"), self.model)  # a crash came between two renames
 
-    def write_facts(self, facts: dict[str, Any]) -> None:
+    def _check_same_data(self, data: dict[str, Any]) -> None:
+        """The order of the images follows from their number: with other data, a run would not go on but start anew."""
+        if not self.facts.is_file():
+            return
+        before = json.loads(self.facts.read_text(encoding="utf-8"))["data"]
+        changed = [
+            f"{name} {before[name]!r} -> {data[name]!r}"
+            for name in ("num_images", "image_size", "channels", "class_names")
+            if before[name] != data[name]
+        ]
+        if changed:
+            raise InputError(
+                f"the data of the run {self.path} has changed ({'; '.join(changed)}); put it back as it was, or start "
+                "a new run in another --output"
+            )
+
+    def _write_facts(self, facts: dict[str, Any]) -> None:
         """Write run.json: what else one needs to repeat or judge the run."""
         packages: dict[str, str | None] = {}
         for name in ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow"):
@@ -85,7 +111,9 @@ class RunFolder:
             "git_commit": _git_commit(),
             **facts,
         }
-        (self.path / "run.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        aside = self.facts.with_suffix(".tmp")
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(aside, self.facts)
 
     def records(self) -> list[dict[str, Any]]:
         """The records so far. A last line that a crash cut off is left out."""
@@ -107,9 +135,10 @@ class RunFolder:
         os.replace(aside, self.metrics)
 
     def record(self, **values: Any) -> None:
-        """Append one record."""
+        """Append one record. JSON knows no NaN and no infinity: `null` is written for them."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
 def _git_commit() -> str | None:

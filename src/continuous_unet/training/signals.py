@@ -32,3 +32,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def ignore_signals(worker: int) -> None:
+    """In a process that loads data: it is to live until the main one, which got the same signal, has saved.
+
+    Ctrl-C goes to the whole group of processes, and so does the SIGTERM of some cluster managers. A worker ends when
+    the main process closes its queue, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
