@@ -1,6 +1,21 @@
 import pytest
+import torch
 
 from continuous_unet.training import TrainConfig
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Models of this size gain nothing from threads, and on a busy machine wait for each other ten times as long.
+
+    The same in the processes that tests start: sums are only then equal bit for bit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there; damage is found; the old one stands until the new one does."""
 
 import json
+import multiprocessing
 import os
+import time
 
 import pytest
 import torch
@@ -56,6 +58,31 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
     assert checkpoints.latest_valid(tmp_path).name == "step-00000001"
     save(tmp_path, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]  # the remains are gone
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path):
+    """Process after process saves without end and is killed; each finds a whole one, no older than the last's."""
+    context, newest = multiprocessing.get_context("fork"), -1
+    for attempt in range(15):
+        process = context.Process(target=save_without_end, args=(tmp_path, newest + 1))
+        process.start()
+        time.sleep(0.03 + 0.01 * attempt)
+        process.kill()
+        process.join()
+        found = checkpoints.latest_valid(tmp_path)
+        if found is not None:
+            tensors, state = checkpoints.load_checkpoint(found)
+            assert state["step"] == int(found.name.removeprefix("step-")) >= newest
+            assert torch.equal(tensors["model"]["a"], torch.arange(4.0))
+            newest = state["step"]
+    assert newest > 15
+
+
+def save_without_end(folder, step):
+    while True:
+        save(folder, step)
+        checkpoints.remove_old(folder, 2)
+        step += 1
 
 
 def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, monkeypatch):

@@ -18,6 +18,14 @@ BAD = [
     ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ({"gradient_clip": float("nan")}, "gradient_clip=nan"),
     ({"ema_decay": 1.0}, "ema_decay=1.0"),
+    ({"objective": "eps"}, "objective='eps' must be 'epsilon' or 'v_prediction' or 'sample'"),
+    ({"steps": 1e4}, "steps=10000.0 must be int"),
+    ({"steps": True}, "steps=True must be int"),
+    ({"ema": 1}, "ema=1 must be bool"),
+    ({"learning_rate": "1e-3"}, "learning_rate='1e-3' must be float"),
+    ({"image_size": "16"}, "image_size='16' must be int or None"),
+    ({"device": "gpu"}, "device='gpu' must be 'cpu' or 'cuda' or 'mps' or None"),
+    ({"model_options": [1]}, "model_options=.* must be dict"),
 ]
 
 
@@ -39,6 +47,8 @@ def test_yaml_round_trip(tmp_path):
         ("stepz: 3", "did you mean 'steps'"),
         ("- 1", "no mapping"),
         ("{", "cannot be read"),
+        ("steps: many", "steps='many' must be int"),
+        ("learning_rate: fast", "learning_rate='fast' must be float"),
         ("!!python/object:os.system {}", "cannot be read"),
     ],
 )
@@ -46,6 +56,12 @@ def test_bad_files(text, message, tmp_path):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         TrainConfig.load(tmp_path / "c.yaml")
+
+
+def test_yaml_numbers_without_a_point(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-3\nweight_decay: 0\nmin_snr_gamma: 5")
+    config = TrainConfig.load(tmp_path / "c.yaml")
+    assert (config.learning_rate, config.weight_decay, config.min_snr_gamma) == (1e-3, 0, 5)
 
 
 def test_reading_a_configuration_needs_no_torch():

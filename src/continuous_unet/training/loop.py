@@ -4,9 +4,12 @@ Nothing random is carried from step to step: noise and timestep of the image at 
 from `(seed, p)`, dropout from `(seed, step)`. A run that was killed and resumed computes what it would have computed.
 """
 
+import contextlib
+import importlib.util
 import math
 import sys
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -37,13 +39,13 @@ from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.samples import sample_grid
-from continuous_unet.training.signals import StopRequest, ignore_signals, stop_on_signals
+from continuous_unet.training.signals import StopRequest, outlive_first_signal, stop_on_signals
 from continuous_unet.training.snapshot import Snapshot
 from continuous_unet.training.validation import validation_loss
 
 
 class TrainingDiverged(RuntimeError):
-    """The gradient was not finite for many steps in a row; the last good checkpoint stands."""
+    """Gradients were not finite for many steps in a row, or weights were not; the last good checkpoint stands."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,19 @@ class TrainResult:
     steps: int
     images_seen: int
     loss: float
-    """Mean training loss since the record before last."""
+    """Mean training loss between the last two records."""
     validation_loss: float | None
     seconds: float
     """Of this call, without what was done before a resumption."""
     images_per_second: float
     num_parameters: int
     stopped_by: int | None
-    """Number of the signal that ended the run early, if one did."""
+    """Number of the signal that ended the run early, if one did; the command line exits with 128 more."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the run before its last step; it was saved, and can be resumed."""
+        return self.stopped_by is not None
 
 
 def train(config: TrainConfig, resume: bool = False) -> TrainResult:
@@ -71,9 +78,13 @@ def train(config: TrainConfig, resume: bool = False) -> TrainResult:
         config: all settings.
         resume: go on from the newest whole checkpoint in `config.output`.
 
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint (`TrainResult.interrupted`); a second one
+    raises KeyboardInterrupt at once.
+
     Raises:
         InputError: for settings, data or files that cannot be used.
-        TrainingDiverged: after `max_non_finite_steps` steps in a row without a finite gradient.
+        TrainingDiverged: after `max_non_finite_steps` steps in a row without a finite gradient, or when the weights
+            are not finite where a checkpoint is due.
     """
     config.validate()
     return _Trainer(config, resume).run()
@@ -84,21 +95,11 @@ class _Trainer:
 
     def __init__(self, config: TrainConfig, resume: bool) -> None:
         self.config = config
-        # accelerate keeps its settings for the life of the process; another run in it may want others
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=None if config.logger == "none" else config.logger,
-            project_dir=config.output,
-        )
+        self.accelerator = _make_accelerator(config)
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        self.say = tqdm.write if self.main else (lambda *_, **__: None)
 
-        self.data, self.validation = self._open_data()
-        self.folder = RunFolder(config.output)
+        self.data, self.held_out = self._open_data()
         set_seed(derive_seed("weights", config.seed) % 2**32)
         self.model = self._make_model()  # the bare model; `network` may be wrapped and compiled, and shares its weights
         self.noise_scheduler = DDPMScheduler(
@@ -107,6 +108,7 @@ class _Trainer:
             prediction_type=config.objective,
         )
         # After everything that can refuse the configuration, so that a refused run leaves no folder behind.
+        self.folder = RunFolder(config.output)
         if self.main:
             facts = {"data": self.data.report.to_dict(), "num_parameters": self.num_parameters}
             self.folder.start(config, resume, facts)
@@ -124,20 +126,30 @@ class _Trainer:
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         if config.compile:
             self.network = torch.compile(self.network)
-        self.ema: EMAModel | None = make_ema(self.model, config.ema_decay) if config.ema else None
+        self.ema = make_ema(self.model, config.ema_decay) if config.ema else None
         self.snapshot = Snapshot(
             self.model, self.optimizer.optimizer, self.lr_scheduler, self.ema, self.accelerator.scaler
         )
 
         self.step = 0
+        self.images_seen = 0
         self.losses: list[Tensor] = []
         """Of the steps since the last record."""
         self.non_finite = 0
+        """Steps in a row without a finite gradient."""
         self.validation_loss: float | None = None
+        self.seconds_before = 0.0
+        """Spent on this run before it was resumed."""
+        self.started = time.perf_counter()
         if resume:
             self._restore()
         if config.logger != "none":
             self.accelerator.init_trackers("continuous-unet")
+
+    def say(self, text: str) -> None:
+        """A line for people, from the main process, on stderr."""
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
 
     @property
     def num_parameters(self) -> int:
@@ -161,7 +173,7 @@ class _Trainer:
             on_bad_image=config.on_bad_image,
             progress=self.main,
         )
-        self.say(dataset.report.summary(), file=sys.stderr)
+        self.say(dataset.report.summary())
         if config.class_conditional and dataset.num_classes is None:
             raise InputError(f"class_conditional needs data with classes, and {config.data} has none")
         return train_validation_split(dataset, config.num_validation, config.seed)
@@ -179,76 +191,76 @@ class _Trainer:
             model = ContinuousUNet2DModel(**PRESETS[config.preset](**arguments, **config.model_options))
         except (ValueError, TypeError) as error:
             raise InputError(f"the model cannot be made: {error}") from error
-        self.say(
-            f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}",
-            file=sys.stderr,
-        )
+        self.say(f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}")
         return model
 
     def run(self) -> TrainResult:
         """Train up to `config.steps`, or until a signal asks to stop."""
-        config, accelerator = self.config, self.accelerator
-        started, first_step = time.perf_counter(), self.step
+        config = self.config
+        loss = self.folder.last_loss()
+        first_step, first_image = self.step, self.images_seen
+        record_started, record_image = time.perf_counter(), self.images_seen
+        stopped_by = None
         batches = self._batches()
-        loss = math.nan
         bar = tqdm(total=config.steps, initial=self.step, desc="training", unit="step", disable=not self.main)
         self.network.train()
 
-        with stop_on_signals() as stop, bar:
-            record_started, record_step = started, self.step
-            while self.step < config.steps:
+        # The batches are closed here, whatever happens: workers that nobody told to end would outlive the run.
+        with stop_on_signals() as stop, bar, contextlib.closing(batches):
+            while self.step < config.steps and stopped_by is None:
                 step_loss, gradient_norm = self._take_step(batches)
                 self.losses.append(step_loss)
                 self.step += 1
+                self.images_seen += self.images_per_step
                 bar.update()
+                last = self.step == config.steps
+                stopped_by = None if last else self._agreed_stop(stop)
 
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    loss = float(accelerator.gather(torch.stack(self.losses).nanmean()[None]).nanmean())
-                    self.losses.clear()
+                if last or self.step % config.log_every == 0:
                     now = time.perf_counter()
-                    speed = (self.step - record_step) * self.images_per_step / (now - record_started)
-                    record_started, record_step = now, self.step
+                    speed = (self.images_seen - record_image) / (now - record_started)
+                    record_started, record_image = now, self.images_seen
+                    loss = self._mean_loss()
+                    self.losses.clear()
                     bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
                     self._record(loss=loss, gradient_norm=float(gradient_norm), images_per_second=round(speed, 2))
-                stopping = self._anyone(stop.signal is not None)
-                last = self.step == config.steps
-                if len(self.validation) and (self.step % config.validate_every == 0 or last):
+                if len(self.held_out) and (last or self.step % config.validate_every == 0):
                     self._validate()
-                if not stopping and (self.step % config.sample_every == 0 or last):
-                    self._sample(stop)
-                if self.step % config.checkpoint_every == 0 or last or stopping:
+                if last or stopped_by or self.step % config.checkpoint_every == 0:
                     self._save()
-                if stopping:
-                    break
+                if last or (not stopped_by and self.step % config.sample_every == 0):
+                    self._sample(None if last else stop)
 
-        seconds = time.perf_counter() - started
-        images = (self.step - first_step) * self.images_per_step
+        seconds = time.perf_counter() - self.started
         result = TrainResult(
             run=str(self.folder.path),
             steps=self.step,
-            images_seen=self.step * self.images_per_step,
-            loss=float(torch.stack(self.losses).nanmean()) if self.losses else loss,
+            images_seen=self.images_seen,
+            loss=self._mean_loss() if self.losses else loss,
             validation_loss=self.validation_loss,
             seconds=seconds,
-            images_per_second=images / seconds,
+            images_per_second=(self.images_seen - first_image) / seconds,
             num_parameters=self.num_parameters,
-            stopped_by=stop.signal if self.step < config.steps else None,
+            stopped_by=stopped_by,
         )
-        if result.stopped_by is not None:
-            self.say(f"stopped at step {self.step}; go on with --resume", file=sys.stderr)
+        if result.interrupted:
+            self.say(f"stopped at step {self.step}; go on with --resume")
+        elif self.step == first_step:
+            self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
         elif self.main:
             self._report(result)
-        accelerator.end_training()
+        self.accelerator.end_training()
         return result
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Generator[tuple[range, dict[str, Any]], None, None]:
         """Endless batches from the current step on, with their positions in the data's global sequence."""
         config = self.config
         sampler = EpochSampler(
             len(self.data),
             config.batch_size,
             seed=config.seed,
-            start_batch=self.step * config.gradient_accumulation_steps,
+            # what was seen stays seen, also if the number of processes has changed
+            start_batch=math.ceil(self.images_seen / (config.batch_size * self.accelerator.num_processes)),
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
@@ -258,19 +270,16 @@ class _Trainer:
             batch_sampler=sampler,  # type: ignore[arg-type]
             num_workers=config.num_workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=ignore_signals if config.num_workers else None,
+            worker_init_fn=outlive_first_signal if config.num_workers else None,
         )
-        batch_number = sampler.start_batch
-        for batch in loader:
+        for batch_number, batch in enumerate(loader, sampler.start_batch):
             yield sampler.positions(batch_number), batch
-            batch_number += 1
 
-    def _take_step(self, batches: Any) -> tuple[Tensor, Tensor]:
+    def _take_step(self, batches: Iterator[tuple[range, dict[str, Any]]]) -> tuple[Tensor, Tensor]:
         """One update of the weights; its mean loss and the norm of its gradient."""
         config, accelerator = self.config, self.accelerator
-        losses = []
+        per_image: list[tuple[Tensor, Tensor, Tensor]] = []  # index, timestep, loss
         gradient_norm = torch.zeros(())
-        bad: list[int] = []
         for part in range(config.gradient_accumulation_steps):
             positions, batch = next(batches)
             clean = batch["image"].to(self.device)
@@ -283,51 +292,73 @@ class _Trainer:
                     loss = diffusion_loss(
                         self.network, self.noise_scheduler, clean, noise, timesteps, labels, config.min_snr_gamma
                     )
-                losses.append(loss.detach().mean())
-                bad += [int(i) for i, x in zip(batch["index"], loss.detach().isfinite().tolist(), strict=True) if not x]
+                per_image.append((batch["index"], timesteps, loss.detach()))
                 accelerator.backward(loss.mean())
                 if accelerator.sync_gradients:
                     limit = math.inf if config.gradient_clip is None else config.gradient_clip
                     gradient_norm = accelerator.clip_grad_norm_(self.network.parameters(), limit)
-                    finite = bool(torch.isfinite(gradient_norm))
-                    # float16's loss scaler expects an overflow now and then, and must see it to back off
-                    if finite or config.mixed_precision == "fp16":
-                        self.optimizer.step()
-                        self.lr_scheduler.step()
-                    self.optimizer.zero_grad()
-                    self._count_non_finite(finite, bad)
-                    if finite and self.ema is not None:
-                        self.ema.step(self.model.parameters())
-        return torch.stack(losses).mean(), gradient_norm
+                    self._update(bool(torch.isfinite(gradient_norm)), per_image)
+        return torch.stack([loss.mean() for _, _, loss in per_image]).mean(), gradient_norm
 
-    def _count_non_finite(self, finite: bool, bad: list[int]) -> None:
-        # The norm is of the gradient summed over all processes, so that all of them decide alike.
-        self.non_finite = 0 if finite else self.non_finite + 1
+    def _update(self, finite: bool, per_image: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Change the weights by a finite gradient; leave them alone otherwise, and give up after too many of those.
+
+        The norm is of the gradient summed over all processes, so that all of them decide alike.
+        """
+        # float16's loss scaler expects an overflow now and then, must see it to back off, and then skips the update
+        if finite or self.config.mixed_precision == "fp16":
+            self.optimizer.step()
         if finite:
-            return
-        self.say(f"step {self.step}: gradient not finite, update left out (images {bad})", file=sys.stderr)
-        if self.main:
-            self.folder.record(step=self.step, non_finite=True, images=bad)
+            self.lr_scheduler.step()
+            if self.ema is not None:
+                self.ema.step(self.model.parameters())
+        self.optimizer.zero_grad()
+        self.non_finite = 0 if finite else self.non_finite + 1
+        if not finite:
+            self._tell_non_finite(per_image)
         if self.non_finite >= self.config.max_non_finite_steps:
             raise TrainingDiverged(
-                f"the gradient was not finite in {self.non_finite} steps in a row, up to step {self.step}; the last "
-                "checkpoint is good: resume it with a smaller --learning-rate in a new run, or clip harder"
+                f"the gradient was not finite in {self.non_finite} steps in a row, up to step {self.step + 1}; look at "
+                "the images that metrics.jsonl names, or start a new run with a smaller --learning-rate; the last "
+                "checkpoint is good"
             )
+
+    def _tell_non_finite(self, per_image: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Name the images, of all processes, whose loss is not finite; all images of the step if each one's is."""
+        rows = [row for part in per_image for row in zip(*(t.tolist() for t in part), strict=True)]
+        rows = gather_object(rows)
+        rows = [row for row in rows if not math.isfinite(row[2])] or rows
+        names = [self.data.source.names[self.data.indices[index]] for index, _, _ in rows]
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        self.say(f"step {self.step + 1}: gradient not finite, update left out ({shown})")
+        if self.main:
+            # under the number that the step's other records have, so that a resumption drops it with them
+            self.folder.record(step=self.step + 1, non_finite=True, images=names, timesteps=[row[1] for row in rows])
+
+    def _mean_loss(self) -> float:
+        """Over the steps since the last record, where it is finite, and over all processes."""
+        losses = torch.stack(self.losses)
+        mean = losses[losses.isfinite()].mean()  # NaN if none is
+        return float(self.accelerator.gather(mean[None]).nanmean())
 
     def _record(self, **values: Any) -> None:
         if not self.main:
             return
-        seen = {"step": self.step, "images_seen": self.step * self.images_per_step}
-        lr = self.lr_scheduler.get_last_lr()[0]
-        self.folder.record(**seen, learning_rate=lr, **values)
+        values = {"learning_rate": self.lr_scheduler.get_last_lr()[0], **values}
+        self.folder.record(step=self.step, images_seen=self.images_seen, seconds=round(self._seconds(), 3), **values)
         if self.config.logger != "none":
-            self.accelerator.log({"learning_rate": lr, **values}, step=self.step)
+            self.accelerator.log(values, step=self.step)
 
-    def _anyone(self, flag: bool) -> bool:
-        """Whether any process says so; asked at the same place by all."""
+    def _seconds(self) -> float:
+        """Spent on this run, also before it was resumed."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def _agreed_stop(self, stop: StopRequest) -> int | None:
+        """The signal that any process got; asked at the same place by all."""
         if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor([float(flag)], device=self.device)).item() > 0)
+            return stop.signal
+        got = torch.tensor([stop.signal or 0], device=self.device)
+        return int(self.accelerator.gather(got).max()) or None
 
     def _validate(self) -> None:
         """Loss of the averaged weights on the held-out images."""
@@ -338,7 +369,7 @@ class _Trainer:
             losses = validation_loss(
                 self.model,
                 self.noise_scheduler,
-                self.validation,
+                self.held_out,
                 seed=config.seed,
                 with_labels=config.class_conditional,
                 device=self.device,
@@ -346,7 +377,7 @@ class _Trainer:
         self.validation_loss = losses["validation_loss"]
         self._record(**losses)
 
-    def _sample(self, stop: StopRequest) -> None:
+    def _sample(self, stop: StopRequest | None) -> None:
         """A grid from the averaged weights; none if a signal comes while it is made."""
         if not self.main:
             return
@@ -359,22 +390,31 @@ class _Trainer:
                 num_inference_steps=config.sample_steps,
                 seed=config.seed,
                 num_classes=self.data.num_classes if config.class_conditional else None,
-                give_up=lambda: stop.signal is not None,
+                give_up=lambda: stop is not None and stop.signal is not None,
             )
         if grid is not None:
             write_png(grid, self.folder.samples / f"step-{self.step:08d}.png")
 
     def _save(self) -> None:
         """Checkpoint and model, by the main process."""
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # the same in all processes
+            raise TrainingDiverged(
+                f"the weights are not finite after step {self.step}, and are not saved; the last checkpoint is good; "
+                "start a new run with a smaller --learning-rate"
+            )
+        # the mean of all processes: each takes it from here when it resumes
+        losses = self.accelerator.reduce(torch.stack(self.losses), "mean").tolist() if self.losses else []
         self.accelerator.wait_for_everyone()
         if self.main:
             tensors, state = self.snapshot.take()
             state |= {
                 "step": self.step,
-                "images_seen": self.step * self.images_per_step,
+                "images_seen": self.images_seen,
+                "seconds": self._seconds(),
                 "num_processes": self.accelerator.num_processes,
                 "validation_loss": self.validation_loss,
-                "losses_since_record": [float(loss) for loss in self.losses],
+                "losses_since_record": losses,
+                "non_finite": self.non_finite,
             }
             checkpoints.save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
             with averaged_weights(self.model, self.ema):
@@ -387,24 +427,26 @@ class _Trainer:
         """Take everything from the newest whole checkpoint. Every process reads it for itself."""
         path = checkpoints.latest_valid(self.folder.checkpoints)
         if path is None:
-            self.say("no checkpoint yet: starting from the beginning", file=sys.stderr)
+            self.say("no checkpoint yet: starting from the beginning")
             if self.main:
                 self.folder.cut_records(0)
             return
         tensors, state = checkpoints.load_checkpoint(path)
         self.snapshot.restore(tensors, state)
         self.step = state["step"]
+        self.images_seen = state["images_seen"]
+        self.seconds_before = state.get("seconds", 0.0)
+        self.non_finite = state.get("non_finite", 0)
         self.validation_loss = state["validation_loss"]
         self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses_since_record"]]
         if state["num_processes"] != self.accelerator.num_processes:
             self.say(
                 f"this run was on {state['num_processes']} processes and is now on {self.accelerator.num_processes}: "
-                "it goes on, but not bit for bit, and from another place in the data",
-                file=sys.stderr,
+                f"it goes on in the data where it was, with {self.images_per_step} images per step, but not bit for bit"
             )
         if self.main:
             self.folder.cut_records(self.step)
-        self.say(f"resumed from {path.name}", file=sys.stderr)
+        self.say(f"resumed from {path.name}")
 
     def _report(self, result: TrainResult) -> None:
         report = self.data.report
@@ -418,6 +460,7 @@ class _Trainer:
             "num_parameters": result.num_parameters,
             "step": result.steps,
             "images_seen": result.images_seen,
+            "seconds": self._seconds(),
             "images_per_second": result.images_per_second,
             "device": str(self.device),
             "loss": result.loss,
@@ -427,3 +470,30 @@ class _Trainer:
             "run": self.folder.path.as_posix(),
         }
         write_report(self.folder.path / "report.md", facts)
+
+
+def _make_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices, processes and precision.
+
+    Raises:
+        InputError: for what this machine does not have.
+    """
+    if config.logger != "none" and importlib.util.find_spec(config.logger) is None:
+        raise InputError(
+            f"logger={config.logger} needs the package {config.logger}: pip install 'continuous-unet[{config.logger}]'"
+        )
+    # accelerate keeps its settings for the life of the process; another run in it may want others
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=None if config.logger == "none" else config.logger,
+        project_dir=config.output,
+    )
+    found = accelerator.device.type
+    if config.device not in (None, found):
+        raise InputError(f"device={config.device} is not to be had here; leave --device out to use {found}")
+    if config.mixed_precision == "fp16" and found == "cpu":
+        raise InputError("mixed_precision=fp16 needs a GPU; on the CPU use bf16, or no")
+    return accelerator

@@ -20,7 +20,8 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -38,6 +39,7 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
         f"{facts['channels']} channel(s) |",
         f"| model | ContinuousUNet2DModel, {facts['num_parameters']:,} parameters |",
         f"| steps | {facts['step']:,} ({facts['images_seen']:,} images seen) |",
+        f"| time | {_duration(facts['seconds'])} |",
         f"| speed | {facts['images_per_second']:.1f} images per second on {facts['device']} |",
         f"| training loss | {facts['loss']:.4f} |",
     ]
@@ -56,3 +58,10 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _duration(seconds: float) -> str:
+    """Two units are enough: `2 h 5 min`, `4 min 3 s`, `12 s`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours} h {minute} min" if hours else f"{minute} min {second} s" if minute else f"{second} s"

@@ -127,6 +127,10 @@ class RunFolder:
                 continue
         return records
 
+    def last_loss(self) -> float:
+        """The training loss of the newest record, NaN if there is none."""
+        return next((r["loss"] for r in reversed(self.records()) if r.get("loss") is not None), math.nan)
+
     def cut_records(self, step: int) -> None:
         """Drop records after a step: the run goes on from there and will write them again."""
         kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]

@@ -34,11 +34,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def ignore_signals(worker: int) -> None:
+def outlive_first_signal(worker: int) -> None:
     """In a process that loads data: it is to live until the main one, which got the same signal, has saved.
 
     Ctrl-C goes to the whole group of processes, and so does the SIGTERM of some cluster managers. A worker ends when
-    the main process closes its queue, or is gone.
+    the main process closes its queue, or is gone. The second SIGTERM ends it: that is how Python, when the main process
+    exits, ends workers that are left over, and it then waits for them, for ever if need be.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+
+    def only_once(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, only_once)
