@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from continuous_unet.training import TrainConfig
 
@@ -51,3 +52,13 @@ def tiny(tmp_path):
         return TrainConfig(**{**options, **changes})
 
     return make
+
+
+def unet(**options):
+    """A discrete U-Net for 8x8 images of one channel, with the same weights each time."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    return UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, add_attention=False,
+        **blocks, **options,
+    ).eval()  # fmt: skip

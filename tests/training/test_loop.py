@@ -1,6 +1,7 @@
 """Training as a whole: what it writes, exact resumption, signals, refusals, two processes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -103,6 +104,7 @@ def test_resumed_is_as_if_never_stopped(name, tiny, tmp_path):
         patch.setattr(loop._Trainer, "_take_step", dying)
         with pytest.raises(RuntimeError, match="killed"):
             train(part)
+    assert multiprocessing.active_children() == []  # data workers end with the run, though its frames are still held
     part.num_workers = 0  # how many load the images makes no difference
     train(part, resume=True)
     assert_same_runs(tmp_path / "whole", tmp_path / "part")
@@ -305,8 +307,11 @@ def test_loss_goes_down(tiny):
     assert sum(losses[-20:]) / 20 < 0.3 * losses[0]
 
 
-# torchrun: on CPUs, `accelerate launch` starts several processes through MPI only
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def run_two_processes(*command):
+    # torchrun: on CPUs, `accelerate launch` starts several processes through MPI only
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run = subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 def test_two_processes_compute_what_one_does(tiny, tmp_path):
@@ -315,9 +320,7 @@ def test_two_processes_compute_what_one_does(tiny, tmp_path):
     train(tiny(**options, output=str(tmp_path / "one"), batch_size=4))
     config = tiny(**options, output=str(tmp_path / "two"), batch_size=2)
     config.save(tmp_path / "config.yaml")
-    launch = [*TWO_PROCESSES, "-m", "continuous_unet", "train", "--config", str(tmp_path / "config.yaml")]
-    run = subprocess.run(launch, capture_output=True, text=True, timeout=500)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_two_processes("-m", "continuous_unet", "train", "--config", tmp_path / "config.yaml")
     losses = [[r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     one, two = (load_file(tmp_path / n / "checkpoints" / "step-00000004" / "model.safetensors") for n in ("one", "two"))
@@ -329,14 +332,7 @@ def test_two_processes_agree(tiny, tmp_path, monkeypatch):
     """Process 1 alone meets a bad loss at step 2 and a signal at step 3; what it does, process 0 does too."""
     options = {"batch_size": 2, "log_every": 2, "checkpoint_every": 100, "validate_every": 100, "sample_every": 100}
     tiny(**options).save(tmp_path / "config.yaml")
-    script = Path(__file__).with_name("two_processes.py")
-    run = subprocess.run(
-        [*TWO_PROCESSES, str(script), str(tmp_path / "config.yaml"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_two_processes(Path(__file__).with_name("two_processes.py"), tmp_path / "config.yaml", tmp_path)
     zero, one = (json.loads((tmp_path / f"process-{rank}.json").read_text()) for rank in (0, 1))
     assert zero["weights"] == one["weights"]
     assert (zero["steps"], zero["stopped_by"]) == (one["steps"], one["stopped_by"]) == (3, signal.SIGTERM)

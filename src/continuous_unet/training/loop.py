@@ -65,11 +65,6 @@ class TrainResult:
     stopped_by: int | None
     """Number of the signal that ended the run early, if one did; the command line exits with 128 more."""
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal ended the run before its last step; it was saved, and can be resumed."""
-        return self.stopped_by is not None
-
 
 def train(config: TrainConfig, resume: bool = False) -> TrainResult:
     """Train a continuous U-Net; write checkpoints, samples, records and a report into `config.output`.
@@ -78,7 +73,7 @@ def train(config: TrainConfig, resume: bool = False) -> TrainResult:
         config: all settings.
         resume: go on from the newest whole checkpoint in `config.output`.
 
-    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint (`TrainResult.interrupted`); a second one
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint (`TrainResult.stopped_by`); a second one
     raises KeyboardInterrupt at once.
 
     Raises:
@@ -243,7 +238,7 @@ class _Trainer:
             num_parameters=self.num_parameters,
             stopped_by=stopped_by,
         )
-        if result.interrupted:
+        if stopped_by is not None:
             self.say(f"stopped at step {self.step}; go on with --resume")
         elif self.step == first_step:
             self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
