@@ -11,6 +11,7 @@ from diffusers.utils import hub_utils
 
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.models import presets
+from continuous_unet.models.build import build_unet
 from continuous_unet.models.dynamic_block import DynamicBlock, SolverConfig
 from continuous_unet.models.embeddings import AdaptiveScaleShift
 from continuous_unet.models.fields import FIELDS, FieldConfig
@@ -68,7 +69,7 @@ def test_a_new_model_predicts_zero_and_its_blocks_are_the_identity():
     assert torch.equal(model(torch.randn(1, 1, 8, 8), 1).sample, torch.zeros(1, 1, 8, 8))
     block = model.down_blocks[0].blocks[0]
     x = torch.randn(1, 8, 4, 4)
-    assert torch.equal(block(x, torch.randn(1, 32)), x)
+    assert torch.equal(block(x, torch.randn(1, 32))[0], x)
 
 
 @pytest.mark.parametrize("field_type", FIELDS)
@@ -106,7 +107,7 @@ def test_set_solver_is_a_dial_that_converges_and_is_saved(tmp_path):
     loaded = ContinuousUNet2DModel.from_pretrained(tmp_path).eval()
     assert loaded.config.integration_time == 2.0  # the horizon it was made with, not the new number of steps
     with torch.no_grad():
-        assert torch.equal(loaded(x, 5).sample, model(x, 5).sample)
+        torch.testing.assert_close(loaded(x, 5).sample, model(x, 5).sample, atol=1e-6, rtol=1e-6)
 
 
 def test_set_solver_refuses_and_changes_nothing():
@@ -138,9 +139,17 @@ def test_evaluations_are_counted_per_block():
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_build_and_take_overrides(name):
-    model = ContinuousUNet2DModel(**presets.PRESETS[name](sample_size=16, in_channels=2, out_channels=2))
+    model = build_unet(name, sample_size=16, in_channels=2, out_channels=2)
+    assert type(model).__name__ == presets.PRESETS[name]().get("_class_name", "ContinuousUNet2DModel")
     with torch.no_grad():
         assert model(torch.randn(1, 2, 16, 16), 3).sample.shape == (1, 2, 16, 16)
+
+
+def test_presets_of_discrete_unets_follow_their_number_of_levels():
+    model = build_unet("ddpm", sample_size=16, block_out_channels=[8, 16], layers_per_block=1)
+    assert model.config.down_block_types == ("DownBlock2D", "DownBlock2D")
+    assert model.config.norm_num_groups == 8
+    assert "AttnDownBlock2D" in presets.ddpm()["down_block_types"]
 
 
 def test_patch_stem_is_invertible_layout():
@@ -154,7 +163,7 @@ def test_autocast_keeps_the_state_in_float32():
     model = make(gradient="reversible")
     seen = []
     block = next(m for m in model.modules() if isinstance(m, DynamicBlock))
-    block.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    block.register_forward_hook(lambda module, inputs, output: seen.append(output[0].dtype))
     x, timestep = torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         reversible = gradients(model, x, timestep)
@@ -231,6 +240,12 @@ BAD = [
     ({"dropout": 1.5}, "dropout=1.5"),
     ({"in_channels": 0}, "in_channels=0"),
     ({"attention_head_dim": 3}, "attention_head_dim=3"),
+    ({"block_type": "magic"}, "expected one of second_order, first_order, residual"),
+    ({"block_type": "residual", "gradient": "reversible"}, "use 'backprop' or 'checkpoint'"),
+    ({"block_type": "first_order", "method": "rk4", "gradient": "checkpoint"}, "use 'backprop' or 'adjoint'"),
+    ({"block_type": "first_order", "method": "kick_drift", "gradient": "backprop"}, "for example 'rk4'"),
+    ({"initial_velocity": "magic"}, "expected one of features, timestep, carried, zero"),
+    ({"initial_decay": 0.1}, "between 0.30 and 1"),
 ]
 
 

@@ -1,5 +1,6 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
-from continuous_unet.models.dynamic_block import DynamicBlock, SolverConfig
+from continuous_unet.models.dynamic_block import BLOCKS, INITIAL_VELOCITIES, BlockConfig, SolverConfig, check_block
 from continuous_unet.models.fields import FIELDS, FieldConfig, zeroed
 
 _DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
@@ -21,23 +22,24 @@ _UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
 class _Stage(nn.Module):
     """The blocks of one level: dynamic blocks, each with attention after it if asked for."""
 
-    def __init__(self, blocks: list[DynamicBlock], attentions: list[Attention] | None) -> None:
+    def __init__(self, blocks: list[nn.Module], attentions: list[Attention] | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions) if attentions else None
         self.gradient_checkpointing = False  # set by ModelMixin.enable_gradient_checkpointing
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features, embedding and the velocity that the stage before ended with, to features and velocity."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(self._run, x, emb)
-        return self._run(x, emb)
+            return self._gradient_checkpointing_func(self._run, x, emb, carried)
+        return self._run(x, emb, carried)
 
-    def _run(self, x: Tensor, emb: Tensor) -> Tensor:
+    def _run(self, x: Tensor, emb: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor | None]:
         for i, block in enumerate(self.blocks):
-            x = block(x, emb)
+            x, carried = block(x, emb, carried)
             if self.attentions is not None:
                 x = self.attentions[i](x)
-        return x
+        return x, carried
 
 
 class _Merge(nn.Module):
@@ -96,7 +98,15 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         num_class_embeds: number of classes of a learned class embedding.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave again, so that no
             block runs at full resolution: 1 is off.
-        field_type: `"relaxation"` (`x'' = rate (target - x')`) or `"general"` (`x'' = f(t, x, x')`, the paper's).
+        block_type: `"second_order"`, the dynamic block. To compare with: `"first_order"`, the ODE over the
+            concatenated state that the paper's code ran (needs torchdiffeq), and `"residual"`, plain weight-tied
+            residual updates, without velocity and solver.
+        field_type: of second-order blocks: `"relaxation"` (`x'' = rate (target - x')`), `"separable"` (the same with
+            separable convolutions) or `"general"` (`x'' = f(t, x, x')`, the paper's).
+        initial_velocity: of second-order blocks: learned from the `"features"`, from them and the `"timestep"`, from
+            them and the velocity `"carried"` over from the block before, or `"zero"`.
+        read_velocity: second-order blocks give `x + W x'` at the end, not `x` alone.
+        initial_decay: share of the velocity that an untrained relaxation field leaves after unit time, in (0.31, 1).
         num_solver_steps: steps of the solver in each block; can be changed later by `set_solver`.
         integration_time: end of the ODE's time; `num_solver_steps` if None, which makes a step one unit long.
         method: integration method, see `continuous_unet.ode.METHODS`. Drift-kick methods need the relaxation field.
@@ -109,7 +119,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _repeated_blocks = ("DynamicBlock",)
+    _repeated_blocks = ("DynamicBlock", "FirstOrderBlock", "ResidualBlock")
     _skip_layerwise_casting_patterns = ("norm",)
 
     @register_to_config
@@ -136,7 +146,11 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         class_embed_type: str | None = None,
         num_class_embeds: int | None = None,
         patch_size: int = 1,
+        block_type: str = "second_order",
         field_type: str = "relaxation",
+        initial_velocity: str = "features",
+        read_velocity: bool = False,
+        initial_decay: float = 0.5,
         num_solver_steps: int = 2,
         integration_time: float | None = None,
         method: str = "kick_drift",
@@ -164,8 +178,15 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
             integration_time = float(num_solver_steps)
             # written down, so that a later change of the number of steps does not move the end of the integration
             self.register_to_config(integration_time=integration_time)
+        if initial_velocity not in INITIAL_VELOCITIES:
+            raise ValueError(
+                f"initial_velocity={initial_velocity!r} is unknown; expected one of {', '.join(INITIAL_VELOCITIES)}"
+            )
+        lowest = math.exp(-FieldConfig.max_rate)
+        if not lowest < initial_decay < 1:
+            raise ValueError(f"initial_decay={initial_decay!r} must lie between {lowest:.2f} and 1")
         solver = SolverConfig(num_solver_steps, integration_time, method, gradient, solver_rtol, solver_atol)
-        _check_method_fits_field(method, field_type)
+        check_block(block_type, field_type, method, gradient)
 
         emb_channels = time_embedding_dim or widths[0] * 4
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
@@ -178,9 +199,19 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         elif num_class_embeds is not None:
             self.class_embedding = nn.Embedding(num_class_embeds, emb_channels)
 
+        previous: int | None = None  # width of the stage before, whose velocity may be carried over
+
         def stage(name: str, width: int, num_blocks: int, with_attention: bool) -> _Stage:
-            field = FieldConfig(width, emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout)
-            blocks = [DynamicBlock(field_type, field, solver, f"{name}.blocks.{i}") for i in range(num_blocks)]
+            nonlocal previous
+            field = FieldConfig(
+                width, emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout,
+                initial_decay=initial_decay,
+            )  # fmt: skip
+            blocks: list[nn.Module] = []
+            for i in range(num_blocks):
+                block = BlockConfig(field, solver, f"{name}.blocks.{i}", field_type, initial_velocity, read_velocity)
+                blocks.append(BLOCKS[block_type](block, previous))
+                previous = width
             return _Stage(blocks, [attention(width) for _ in blocks] if with_attention else None)
 
         def attention(width: int) -> Attention:
@@ -253,17 +284,25 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         x = self.conv_in(x)
 
         skips = []
+        v: Tensor | None = None  # the velocity that the stage before ended with, if the next one is to know it
+        carries = self.config.initial_velocity == "carried"
         for i, stage in enumerate(self.down_blocks):
-            x = stage(x, emb)
+            x, v = stage(x, emb, v if carries else None)
             skips.append(x)
             if i < len(self.downsamplers):
                 x = self.downsamplers[i](x)
+                v = nn.functional.avg_pool2d(v, 2) if carries and v is not None else None
         if self.mid_block is not None:
-            x = self.mid_block(x, emb)
+            x, v = self.mid_block(x, emb, v if carries else None)
         for i, stage in enumerate(self.up_blocks):
-            x = stage(self.merges[i](x, skips.pop()), emb)
+            x, v = stage(self.merges[i](x, skips.pop()), emb, v if carries else None)
             if i < len(self.upsamplers):
                 x = self.upsamplers[i](x)
+                v = (
+                    nn.functional.interpolate(v, scale_factor=2.0, mode="nearest")
+                    if carries and v is not None
+                    else None
+                )
 
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         if patch_size > 1:
@@ -305,7 +344,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: for settings that cannot work together; nothing is changed then.
         """
-        _check_method_fits_field(method or self.config.method, self.config.field_type)
+        config = self.config
+        check_block(config.block_type, config.field_type, method or config.method, gradient or config.gradient)
         blocks = self._dynamic_blocks()
         changed = [block.solver.with_changes(num_steps=num_steps, method=method, gradient=gradient) for block in blocks]
         for block, solver in zip(blocks, changed, strict=True):
@@ -327,23 +367,13 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
             for block in self._dynamic_blocks()
         }
 
-    def _dynamic_blocks(self) -> list[DynamicBlock]:
-        return [module for module in self.modules() if isinstance(module, DynamicBlock)]
+    def _dynamic_blocks(self) -> list[Any]:
+        return [module for module in self.modules() if isinstance(module, tuple(BLOCKS.values()))]
 
 
 # diffusers writes a class's module into model_index.json and later reads the class from there. It must be the name that
 # people import, and stay when files move.
 ContinuousUNet2DModel.__module__ = "continuous_unet"
-
-
-def _check_method_fits_field(method: str, field_type: str) -> None:
-    from continuous_unet.ode import METHODS
-
-    if method in METHODS and METHODS[method].uses_terms and not hasattr(FIELDS[field_type], "terms"):
-        raise ValueError(
-            f"method={method!r} needs field_type='relaxation', and field_type={field_type!r} was given; "
-            "use method='reversible_leapfrog' for it"
-        )
 
 
 def _check_size(height: int, width: int, factor: int, name: str) -> None:

@@ -1,7 +1,8 @@
-"""One function per published configuration of `ContinuousUNet2DModel`.
+"""One function per published configuration: of `ContinuousUNet2DModel`, and of the discrete U-Nets beside it.
 
 Each gives the constructor's keyword arguments, and keywords override:
-`ContinuousUNet2DModel(**presets.base(sample_size=64))`.
+`ContinuousUNet2DModel(**presets.base(sample_size=64))`. A preset of diffusers' `UNet2DModel` says so by `_class_name`,
+as a saved `config.json` does; `continuous_unet.models.build.build_unet` makes either kind.
 This module imports nothing, so that the command line can list presets without waiting for torch.
 """
 
@@ -49,5 +50,38 @@ def base(**overrides: Any) -> dict[str, Any]:
     return {"block_out_channels": (96, 128, 160), "patch_size": 2, "attention_head_dim": 32, **overrides}
 
 
-PRESETS: dict[str, Callable[..., dict[str, Any]]] = {"paper": paper, "tiny": tiny, "small": small, "base": base}
+def ddpm(**overrides: Any) -> dict[str, Any]:
+    """The discrete side of comparisons at 64x64x3: diffusers' `UNet2DModel`, DDPM's architecture, 57.9 M parameters.
+
+    Widths 64 to 512, two residual blocks a level, attention at 16x16 and in the middle.
+    """
+    return _discrete({"block_out_channels": (64, 128, 256, 512), **overrides})
+
+
+def ddpm_small(**overrides: Any) -> dict[str, Any]:
+    """The discrete side of comparisons at 32x32: `UNet2DModel` with doubling widths, 3.6 M parameters."""
+    return _discrete({"block_out_channels": (32, 64, 128), **overrides})
+
+
+def _discrete(arguments: dict[str, Any]) -> dict[str, Any]:
+    widths = arguments["block_out_channels"]
+    levels = len(widths)
+    attention = levels - 2 if levels >= 4 else None  # the middle block has attention anyway
+    return {
+        "_class_name": "UNet2DModel",
+        "down_block_types": tuple("AttnDownBlock2D" if i == attention else "DownBlock2D" for i in range(levels)),
+        "up_block_types": tuple("AttnUpBlock2D" if levels - 1 - i == attention else "UpBlock2D" for i in range(levels)),
+        "norm_num_groups": 32 if all(width % 32 == 0 for width in widths) else 8,
+        **arguments,
+    }
+
+
+PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
+    "paper": paper,
+    "tiny": tiny,
+    "small": small,
+    "base": base,
+    "ddpm": ddpm,
+    "ddpm_small": ddpm_small,
+}
 """The presets by name."""

@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from continuous_unet.data import EpochSampler, ImageDataset, open_dataset, train_validation_split
 from continuous_unet.errors import InputError
-from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
-from continuous_unet.models.presets import PRESETS
+from continuous_unet.models.build import build_unet
 from continuous_unet.randomness import derive_seed
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.images import write_png
@@ -173,7 +172,7 @@ class _Trainer:
             raise InputError(f"class_conditional needs data with classes, and {config.data} has none")
         return train_validation_split(dataset, config.num_validation, config.seed)
 
-    def _make_model(self) -> ContinuousUNet2DModel:
+    def _make_model(self) -> Any:
         config, report = self.config, self.data.report
         arguments: dict[str, Any] = {
             "sample_size": report.image_size,
@@ -183,7 +182,7 @@ class _Trainer:
         if config.class_conditional:
             arguments["num_class_embeds"] = self.data.num_classes
         try:
-            model = ContinuousUNet2DModel(**PRESETS[config.preset](**arguments, **config.model_options))
+            model = build_unet(config.preset, **arguments, **config.model_options)
         except (ValueError, TypeError) as error:
             raise InputError(f"the model cannot be made: {error}") from error
         self.say(f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}")

@@ -1,0 +1,137 @@
+"""The search for the block: variants of the continuous U-Net and its controls, trained alike on small MNIST digits.
+
+    python benchmarks/search.py --data PATH/TO/mnist --jobs 2      # rows to benchmarks/results/search.csv
+
+Each variant is a set of constructor arguments, trained by the library's own training loop with the same data, order,
+noise and optimiser, at each of a few learning rates and seeds. Rows that are there already are not made again, so a
+search that was stopped goes on. `--only TEXT` takes the variants whose name holds TEXT.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import csv
+import io
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "search.csv"
+WIDTHS = [24, 32, 32]
+CONTROL = {"block_type": "residual"}
+BASE: dict[str, Any] = {"block_out_channels": WIDTHS}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "control: weight-tied residual": CONTROL,
+    "relaxation, kick-drift": {},
+    "velocity from the timestep": {"initial_velocity": "timestep"},
+    "velocity carried from block to block": {"initial_velocity": "carried"},
+    "velocity zero": {"initial_velocity": "zero"},
+    "read-out from x and v": {"read_velocity": True},
+    "carried, read-out from x and v": {"initial_velocity": "carried", "read_velocity": True},
+    "decay 0.35 at the start": {"initial_decay": 0.35},
+    "decay 0.7 at the start": {"initial_decay": 0.7},
+    "decay 0.9 at the start": {"initial_decay": 0.9},
+    "drift-kick-drift, time 3": {"method": "drift_kick_drift", "integration_time": 3.0},
+    "drift-kick-drift, read-out from x and v": {"method": "drift_kick_drift", "read_velocity": True},
+    "general field, leapfrog": {"field_type": "general", "method": "reversible_leapfrog"},
+    "time 1 in 2 steps": {"integration_time": 1.0},
+    "time 3 in 2 steps": {"integration_time": 3.0},
+    "1 step": {"num_solver_steps": 1},
+    "control, 1 step": {**CONTROL, "num_solver_steps": 1},
+    "3 steps": {"num_solver_steps": 3},
+    "control, 3 steps": {**CONTROL, "num_solver_steps": 3},
+    "4 steps": {"num_solver_steps": 4},
+    "control, 4 steps": {**CONTROL, "num_solver_steps": 4},
+    "1 step, wider (32, 48, 48)": {"num_solver_steps": 1, "block_out_channels": [32, 48, 48]},
+    "separable, wider (40, 56, 56)": {"field_type": "separable", "block_out_channels": [40, 56, 56]},
+    "separable, wider, 4 steps": {
+        "field_type": "separable", "block_out_channels": [40, 56, 56], "num_solver_steps": 4,
+    },
+    "2x2 stem (48, 64)": {"patch_size": 2, "block_out_channels": [48, 64]},
+}  # fmt: skip
+"""Name to what differs from the preset `tiny` with backpropagation."""
+
+
+def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
+    """Train one variant; its row."""
+    import torch
+
+    from continuous_unet.evaluation import count_macs
+    from continuous_unet.tasks.loading import load_pipeline
+    from continuous_unet.training import TrainConfig
+    from continuous_unet.training.loop import train
+
+    name, learning_rate, seed, arguments = task
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        config = TrainConfig(
+            data=arguments.data, output=f"{folder}/run", preset="tiny", image_size=arguments.image_size, fit="pad",
+            model_options={**BASE, **VARIANTS[name]}, steps=arguments.steps, batch_size=arguments.batch_size,
+            num_validation=1000, seed=seed, learning_rate=learning_rate, lr_warmup_steps=50, ema_decay=0.995,
+            lr_schedule="cosine", objective="epsilon", device="cpu", num_samples=1, sample_steps=1,
+            validate_every=arguments.steps, sample_every=arguments.steps, checkpoint_every=arguments.steps,
+        )  # fmt: skip
+        started = time.perf_counter()
+        result = train(config)
+        unet = load_pipeline(f"{folder}/run").unet
+        records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    quarters = next(r for r in reversed(records) if "validation_loss" in r)
+    sample = torch.zeros(1, 1, arguments.image_size, arguments.image_size)
+    with torch.no_grad():
+        macs = count_macs(unet, sample, 500).macs
+    row = {
+        "variant": name, "learning_rate": learning_rate, "seed": seed, "steps": arguments.steps,
+        "batch_size": arguments.batch_size, "image_size": arguments.image_size, "parameters": result.num_parameters,
+        "macs": macs, "validation_loss": round(result.validation_loss or float("nan"), 6),
+    }  # fmt: skip
+    row |= {f"quarter_{q}": round(quarters[f"validation_loss_quarter_{q}"], 6) for q in range(1, 5)}
+    return {**row, "seconds": round(time.perf_counter() - started, 1), "torch": torch.__version__}
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    names = ("variant", "learning_rate", "seed", "steps", "batch_size", "image_size")
+    return tuple(str(row[name]) for name in names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with MNIST's IDX files, or any data that `cunet` takes")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file of the rows")
+    parser.add_argument("--only", default="", help="variants whose name holds this")
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[4e-3], help="peaks of the cosine schedule")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of everything random")
+    parser.add_argument("--steps", type=int, default=500, help="updates of the weights")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--image-size", type=int, default=16)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    arguments = parser.parse_args()
+
+    done: set[tuple[str, ...]] = set()
+    if arguments.output.exists():
+        with arguments.output.open(encoding="utf-8", newline="") as file:
+            done = {key(row) for row in csv.DictReader(file)}
+    tasks = []
+    for seed in arguments.seeds:
+        for rate in arguments.learning_rates:
+            for name in VARIANTS:
+                about = {"variant": name, "learning_rate": rate, "seed": seed, **vars(arguments)}
+                if arguments.only in name and key(about) not in done:
+                    tasks.append((name, rate, seed, arguments))
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(run, task) for task in tasks]):
+            row = future.result()
+            new = not arguments.output.exists()
+            with arguments.output.open("a", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(f"{row['variant']} lr {row['learning_rate']} seed {row['seed']}: {row['validation_loss']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
