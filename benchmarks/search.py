@@ -46,13 +46,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "4 steps": {"num_solver_steps": 4},
     "control, 4 steps": {**CONTROL, "num_solver_steps": 4},
     "1 step, wider (32, 48, 48)": {"num_solver_steps": 1, "block_out_channels": [32, 48, 48]},
+    "control, 1 step, wider (32, 48, 48)": {
+        **CONTROL, "num_solver_steps": 1, "block_out_channels": [32, 48, 48],
+    },
+    "1 step, wider, velocity from the timestep": {
+        "num_solver_steps": 1, "block_out_channels": [32, 48, 48], "initial_velocity": "timestep",
+    },
     "separable, wider (40, 56, 56)": {"field_type": "separable", "block_out_channels": [40, 56, 56]},
     "separable, wider, 4 steps": {
         "field_type": "separable", "block_out_channels": [40, 56, 56], "num_solver_steps": 4,
     },
     "2x2 stem (48, 64)": {"patch_size": 2, "block_out_channels": [48, 64]},
+    "large: (32, 48, 64)": {"block_out_channels": [32, 48, 64]},
+    "large: 1 step (48, 64, 64)": {"num_solver_steps": 1, "block_out_channels": [48, 64, 64]},
+    "large: 1 step (40, 64, 64), velocity from the timestep": {
+        "num_solver_steps": 1, "block_out_channels": [40, 64, 64], "initial_velocity": "timestep",
+    },
+    "large: 2x2 stem (64, 80)": {"patch_size": 2, "block_out_channels": [64, 80]},
+    "large: 2x2 stem, 1 step (72, 88)": {"patch_size": 2, "num_solver_steps": 1, "block_out_channels": [72, 88]},
+    "large: UNet2DModel (32, 64, 128)": {"preset": "ddpm_small", "block_out_channels": [32, 64, 128]},
 }  # fmt: skip
-"""Name to what differs from the preset `tiny` with backpropagation."""
+"""Name to what differs from the preset `tiny` with backpropagation. The `large` ones are for `--image-size 32`."""
 
 
 def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
@@ -65,11 +79,13 @@ def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
     from continuous_unet.training.loop import train
 
     name, learning_rate, seed, arguments = task
+    options = {**BASE, **VARIANTS[name]}
+    preset = options.pop("preset", "tiny")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         config = TrainConfig(
-            data=arguments.data, output=f"{folder}/run", preset="tiny", image_size=arguments.image_size, fit="pad",
-            model_options={**BASE, **VARIANTS[name]}, steps=arguments.steps, batch_size=arguments.batch_size,
+            data=arguments.data, output=f"{folder}/run", preset=preset, image_size=arguments.image_size, fit="pad",
+            model_options=options, steps=arguments.steps, batch_size=arguments.batch_size,
             num_validation=1000, seed=seed, learning_rate=learning_rate, lr_warmup_steps=50, ema_decay=0.995,
             lr_schedule="cosine", objective="epsilon", device="cpu", num_samples=1, sample_steps=1,
             validate_every=arguments.steps, sample_every=arguments.steps, checkpoint_every=arguments.steps,
@@ -100,7 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with MNIST's IDX files, or any data that `cunet` takes")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of the rows")
-    parser.add_argument("--only", default="", help="variants whose name holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants whose name holds one of these")
+    parser.add_argument("--leave-out", default="large", help="variants whose name holds this are not run")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[4e-3], help="peaks of the cosine schedule")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of everything random")
     parser.add_argument("--steps", type=int, default=500, help="updates of the weights")
@@ -118,7 +135,9 @@ def main() -> None:
         for rate in arguments.learning_rates:
             for name in VARIANTS:
                 about = {"variant": name, "learning_rate": rate, "seed": seed, **vars(arguments)}
-                if arguments.only in name and key(about) not in done:
+                wanted = any(text in name for text in arguments.only)
+                left_out = bool(arguments.leave_out) and arguments.leave_out in name
+                if wanted and not left_out and key(about) not in done:
                     tasks.append((name, rate, seed, arguments))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:

@@ -69,6 +69,8 @@ def add_fields(parser: argparse.ArgumentParser, kind: type, skip: tuple[str, ...
         annotation, optional = _without_none(hints[field.name])
         text = field.metadata.get("help", "").replace("%", "%%")
         default = field.default if field.default is not dataclasses.MISSING else None
+        if typing.get_origin(annotation) is list and callable(field.default_factory):
+            default = " ".join(map(str, field.default_factory()))
         if default not in (None, "", dataclasses.MISSING):
             text += f" (default: {default})"
         # SUPPRESS: an option that was not given must not hide what a configuration file says
@@ -80,6 +82,10 @@ def add_fields(parser: argparse.ArgumentParser, kind: type, skip: tuple[str, ...
         elif typing.get_origin(annotation) is dict:
             name = flag(field.name).removesuffix("s")
             parser.add_argument(name, action="append", type=key_and_value, metavar="KEY=VALUE", **common)
+        elif typing.get_origin(annotation) is list:
+            (kind_of_item,) = typing.get_args(annotation)
+            metavar = kind_of_item.__name__.upper()
+            parser.add_argument(flag(field.name), nargs="+", type=kind_of_item, metavar=metavar, **common)
         else:
             convert = _or_none(annotation) if optional else annotation
             parser.add_argument(flag(field.name), type=convert, metavar=annotation.__name__.upper(), **common)

@@ -15,6 +15,7 @@ from continuous_unet.errors import InputError
 VERBS = {
     "train": "train a continuous U-Net on images",
     "sample": "make images with a trained model",
+    "compare": "train and measure models side by side, and write a report",
     "profile": "parameters, MACs, memory and latency of a model",
 }
 """Each verb is a module of its name in this package, with `add_arguments(parser)` and `run(arguments) -> exit code`."""

@@ -24,7 +24,9 @@ def _option(default: Any, text: str) -> Any:
 class ProfileOptions:
     """Options of the verb."""
 
-    sample_size: int | None = _option(None, "side of the images; the model's own if left out (a preset: 32, base 64)")
+    sample_size: int | None = _option(
+        None, "side of the images; the model's own if left out (a preset: 32, base and ddpm 64)"
+    )
     channels: int | None = _option(None, "channels of a preset's images (1 for tiny, 3 for the others)")
     batch_size: int = _option(1, "images at a time")
     repeats: int = _option(20, "timed forward passes")

@@ -116,22 +116,21 @@ def load_model_or_preset(
 
     Args:
         name: a preset, or what `load_pipeline` takes. A folder goes before a preset of the same name.
-        sample_size: side of a preset's images; 64 for `base`, 16 for `tiny`, 32 for the others if None.
+        sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
         channels: of a preset's images; 1 for `tiny`, 3 for the others if None.
         solver_steps: solver steps in each block, if they are to be changed.
 
     Raises:
         InputError: as `load_pipeline`, and for settings that do not fit.
     """
-    from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
+    from continuous_unet.models.build import build_unet
     from continuous_unet.models.presets import PRESETS
 
     try:
         if name in PRESETS and not Path(name).exists():
             channels = channels or (1 if name == "tiny" else 3)
-            size = sample_size or {"base": 64, "tiny": 16}.get(name, 32)
-            arguments = PRESETS[name](sample_size=size, in_channels=channels, out_channels=channels)
-            unet: Any = ContinuousUNet2DModel(**arguments).eval()
+            size = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+            unet = build_unet(name, sample_size=size, in_channels=channels, out_channels=channels).eval()
         elif not Path(name).exists():
             raise InputError(f"{name} is no file, and no preset ({', '.join(PRESETS)})")
         else:

@@ -87,8 +87,7 @@ class TrainConfig:
         Raises:
             InputError: naming the first field that is wrong, what was expected, and what to do.
         """
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), annotation)
+        check_types(self)
         if not self.data:
             raise InputError("no data was named; give a folder or file with --data, or --data digits to try things out")
         if not self.output:
@@ -167,6 +166,16 @@ def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:
     return content
 
 
+def check_types(options: Any) -> None:
+    """Check the values of a dataclass of options against its annotations.
+
+    Raises:
+        InputError: naming the first field whose value has another type.
+    """
+    for name, annotation in typing.get_type_hints(type(options)).items():
+        _check_type(name, getattr(options, name), annotation)
+
+
 def _kinds(annotation: Any) -> tuple[Any, ...]:
     """The parts of a union; the annotation itself if it is none."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -190,6 +199,10 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
                 return
             expected += [repr(choice) for choice in typing.get_args(kind)]
             continue
+        if typing.get_origin(kind) is list and isinstance(value, list):
+            for item in value:
+                _check_type(f"an entry of {name}", item, typing.get_args(kind)[0])
+            return
         kind = typing.get_origin(kind) or kind
         # whole numbers are good where fractions are, but True is no 1
         if isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool)):

@@ -66,7 +66,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig, resume: bool = False) -> TrainResult:
-    """Train a continuous U-Net; write checkpoints, samples, records and a report into `config.output`.
+    """Train a U-Net, continuous or discrete (presets `ddpm…`); write checkpoints, samples, records and a report.
 
     Args:
         config: all settings.
@@ -447,6 +447,7 @@ class _Trainer:
         has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
         facts = {
             "preset": self.config.preset,
+            "model": type(self.model).__name__,
             "data": self.config.data,
             "num_images": report.num_images,
             "image_size": report.image_size,

@@ -37,7 +37,7 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
         "| --- | --- |",
         f"| data | {facts['num_images']:,} images, {facts['image_size']}x{facts['image_size']}, "
         f"{facts['channels']} channel(s) |",
-        f"| model | ContinuousUNet2DModel, {facts['num_parameters']:,} parameters |",
+        f"| model | {facts['model']}, {facts['num_parameters']:,} parameters |",
         f"| steps | {facts['step']:,} ({facts['images_seen']:,} images seen) |",
         f"| time | {_duration(facts['seconds'])} |",
         f"| speed | {facts['images_per_second']:.1f} images per second on {facts['device']} |",

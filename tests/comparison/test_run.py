@@ -1,0 +1,158 @@
+"""Whole comparisons of very small models: files, resumption after a kill, several processes, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from continuous_unet.comparison import CompareConfig, compare
+from continuous_unet.errors import InputError
+
+SIDES = {
+    "ours": {"label": "ours", "preset": "tiny", "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}},
+    "control": {
+        "preset": "tiny",
+        "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "block_type": "residual"},
+    },
+    "discrete": {
+        "preset": "ddpm_small",
+        "model_options": {"block_out_channels": [16, 24], "layers_per_block": 1, "add_attention": False},
+    },
+}
+LOSS_COLUMNS = ("side", "parameters", "macs_per_forward", "learning_rate", "validation_loss", "fid", "kid")
+
+
+@pytest.fixture
+def sides(tmp_path):
+    folder = tmp_path / "my-sides"
+    folder.mkdir()
+    for name, content in SIDES.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return [str(folder / f"{name}.yaml") for name in SIDES]
+
+
+def config(output, sides, **changes):
+    settings = {
+        "data": "digits", "image_size": 8, "output": str(output), "sides": sides, "budget": "images=128",
+        "batch_size": 16, "num_seeds": 2, "sweep_images": 32, "learning_rates": [1e-3, 4e-3], "num_validation": 32,
+        "num_samples": 100, "curve_samples": 100, "sampler_steps": [2], "main_sampler": "dpm++:2",
+        "extractor_steps": 10, "compiled": False, "repeats": 2, "device": "cpu",
+    }  # fmt: skip
+    return CompareConfig(**{**settings, **changes})
+
+
+def rows(folder):
+    with (Path(folder) / "results.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: row[name] for name in LOSS_COLUMNS} for row in csv.DictReader(file)]
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in (Path(folder) / "pieces").rglob("*.json")}
+
+
+def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
+    folder = tmp_path / "out"
+    result = compare(config(folder, sides))
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert there >= {
+        "compare.yaml", "results.csv", "verdicts.csv", "curves.csv", "sampling.csv", "sweep.csv", "solver-steps.csv",
+        "memory.csv", "report.md", "report.html", "sides/ours.yaml", "samples/discrete.png", "plots/convergence.png",
+        "plots/sampling.png", "plots/solver-steps.png", "plots/memory.png", "extractor/classifier.safetensors",
+    }  # fmt: skip
+    assert [row["side"] for row in result.results] == list(SIDES)
+    claims = {v["claim"] for v in result.verdicts}
+    assert {"MACs per forward", "validation loss, equal images", "validation loss, equal wall-clock"} <= claims
+
+    # the rate that is used is the best of the sweep
+    with (folder / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        sweep = [row for row in csv.DictReader(file) if row["side"] == "ours"]
+    best = min(sweep, key=lambda row: float(row["validation_loss"]))
+    assert float(rows(folder)[0]["learning_rate"]) == float(best["learning_rate"])
+    curves = json.loads((folder / "pieces/runs/ours/seed-1.json").read_text(encoding="utf-8"))["curve"]
+    assert [point["images_seen"] for point in curves] == [16 * n for n in range(1, 9)]
+
+    before, report = stamps(folder), (folder / "report.md").read_text(encoding="utf-8")
+    compare(config(folder, sides))
+    assert stamps(folder) == before
+    assert (folder / "report.md").read_text(encoding="utf-8") == report
+
+    # more seeds are added to what is there; other settings are refused
+    compare(config(folder, sides, num_seeds=3))
+    assert {path for path in stamps(folder) if path not in before} == {
+        folder / "pieces/runs" / name / "seed-2.json" for name in SIDES
+    }
+    with pytest.raises(InputError, match=r"other settings .budget 'images=128' -> 'images=256'"):
+        compare(config(folder, sides, budget="images=256"))
+    Path(sides[0]).write_text(yaml.safe_dump({"preset": "tiny"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"the side ours of .* was another model"):
+        compare(config(folder, sides, num_seeds=3))
+
+
+def test_minutes_give_faster_sides_more_images(tmp_path, sides):
+    """Equal time: images in proportion to the speed that was measured, in whole batches."""
+    folder = tmp_path / "out"
+    compare(config(folder, sides[:1], budget="minutes=0.002", num_seeds=1, learning_rates=[1e-3]))
+    speed = json.loads((folder / "pieces/training-speed.json").read_text(encoding="utf-8"))["ours"]
+    run = json.loads((folder / "pieces/runs/ours/seed-0.json").read_text(encoding="utf-8"))
+    expected = 0.12 / speed["seconds_per_image"]
+    assert run["images_seen"] % 16 == 0
+    assert abs(run["images_seen"] - expected) <= 16
+
+
+COMMAND = [sys.executable, "-m", "continuous_unet", "compare"]
+
+
+def start(settings, folder):
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings.to_dict()), encoding="utf-8")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*COMMAND, "--config", str(path)], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)], ids=["killed", "terminated"])
+def test_a_comparison_that_was_stopped_goes_on_and_comes_to_the_same(how, code, tmp_path, sides):
+    """In two processes at that: the whole one runs in this one, one training at a time."""
+    settings = {"num_seeds": 1, "learning_rates": [4e-3]}
+    compare(config(tmp_path / "whole", sides, **settings))
+    stopped = config(tmp_path / "stopped", sides, jobs=2 if how == signal.SIGTERM else 1, **settings)
+    process = start(stopped, tmp_path)
+    wait_for(tmp_path / "stopped/pieces/runs/control/sweep-0.004.json", process)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == code, stderr.decode()
+    assert b"Traceback" not in stderr
+    assert not (tmp_path / "stopped/report.html").exists()
+    again = start(stopped, tmp_path)
+    assert again.wait(timeout=300) == 0, again.stderr.read().decode()
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, sides):
+    (tmp_path / "diary.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="not an empty folder"):
+        compare(config(tmp_path, sides))
+    assert {p.name for p in tmp_path.iterdir()} == {"diary.txt", "my-sides"}
+
+
+def test_a_side_that_cannot_be_made_is_refused_before_anything_is_written(tmp_path, sides):
+    Path(sides[0]).write_text(
+        yaml.safe_dump({"preset": "tiny", "model_options": {"method": "magic"}}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="the side ours cannot be made"):
+        compare(config(tmp_path / "out", sides))
+    assert not (tmp_path / "out").exists()
