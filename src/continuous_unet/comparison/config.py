@@ -49,6 +49,7 @@ class CompareConfig:
     )
     extractor_steps: int = option(1500, "training steps of the classifier")
 
+    costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing")
     compiled: bool = option(True, "measure compiled latency too (compiles every side)")
     repeats: int = option(15, "timed rounds of every latency")
     device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best there is if left out")

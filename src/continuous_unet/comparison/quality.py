@@ -149,6 +149,14 @@ def load_inception(device: torch.device) -> Extractor:
     return Extractor(features, "Inception v3 (torch-fidelity), 2048 features")
 
 
+def load_extractor(classifier: tuple[str, dict[str, Any], int] | None, device: torch.device) -> Extractor:
+    """The classifier of `(file, what train_classifier returned, channels)`, or Inception if None."""
+    if classifier is None:
+        return load_inception(device)
+    path, facts, channels = classifier
+    return load_classifier(Path(path), facts, channels, device)
+
+
 def real_features(data: ImageDataset, numbers: list[int], extractor: Extractor, device: torch.device) -> Tensor:
     """Features `(N, F)` of some images of a data set, without augmentation."""
     parts = []

@@ -49,34 +49,15 @@ def write_reports(
 
 def make_rows(facts: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per side. Columns name their unit; `_low` and `_high` are over seeds, `_p25` and `_p75` over rounds."""
-    steps = int(facts["config"]["main_sampler"].partition(":")[2])
+    rows = [_cost_row(side, facts, measured) for side in facts["sides"]]
+    if "runs" not in measured:
+        return rows
     moment, common = equal_budgets(facts, measured)
-    rows = []
-    for side in facts["sides"]:
-        name = side["name"]
-        cost, speed, sampling = (measured[k][name] for k in ("costs", "speed", "sampling_time"))
+    for row in rows:
+        name = row["side"]
         runs, distance = measured["runs"][name], measured["distance"][name]
-        row: dict[str, Any] = {
-            "side": name,
-            "label": side["label"],
-            "parameters": cost["num_parameters"],
-            "macs_per_forward": cost["macs"],
-            "macs_per_image": cost["macs"] * steps,
-            "field_evaluations": cost["evaluations"],
-            "saved_for_backward_bytes": cost["saved_for_backward_bytes"],
-            "peak_memory_bytes": cost["peak_memory_bytes"],
-            "peak_memory_training_bytes": cost["peak_memory_training_bytes"],
-        }
-        for kind, times in (("eager", measured["latency"]), ("compiled", measured["compiled"] or {})):
-            time = times.get(name, {})
-            row[f"latency_{kind}_ms"] = time.get("median_ms", "")
-            for part in ("ratio", "ratio_p25", "ratio_p75"):
-                row[f"latency_{kind}_{part}"] = time.get(part, "")
+        in_time = moment / measured["speed"][name]["seconds_per_image"]
         row |= {
-            "seconds_per_image": sampling["seconds_per_image"],
-            "seconds_per_image_ratio": sampling["ratio"],
-            "training_images_per_second": speed["images_per_second"],
-            "training_time_ratio": speed["ratio"],
             "learning_rate": facts["rates"][name],
             "training_images": facts["images"][name],
             "num_seeds": len(runs),
@@ -84,17 +65,42 @@ def make_rows(facts: dict[str, Any], measured: dict[str, Any]) -> list[dict[str,
         for key, value in (
             ("validation_loss", [run["validation_loss"] for run in runs]),
             ("validation_loss_equal_images", [at_images(run["curve"], common) for run in runs]),
-            (
-                "validation_loss_equal_time",
-                [at_images(run["curve"], moment / speed["seconds_per_image"]) for run in runs],
-            ),
+            ("validation_loss_equal_time", [at_images(run["curve"], in_time) for run in runs]),
             *((band, [run["curve"][-1].get(band) for run in runs]) for band in BANDS),
         ):
             row |= _spread(key, value)
-        row |= {"fid": distance["fid"], "kid": distance["kid"], "kid_std": distance["kid_std"],
-                "num_samples": distance["num_images"]}  # fmt: skip
-        rows.append(row)
+        row |= {
+            "fid": distance["fid"], "kid": distance["kid"], "kid_std": distance["kid_std"],
+            "num_samples": distance["num_images"],
+        }  # fmt: skip
     return rows
+
+
+def _cost_row(side: dict[str, str], facts: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    name = side["name"]
+    cost, speed, sampling = (measured[k][name] for k in ("costs", "speed", "sampling_time"))
+    row: dict[str, Any] = {
+        "side": name,
+        "label": side["label"],
+        "parameters": cost["num_parameters"],
+        "macs_per_forward": cost["macs"],
+        "macs_per_image": cost["macs"] * int(facts["config"]["main_sampler"].partition(":")[2]),
+        "field_evaluations": cost["evaluations"],
+        "saved_for_backward_bytes": cost["saved_for_backward_bytes"],
+        "peak_memory_bytes": cost["peak_memory_bytes"],
+        "peak_memory_training_bytes": cost["peak_memory_training_bytes"],
+    }
+    for kind, times in (("eager", measured["latency"]), ("compiled", measured["compiled"] or {})):
+        time = times.get(name, {})
+        row[f"latency_{kind}_ms"] = time.get("median_ms", "")
+        for part in ("ratio", "ratio_p25", "ratio_p75"):
+            row[f"latency_{kind}_{part}"] = time.get(part, "")
+    return row | {
+        "seconds_per_image": sampling["seconds_per_image"],
+        "seconds_per_image_ratio": sampling["ratio"],
+        "training_images_per_second": speed["images_per_second"],
+        "training_time_ratio": speed["ratio"],
+    }
 
 
 def equal_budgets(facts: dict[str, Any], measured: dict[str, Any]) -> tuple[float, float]:
@@ -124,6 +130,8 @@ def _spread(key: str, values: list[float | None]) -> dict[str, Any]:
 
 def companion_tables(measured: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """What does not fit into one row per side, as tables by file name."""
+    if "runs" not in measured:
+        return {"memory": measured["memory"]}
     points = [
         {"side": name, "seed": run["seed"], **{k: point.get(k) for k in ("images_seen", "validation_loss", *BANDS)},
          "seconds_at_own_speed": point["images_seen"] * measured["speed"][name]["seconds_per_image"]}
@@ -162,7 +170,7 @@ def make_verdicts(facts: dict[str, Any], measured: dict[str, Any], rows: list[di
 
     def better(claim: str, other: dict[str, Any] | None, key: str, target: str, strictly: bool) -> None:
         assert ours is not None
-        if other is None or ours[key] == "" or other[key] == "":
+        if other is None or "" in (ours.get(key, ""), other.get(key, "")):
             return
         difference = ours[key] / other[key] - 1
         low, high = (f"{key}_low", f"{key}_high")
@@ -205,7 +213,7 @@ def make_verdicts(facts: dict[str, Any], measured: dict[str, Any], rows: list[di
         better("validation loss against the weight-tied control, equal evaluations", control,
                "validation_loss_equal_images", "no worse", False)  # fmt: skip
         better("FID against the weight-tied control", control, "fid", "no worse", False)
-        worst = {name: dial_range(measured["dial"].get(name, [])) for name in ("ours", "control")}
+        worst = {name: dial_range(measured.get("dial", {}).get(name, [])) for name in ("ours", "control")}
         if worst["ours"] and worst["control"]:
             say("loss with 1 to 8 solver steps, of that with as many as trained (worst; control in brackets)",
                 "flatter than the control", f"{worst['ours']:.2f} x ({worst['control']:.2f} x)",
@@ -264,51 +272,54 @@ def draw_plots(folder: Path, facts: dict[str, Any], measured: dict[str, Any]) ->
             *axes.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=columns, fontsize=8
         )
 
-    figure, both = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    for axes, unit in zip(both, ("images", "seconds"), strict=True):
-        for name, runs in measured["runs"].items():
-            factor = 1.0 if unit == "images" else measured["speed"][name]["seconds_per_image"]
-            points = [[p["validation_loss"] for p in run["curve"]] for run in runs]
-            if not points or not points[0] or any(None in p for p in points):
-                continue
-            x = [p["images_seen"] * factor for p in runs[0]["curve"]]
-            mean = np.mean(points, axis=0)
-            axes.plot(x, mean, "o-", color=colours[name], label=labels[name], markersize=3, linewidth=1.3)
-            axes.fill_between(x, np.min(points, axis=0), np.max(points, axis=0), color=colours[name], alpha=0.15)
-        label = "training images" if unit == "images" else "seconds of training, at each side's own speed"
-        axes.set(xlabel=label, xscale="log", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-    both[0].set_ylabel("validation loss")
-    legend(figure, both[0])
-    save(figure, "convergence", "Validation loss against training images and against time; bands are over seeds.")
-
-    if any(measured["curves"].values()):
+    if "runs" in measured:
         figure, both = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-        for axes, scheduler in zip(both, ("ddim", "dpm++"), strict=True):
-            for name, curve in measured["curves"].items():
-                points = [(p["steps"], p["fid"]) for p in curve if p["scheduler"] == scheduler]
-                if points:
-                    axes.plot(*zip(*points, strict=True), "o-", color=colours[name], label=labels[name], markersize=3)
-            axes.set(
-                xlabel="sampling steps",
-                xscale="log",
-                yscale="log",
-                title={"ddim": "DDIM"}.get(scheduler, "DPM-Solver++"),
-            )
+        for axes, unit in zip(both, ("images", "seconds"), strict=True):
+            for name, runs in measured["runs"].items():
+                factor = 1.0 if unit == "images" else measured["speed"][name]["seconds_per_image"]
+                points = [[p["validation_loss"] for p in run["curve"]] for run in runs]
+                if not points or not points[0] or any(None in p for p in points):
+                    continue
+                x = [p["images_seen"] * factor for p in runs[0]["curve"]]
+                mean = np.mean(points, axis=0)
+                axes.plot(x, mean, "o-", color=colours[name], label=labels[name], markersize=3, linewidth=1.3)
+                axes.fill_between(x, np.min(points, axis=0), np.max(points, axis=0), color=colours[name], alpha=0.15)
+            label = "training images" if unit == "images" else "seconds of training, at each side's own speed"
+            axes.set(xlabel=label, xscale="log", yscale="log")
             axes.grid(alpha=0.3, which="both")
-        both[0].set_ylabel("FID, features as named")
+        both[0].set_ylabel("validation loss")
         legend(figure, both[0])
-        save(figure, "sampling", "Distance to the real images against sampling steps.")
+        save(figure, "convergence", "Validation loss against training images and against time; bands are over seeds.")
 
-    if measured["dial"]:
-        figure, axes = plt.subplots(figsize=(5.6, 4))
-        for name, rows in measured["dial"].items():
-            points = [(r["solver_steps"], r["validation_loss"]) for r in rows]
-            axes.plot(*zip(*points, strict=True), "o-", color=colours[name], label=labels[name], markersize=3)
-        axes.set(xlabel="solver steps in each block, after training", ylabel="validation loss", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-        legend(figure, axes, 2)
-        save(figure, "solver-steps", "Depth as a dial: trained models with other numbers of solver steps.")
+        if any(measured["curves"].values()):
+            figure, both = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+            for axes, scheduler in zip(both, ("ddim", "dpm++"), strict=True):
+                for name, curve in measured["curves"].items():
+                    points = [(p["steps"], p["fid"]) for p in curve if p["scheduler"] == scheduler]
+                    if points:
+                        axes.plot(
+                            *zip(*points, strict=True), "o-", color=colours[name], label=labels[name], markersize=3
+                        )
+                axes.set(
+                    xlabel="sampling steps",
+                    xscale="log",
+                    yscale="log",
+                    title={"ddim": "DDIM"}.get(scheduler, "DPM-Solver++"),
+                )
+                axes.grid(alpha=0.3, which="both")
+            both[0].set_ylabel("FID, features as named")
+            legend(figure, both[0])
+            save(figure, "sampling", "Distance to the real images against sampling steps.")
+
+        if measured["dial"]:
+            figure, axes = plt.subplots(figsize=(5.6, 4))
+            for name, rows in measured["dial"].items():
+                points = [(r["solver_steps"], r["validation_loss"]) for r in rows]
+                axes.plot(*zip(*points, strict=True), "o-", color=colours[name], label=labels[name], markersize=3)
+            axes.set(xlabel="solver steps in each block, after training", ylabel="validation loss", yscale="log")
+            axes.grid(alpha=0.3, which="both")
+            legend(figure, axes, 2)
+            save(figure, "solver-steps", "Depth as a dial: trained models with other numbers of solver steps.")
 
     figure, axes = plt.subplots(figsize=(5.6, 4))
     styles = {"backprop": "-", "checkpoint": "--", "reversible": ":"}
@@ -414,10 +425,13 @@ def make_page(
     page.add("title", f"Continuous and discrete U-Nets on {Path(config['data']).name}, {data['image_size']} pixels")
     kind, _, size = config["budget"].partition("=")
     budget = f"{float(size):,.0f} images" if kind == "images" else f"{size} minutes at its own speed"
-    page.add("text", " ".join([
-        f"{data['num_images']:,} training images, {data['channels']} channel(s).",
+    trained = ["Costs only: nothing was trained."] if "runs" not in measured else [
         f"Every side was trained on {budget}, in the same order, with the same noise, AdamW, a constant learning rate",
         f"chosen for each side by the same sweep, and averaged weights; {config['num_seeds']} seed(s).",
+    ]  # fmt: skip
+    page.add("text", " ".join([
+        f"{data['num_images']:,} training images, {data['channels']} channel(s).",
+        *trained,
         f"On {machine['name']} ({machine['device']}, {machine['threads']} threads), torch {machine['torch']}.",
     ]))  # fmt: skip
     page.add("heading", "What it comes to")
@@ -455,19 +469,40 @@ def make_page(
         "image, in the gradient mode that it was trained in.",
     ]))  # fmt: skip
 
+    if "runs" in measured:
+        _add_quality(page, facts, measured, rows, sampler)
+    for path, title in plots.items():
+        page.add("picture", (path, title))
+
+    if "runs" in measured:
+        _add_details(page, folder, facts, measured)
+    page.add("heading", "To repeat it")
+    page.add(
+        "text",
+        "compare.yaml has the settings and sides/ the models; pieces/ has every measurement, runs/ every training.",
+    )
+    page.add("code", f"cunet compare --config {folder.name}/compare.yaml --output another-folder")
+    return page
+
+
+def _add_quality(
+    page: Page, facts: dict[str, Any], measured: dict[str, Any], rows: list[dict[str, Any]], sampler: str
+) -> None:
+    config = facts["config"]
     page.add("heading", "Quality after training")
     floor = measured["floor"]
     body = [[
-        row["label"], f"{row['learning_rate']:g}", f"{row['training_images']:,}", _loss(row, "validation_loss"),
+        row["label"], f"{row['learning_rate']:g}", f"{row['training_images']:,}", row["num_seeds"],
+        _loss(row, "validation_loss"),
         _loss(row, "validation_loss_equal_images"), _loss(row, "validation_loss_equal_time"),
         *(_number(row[band], 4) for band in BANDS),
         f"{row['fid']:.2f}", f"{row['kid'] * 1000:.2f} ± {row['kid_std'] * 1000:.2f}",
     ] for row in rows]  # fmt: skip
-    body.append(["real against other real images", "", "", "", "", "", "", "", "", "", f"{floor['fid']:.2f}",
+    body.append(["real against other real images", *[""] * 10, f"{floor['fid']:.2f}",
                  f"{floor['kid'] * 1000:.2f} ± {floor['kid_std'] * 1000:.2f}"])  # fmt: skip
     page.add("table", ([
-        "side", "learning rate", "images", "validation loss", "at equal images", "at equal wall-clock", "least noise",
-        "second quarter", "third quarter", "most noise", "FID", "KID x 1000",
+        "side", "learning rate", "images", "seeds", "validation loss", "at equal images", "at equal wall-clock",
+        "least noise", "second quarter", "third quarter", "most noise", "FID", "KID x 1000",
     ], body))  # fmt: skip
     moment, common = equal_budgets(facts, measured)
     page.add("text", " ".join([
@@ -479,9 +514,9 @@ def make_page(
         "table with each other, not with those of papers.",
     ]))  # fmt: skip
 
-    for path, title in plots.items():
-        page.add("picture", (path, title))
 
+def _add_details(page: Page, folder: Path, facts: dict[str, Any], measured: dict[str, Any]) -> None:
+    config = facts["config"]
     if any(measured["curves"].values()):
         page.add("heading", "Sampling steps")
         steps = config["sampler_steps"]
@@ -523,14 +558,6 @@ def make_page(
         edge = " (at the edge of the sweep)" if len(rates) > 1 and best in (rates[0], rates[-1]) else ""
         body.append([side["label"], *(f"{own[r]:.4f}" if r in own else "–" for r in rates), f"{best:g}{edge}"])
     page.add("table", (["validation loss at learning rate", *(f"{r:g}" for r in rates), "used"], body))
-
-    page.add("heading", "To repeat it")
-    page.add(
-        "text",
-        "compare.yaml has the settings and sides/ the models; pieces/ has every measurement, runs/ every training.",
-    )
-    page.add("code", f"cunet compare --config {folder.name}/compare.yaml --output another-folder")
-    return page
 
 
 def _latency(row: dict[str, Any], kind: str) -> str:

@@ -14,13 +14,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from continuous_unet.comparison import quality
@@ -143,13 +144,19 @@ class _Comparison:
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The piece of that name: read if it is there, else made and written."""
-        path = self.folder / "pieces" / f"{name}.json"
+        path = self._path(name)
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.stop is not None and self.stop.signal is not None:
             raise Stopped(self.stop.signal)
         say(f"{name} …")
-        result = make()
+        return self._write_piece(name, make())
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "pieces" / f"{name}.json"
+
+    def _write_piece(self, name: str, result: Any) -> Any:
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, json.dumps(result, indent=1))
         return result
@@ -171,48 +178,28 @@ class _Comparison:
         sampling_time = self.once(
             "sampling-time", lambda: measure_sampling_time(models, scheduler, steps, max(2, config.repeats // 4))
         )
-        images = {side.name: self._images(speed[side.name]["seconds_per_image"]) for side in sides}
-        sweep = self._sweep(images)
-        rates = {name: min(tries, key=lambda t: t["validation_loss"])["learning_rate"] for name, tries in sweep.items()}
-        seeds = range(config.num_seeds)
-        runs = self._train_all({
-            (side.name, seed): (f"{side.name}/seed-{seed}", side, images[side.name], rates[side.name], seed)
-            for seed in seeds
-            for side in sides
-        })  # fmt: skip
-
-        extractor_facts, extractor = self._extractor()
-        floor = self.once("floor", lambda: self._floor(extractor))
-        dial = {s.name: self.once(f"dial/{s.name}", lambda s=s: self._dial(s)) for s in sides}
-        dial = {name: rows for name, rows in dial.items() if rows}
-        distance = {s.name: self.once(f"distance/{s.name}", lambda s=s: self._distance(s, extractor)) for s in sides}
-        curves = {
-            s.name: [
-                self.once(
-                    f"sampling/{s.name}-{name}-{n}", lambda s=s, name=name, n=n: self._point(s, name, n, extractor)
-                )
-                for name in SCHEDULERS
-                for n in config.sampler_steps
-            ]
-            for s in sides
-        }
-        facts = {
+        facts: dict[str, Any] = {
             "config": config.to_dict(),
             "data": self.data.report.to_dict() | {"left_out": len(self.data.report.left_out)},
             "sides": [{"name": s.name, "label": s.label} for s in sides],
             "options": {s.name: {"preset": s.preset, **_plain(s.model_options)} for s in sides},
-            "images": images,
-            "rates": rates,
-            "extractor": extractor.name,
-            "extractor_facts": extractor_facts,
             "machine": machine(self.device),
         }
-        measured = {
+        measured: dict[str, Any] = {
             "costs": costs, "memory": memory, "speed": speed, "latency": latency, "compiled": compiled,
-            "sampling_time": sampling_time, "sweep": sweep, "floor": floor, "dial": dial, "distance": distance,
-            "curves": curves,
-            "runs": {name: [runs[name, seed] for seed in seeds] for name in images},
+            "sampling_time": sampling_time,
         }  # fmt: skip
+        if not config.costs_only:
+            images = {side.name: self._images(speed[side.name]["seconds_per_image"]) for side in sides}
+            facts["images"] = images
+            measured["sweep"] = self._sweep(images)
+            facts["rates"] = {
+                name: min(tries, key=lambda t: t["validation_loss"])["learning_rate"]
+                for name, tries in measured["sweep"].items()
+            }
+            measured["runs"] = self._train(images, facts["rates"])
+            facts["extractor"], more = self._sample()
+            measured |= more
         rows, verdicts = write_reports(self.folder, facts, measured)
         return CompareResult(str(self.folder), str(self.folder / "report.html"), rows, verdicts)
 
@@ -226,144 +213,199 @@ class _Comparison:
         """Each side's validation loss at each learning rate after a short training."""
         config = self.config
         short = {name: config.sweep_images or max(config.batch_size, count // 4) for name, count in images.items()}
-        results = self._train_all({
-            (side.name, rate): (f"{side.name}/sweep-{rate:g}", side, short[side.name], rate, 0)
-            for side in self.sides
-            for rate in sorted(config.learning_rates)
+        rates = sorted(config.learning_rates)
+        keys = [(side, rate) for rate in rates for side in self.sides]
+        results = self._all({
+            f"runs/{side.name}/sweep-{rate:g}": self._training(f"{side.name}/sweep-{rate:g}", side, short, rate, 0)
+            for side, rate in keys
         })  # fmt: skip
         rows: dict[str, list[dict[str, Any]]] = {side.name: [] for side in self.sides}
-        for (name, rate), result in results.items():
+        for (side, rate), result in zip(keys, results, strict=True):
             loss = result["validation_loss"]
-            rows[name].append({
+            rows[side.name].append({
                 "learning_rate": rate,
                 "images": result["images_seen"],
                 "validation_loss": math.inf if loss is None else loss,
             })  # fmt: skip
         return rows
 
-    def _train_all(self, tasks: dict[Any, tuple[str, Side, int, float, int]]) -> dict[Any, dict[str, Any]]:
-        """Train what is not trained yet, several at a time if `jobs` says so; results by the keys of `tasks`."""
-        config = self.config
-        todo: dict[Any, tuple[str, TrainConfig]] = {}
-        for key, (name, side, images, rate, seed) in tasks.items():
-            if not (self.folder / "pieces" / "runs" / f"{name}.json").is_file():
-                steps = images // config.batch_size
-                output = str(self.folder / "runs" / name)
-                todo[key] = name, config.train_config(output, side, steps=steps, learning_rate=rate, seed=seed)
-        if config.jobs == 1:
-            for name, train_config in todo.values():
-                self.once(f"runs/{name}", lambda c=train_config: self._finished(train_side(c, None)))
-        else:
-            self._train_in_processes(list(todo.values()))
-        return {key: self.once(f"runs/{name}", _missing) for key, (name, *_) in tasks.items()}
+    def _train(self, images: dict[str, int], rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+        """The trainings that count, by side, a list over the seeds."""
+        seeds = range(self.config.num_seeds)
+        keys = [
+            (side, seed) for seed in seeds for side in self.sides if side.max_seeds is None or seed < side.max_seeds
+        ]
+        results = self._all({
+            f"runs/{side.name}/seed-{seed}": self._training(
+                f"{side.name}/seed-{seed}", side, images, rates[side.name], seed
+            )
+            for side, seed in keys
+        })  # fmt: skip
+        return {
+            side.name: [result for (other, _), result in zip(keys, results, strict=True) if other is side]
+            for side in self.sides
+        }
 
-    def _train_in_processes(self, todo: list[tuple[str, TrainConfig]]) -> None:
+    def _training(self, name: str, side: Side, images: dict[str, int], rate: float, seed: int) -> tuple[Any, ...]:
+        output = str(self.folder / "runs" / name)
+        steps = images[side.name] // self.config.batch_size
+        return train_side, self.config.train_config(output, side, steps=steps, learning_rate=rate, seed=seed)
+
+    def _all(self, tasks: dict[str, tuple[Any, ...]]) -> list[Any]:
+        """Pieces that do not depend on each other: function and arguments by name; made `jobs` at a time.
+
+        A function says by `stopped_by` in its result that a signal ended it early.
+        """
+        todo = {name: task for name, task in tasks.items() if not self._path(name).is_file()}
+        if self.config.jobs == 1:
+            for name, (function, *arguments) in todo.items():
+                self.once(name, lambda f=function, a=arguments: _whole(f(*a)))
+        elif todo:
+            self._all_in_processes(todo)
+        return [json.loads(self._path(name).read_text(encoding="utf-8")) for name in tasks]
+
+    def _all_in_processes(self, todo: dict[str, tuple[Any, ...]]) -> None:
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.config.jobs, mp_context=context) as pool:
-            futures = {pool.submit(train_side, train_config, 1): name for name, train_config in todo}
-            bar = tqdm(total=len(futures), desc="trainings", unit="run")
-            try:
-                waiting = set(futures)
-                while waiting:
-                    done, waiting = concurrent.futures.wait(waiting, timeout=1, return_when="FIRST_COMPLETED")
-                    for future in done:
-                        result = self._finished(future.result())
-                        self.once(f"runs/{futures[future]}", lambda result=result: result)
-                        bar.update()
-                    if self.stop is not None and self.stop.signal is not None:
-                        raise Stopped(self.stop.signal)
-            except Stopped:
-                for future in waiting:
-                    future.cancel()
-                for pid in list(pool._processes):  # they finish their step, save, and return
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGTERM)
-                raise
-            finally:
-                bar.close()
+        pool = concurrent.futures.ProcessPoolExecutor(self.config.jobs, context, torch.set_num_threads, (1,))
+        with pool, tqdm(total=len(todo), desc="pieces", unit="piece") as bar:
+            futures = {pool.submit(quietly, *task): name for name, task in todo.items()}
+            waiting = set(futures)
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, timeout=1, return_when="FIRST_COMPLETED")
+                for future in done:
+                    self._write_piece(futures[future], _whole(future.result()))
+                    bar.update()
+                if self.stop is not None and self.stop.signal is not None:
+                    for future in waiting:
+                        future.cancel()
+                    for pid in list(pool._processes):  # a training finishes its step, saves, and returns
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGTERM)
+                    raise Stopped(self.stop.signal)
 
-    def _finished(self, result: dict[str, Any]) -> dict[str, Any]:
-        if result["stopped_by"] is not None:
-            raise Stopped(result["stopped_by"])
-        return result
-
-    def _extractor(self) -> tuple[dict[str, Any], quality.Extractor]:
-        config = self.config
-        if config.extractor == "inception":
-            return {}, quality.load_inception(self.device)
+    def _sample(self) -> tuple[str, dict[str, Any]]:
+        """Quality by samples: the extractor's name, and floor, distances, curves, and losses at other solver steps."""
+        config, sides = self.config, self.sides
         path = self.folder / "extractor" / "classifier.safetensors"
-        facts = self.once(
-            "extractor",
-            lambda: quality.train_classifier(
-                self.data, self.held_out, steps=config.extractor_steps, seed=0, device=self.device, path=path
-            ),
-        )
-        return facts, quality.load_classifier(path, facts, self.channels, self.device)
+        classifier = None
+        if config.extractor == "classifier":
+            facts = self.once(
+                "extractor",
+                lambda: quality.train_classifier(
+                    self.data, self.held_out, steps=config.extractor_steps, seed=0, device=self.device, path=path
+                ),
+            )
+            classifier = str(path), facts, self.channels
+        extractor = quality.load_extractor(classifier, self.device)
+        real = self.folder / "extractor" / "real.safetensors"
+        floor = self.once("floor", lambda: self._floor(extractor, real))
+        scheduler, steps = config.main_sampler_parts()
 
-    def _real_parts(self) -> tuple[list[int], list[int]]:
-        """Numbers of the images that the samples are compared with, and as many others for the floor."""
+        def points(side: Side, name: str, n: int, count: int, grid: str | None) -> tuple[Any, ...]:
+            run = str(self.folder / "runs" / side.name / "seed-0")
+            return measure_samples, run, name, n, count, classifier, str(real), str(self.device), grid
+
+        (self.folder / "samples").mkdir(exist_ok=True)
+        distance = self._all({
+            f"distance/{s.name}": points(
+                s, scheduler, steps, config.num_samples, str(self.folder / "samples" / f"{s.name}.png")
+            )
+            for s in sides
+        })  # fmt: skip
+        keys = [(s, name, n) for s in sides for name in SCHEDULERS for n in config.sampler_steps]
+        curves = self._all({
+            f"sampling/{s.name}-{name}-{n}": points(s, name, n, config.curve_samples, None) for s, name, n in keys
+        })  # fmt: skip
+        dial = [self.once(f"dial/{side.name}", lambda side=side: self._dial(side)) for side in sides]
+        return extractor.name, {
+            "floor": floor,
+            "distance": dict(zip((s.name for s in sides), distance, strict=True)),
+            "curves": {
+                side.name: [point for (other, *_), point in zip(keys, curves, strict=True) if other is side]
+                for side in sides
+            },
+            "dial": {side.name: rows for side, rows in zip(sides, dial, strict=True) if rows},
+        }
+
+    def _floor(self, extractor: quality.Extractor, path: Path) -> dict[str, Any]:
+        """Write the features of the real images that samples are compared with; their distance to as many others."""
         count = min(self.config.num_samples, len(self.data) // 2)
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0)).tolist()
-        return order[:count], order[count : 2 * count]
-
-    def _reference(self, extractor: quality.Extractor) -> torch.Tensor:
-        if not hasattr(self, "_reference_features"):
-            self._reference_features = quality.real_features(self.data, self._real_parts()[0], extractor, self.device)
-        return self._reference_features
-
-    def _floor(self, extractor: quality.Extractor) -> dict[str, Any]:
-        other = quality.real_features(self.data, self._real_parts()[1], extractor, self.device)
-        return {**quality.distances(self._reference(extractor), other), "num_images": len(other)}
-
-    def _features(
-        self, side: Side, scheduler: str, steps: int, count: int, extractor: quality.Extractor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
-        pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
-        pipeline.set_progress_bar_config(disable=True)
-        batches = generate(pipeline, count, seed=0, num_inference_steps=steps, batch_size=quality.BATCH)
-        stop = self.stop
-
-        def watched() -> Any:
-            for batch in tqdm(
-                batches, f"{side.name}, {scheduler} {steps}", math.ceil(count / quality.BATCH), leave=False
-            ):
-                if stop is not None and stop.signal is not None:
-                    raise Stopped(stop.signal)
-                yield batch
-
-        return quality.fake_features(watched(), extractor, self.device)
-
-    def _distance(self, side: Side, extractor: quality.Extractor) -> dict[str, Any]:
-        """FID and KID with the main sampler, and a grid to look at."""
-        scheduler, steps = self.config.main_sampler_parts()
-        features, images = self._features(side, scheduler, steps, self.config.num_samples, extractor)
-        (self.folder / "samples").mkdir(exist_ok=True)
-        write_png(make_grid(images[:64], columns=8), self.folder / "samples" / f"{side.name}.png")
-        return {**quality.distances(self._reference(extractor), features), "num_images": len(features)}
-
-    def _point(self, side: Side, scheduler: str, steps: int, extractor: quality.Extractor) -> dict[str, Any]:
-        features, _ = self._features(side, scheduler, steps, self.config.curve_samples, extractor)
-        return {
-            "scheduler": scheduler, "steps": steps, **quality.distances(self._reference(extractor), features),
-            "num_images": len(features),
-        }  # fmt: skip
+        parts = (order[:count], order[count : 2 * count])
+        reference, other = (quality.real_features(self.data, part, extractor, self.device) for part in parts)
+        save_file({"features": reference.contiguous()}, path)
+        return {**quality.distances(reference, other), "num_images": len(other)}
 
     def _dial(self, side: Side) -> list[dict[str, Any]]:
         pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
         return measure_dial(pipeline.unet, pipeline.scheduler, self.held_out, self.device)
 
 
-def train_side(config: TrainConfig, num_threads: int | None) -> dict[str, Any]:
+def _whole(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as it is, unless a signal ended it early."""
+    if result.get("stopped_by") is not None:
+        raise Stopped(result["stopped_by"])
+    return result
+
+
+def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function without its bars and lines, where several would write over each other."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
+
+
+def measure_samples(
+    run: str,
+    scheduler: str,
+    steps: int,
+    count: int,
+    classifier: tuple[str, dict[str, Any], int] | None,
+    real: str,
+    device: str,
+    grid: str | None,
+) -> dict[str, Any]:
+    """Distances between samples of a trained side and real images.
+
+    Args:
+        run: folder of the training.
+        scheduler: `"ddim"` or `"dpm++"`.
+        steps: evaluations of the model per image.
+        count: samples.
+        classifier: of the features, see `quality.load_extractor`.
+        real: file with the features of the real images.
+        device: where to compute.
+        grid: file for a picture of the first 64 samples, if one is wanted.
+    """
+    pipeline = load_pipeline(run, device=device)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    extractor = quality.load_extractor(classifier, torch.device(device))
+    batches = generate(pipeline, count, seed=0, num_inference_steps=steps, batch_size=quality.BATCH)
+    with stop_on_signals() as stop:
+
+        def watched() -> Iterator[torch.Tensor]:
+            for batch in tqdm(batches, f"{scheduler}, {steps} steps", math.ceil(count / quality.BATCH), leave=False):
+                if stop.signal is not None:
+                    raise Stopped(stop.signal)
+                yield batch
+
+        try:
+            features, images = quality.fake_features(watched(), extractor, torch.device(device))
+        except Stopped as stopped:
+            return {"stopped_by": stopped.number}
+    if grid is not None:
+        write_png(make_grid(images[:64], columns=8), Path(grid))
+    distances = quality.distances(load_file(real)["features"], features)
+    return {"scheduler": scheduler, "steps": steps, **distances, "num_images": len(features)}
+
+
+def train_side(config: TrainConfig) -> dict[str, Any]:
     """One training, from the beginning or from where it was stopped; what the report needs of it."""
     from continuous_unet.training.loop import train
 
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
     started = time.perf_counter()
     folder = Path(config.output)
-    with contextlib.redirect_stderr(io.StringIO()) if num_threads is not None else contextlib.nullcontext():
-        result = train(config, resume=(folder / "config.yaml").is_file())
+    result = train(config, resume=(folder / "config.yaml").is_file())
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     validations = [record for record in records if record.get("validation_loss") is not None]
     names = ("images_seen", "seconds", *(k for k in (validations or [{}])[-1] if k.startswith("validation_loss")))
@@ -398,10 +440,6 @@ def _processor() -> str:
 def say(text: str) -> None:
     """A line for people, on stderr."""
     tqdm.write(text, file=sys.stderr)
-
-
-def _missing() -> Any:
-    raise AssertionError("every training was made above")
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

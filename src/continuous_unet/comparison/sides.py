@@ -30,6 +30,9 @@ class Side:
     """`{"to": side, "cost": "parameters" or "macs", "share": 1.0}`: the widths are scaled down until the cost is at
     most that share of the other side's."""
 
+    max_seeds: int | None = None
+    """Train with at most so many seeds, for a side that is dear to train; the report gives the number."""
+
     def build(self, image_size: int, channels: int, num_classes: int | None = None) -> Any:
         """A new U-Net of this side.
 
@@ -79,6 +82,8 @@ def _read(name: str, scale: str) -> Side:
         raise InputError(f"{path}: preset={side.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
     if not isinstance(side.model_options, dict):
         raise InputError(f"{path}: model_options must be a mapping of constructor arguments")
+    if side.max_seeds is not None and (not isinstance(side.max_seeds, int) or side.max_seeds < 1):
+        raise InputError(f"{path}: max_seeds={side.max_seeds!r} must be an integer of at least 1")
     cut = side.cut
     if cut is not None:
         if (
