@@ -8,6 +8,7 @@ import csv
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,99 @@ def runs() -> str:
     return table(["run", "data", "parameters", "images seen", "images/s, 2 CPU cores", "validation loss (v)"], body)
 
 
+def _comparison(name: str) -> list[dict[str, str]]:
+    return rows(f"{name}/results")
+
+
+def comparison_verdicts(name: str) -> str:
+    verdict = {"missed": "**missed**"}
+    body = [
+        [row["claim"], row["target"], row["measured"], verdict.get(row["verdict"], row["verdict"])]
+        for row in rows(f"{name}/verdicts")
+    ]
+    return table(["claim", "target", "measured", ""], body)
+
+
+def comparison_costs(name: str) -> str:
+    sides = _comparison(name)
+    first = next(row for row in sides if row["side"] == "discrete")
+
+    def share(row: dict[str, str], key: str) -> str:
+        return f"{float(row[key]) / float(first[key]):.0%}"
+
+    def latency(row: dict[str, str], kind: str) -> str:
+        if not row[f"latency_{kind}_ratio"]:
+            return "–"
+        low, middle, high = (float(row[f"latency_{kind}_{part}"]) for part in ("ratio_p25", "ratio", "ratio_p75"))
+        return f"{middle:.0%} ({low:.0%} to {high:.0%})"
+
+    body = [
+        [
+            row["label"],
+            f"{float(row['parameters']) / 1e6:.2f} M ({share(row, 'parameters')})",
+            f"{float(row['macs_per_forward']) / 1e6:,.0f} M ({share(row, 'macs_per_forward')})",
+            latency(row, "eager"),
+            latency(row, "compiled"),
+            f"{float(row['saved_for_backward_bytes']) / 2**20:.1f} MiB ({share(row, 'saved_for_backward_bytes')})",
+            f"{float(row['training_time_ratio']):.0%}",
+        ]
+        for row in sides
+    ]
+    head = ["side", "parameters", "MACs", "latency, eager", "compiled", "saved for backward", "training step"]
+    return table(head, body)
+
+
+def comparison_quality(name: str) -> str:
+    def loss(row: dict[str, str], key: str) -> str:
+        if not row[key]:
+            return "–"
+        return f"{float(row[key]):.4f} ({float(row[f'{key}_low']):.4f} to {float(row[f'{key}_high']):.4f})"
+
+    body = [
+        [
+            row["label"],
+            row["num_seeds"],
+            f"{float(row['learning_rate']):g}",
+            loss(row, "validation_loss_equal_images"),
+            loss(row, "validation_loss_equal_time"),
+            f"{float(row['fid']):.2f}",
+            f"{1000 * float(row['kid']):.1f} ± {1000 * float(row['kid_std']):.1f}",
+        ]
+        for row in _comparison(name)
+    ]
+    head = ["side", "seeds", "learning rate", "loss, equal images", "loss, equal wall-clock", "FID", "KID x 1000"]
+    return table(head, body)
+
+
+def search() -> str:
+    """Variants of the block by validation loss, those of one size together."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for row in rows("search"):
+        groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
+    body = []
+    for (size, steps, variant), own in groups.items():
+        losses = [float(row["validation_loss"]) for row in own]
+        spread = f" ({min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
+        images = int(steps) * int(own[0]["batch_size"])
+        body.append([
+            int(size), sum(losses) / len(losses), variant, f"{int(own[0]['parameters']) / 1e6:.2f} M",
+            f"{int(own[0]['macs']) / 1e6:.1f} M", f"{sum(losses) / len(losses):.4f}{spread}", len(losses),
+            f"{images:,}",
+        ])  # fmt: skip
+    body.sort(key=lambda line: line[:2])
+    lines = [[variant, f"{size}x{size}", *rest] for size, _, variant, *rest in body]
+    return table(["variant", "images", "parameters", "MACs", "validation loss", "seeds", "images seen"], lines)
+
+
 TABLES = {"presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs}
-MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLES["search"] = search
+COMPARISONS = ("compare-mnist", "compare-scenes", "costs-64")
+"""Folders of `results/` that `cunet compare` wrote."""
+for _name in COMPARISONS:
+    TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)
+    TABLES[f"{_name}-costs"] = partial(comparison_costs, _name)
+    TABLES[f"{_name}-quality"] = partial(comparison_quality, _name)
+MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def renewed(page: Path) -> str:

@@ -65,7 +65,7 @@ WRONG = {
     "sample missing": (["sample", "nope"], "nope does not exist"),
     "sample zero": (["sample", "nope", "--num", "0"], "--num 0 must be at least 1"),
     "scheduler": (["sample", "nope", "--scheduler", "magic"], "invalid choice: 'magic'"),
-    "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base)"),
+    "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base, ddpm, ddpm_small)"),
     "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
     "device": (["profile", "tiny", "--device", "abacus"], "cpu always can"),
 }

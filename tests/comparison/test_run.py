@@ -156,3 +156,21 @@ def test_a_side_that_cannot_be_made_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(InputError, match="the side ours cannot be made"):
         compare(config(tmp_path / "out", sides))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_diverges_loses_the_sweep_and_stops_nothing(tmp_path, sides, monkeypatch):
+    from continuous_unet.training import loop
+
+    real = loop.train
+
+    def train(settings, resume=False):
+        if settings.learning_rate == 4e-3:
+            raise loop.TrainingDiverged("no finite gradient")
+        return real(settings, resume)
+
+    monkeypatch.setattr(loop, "train", train)
+    result = compare(config(tmp_path / "out", sides[:1], num_seeds=1, budget="images=32"))
+    assert result.results[0]["learning_rate"] == 1e-3
+    assert "inf" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="the side ours with seed 0 diverged"):
+        compare(config(tmp_path / "again", sides[:1], num_seeds=1, learning_rates=[4e-3]))

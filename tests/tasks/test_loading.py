@@ -24,8 +24,12 @@ def saved(unet, tmp_path):
 
 
 def same(unet, other):
+    """Equal weights, bit for bit; equal outputs to rounding, since the CPU's kernel depends on where weights lie."""
     x = torch.randn(1, 1, 8, 8)
-    return torch.equal(unet(x, 3).sample, other(x, 3).sample)
+    weights = zip(unet.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in weights) and torch.allclose(
+        unet(x, 3).sample, other(x, 3).sample, atol=1e-6
+    )
 
 
 def test_pipeline_run_and_bare_model(saved, unet):

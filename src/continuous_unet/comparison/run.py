@@ -241,6 +241,12 @@ class _Comparison:
             )
             for side, seed in keys
         })  # fmt: skip
+        for (side, seed), result in zip(keys, results, strict=True):
+            if "diverged" in result:
+                raise InputError(
+                    f"the training of the side {side.name} with seed {seed} diverged ({result['diverged']}); compare again "
+                    "in another --output with lower --learning-rates"
+                )
         return {
             side.name: [result for (other, _), result in zip(keys, results, strict=True) if other is side]
             for side in self.sides
@@ -401,11 +407,14 @@ def measure_samples(
 
 def train_side(config: TrainConfig) -> dict[str, Any]:
     """One training, from the beginning or from where it was stopped; what the report needs of it."""
-    from continuous_unet.training.loop import train
+    from continuous_unet.training.loop import TrainingDiverged, train
 
     started = time.perf_counter()
     folder = Path(config.output)
-    result = train(config, resume=(folder / "config.yaml").is_file())
+    try:
+        result = train(config, resume=(folder / "config.yaml").is_file())
+    except TrainingDiverged as error:  # a rate that is too high is a result of the sweep
+        return {"stopped_by": None, "diverged": str(error), "validation_loss": None, "images_seen": 0, "curve": []}
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     validations = [record for record in records if record.get("validation_loss") is not None]
     names = ("images_seen", "seconds", *(k for k in (validations or [{}])[-1] if k.startswith("validation_loss")))
