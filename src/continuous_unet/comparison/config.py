@@ -110,13 +110,22 @@ class CompareConfig:
         """Values for YAML, in the order of the fields."""
         return asdict(self)
 
-    def train_config(self, output: str, side: Any, *, steps: int, learning_rate: float, seed: int) -> TrainConfig:
+    def train_config(
+        self, output: str, side: Any, *, steps: int, learning_rate: float, seed: int, points: int = 8
+    ) -> TrainConfig:
         """One training of one side: nothing but model, learning rate, length and seed differs.
+
+        Args:
+            output: folder of the run.
+            side: the model, a `Side`.
+            steps: updates of the weights.
+            learning_rate: after the warm-up.
+            seed: of everything random.
+            points: validations along the way.
 
         The learning rate is constant after its warm-up and the evaluated weights are averages, so that every point of
         the curve is a result of its own: the same run answers for any budget up to its length.
         """
-        points = min(8, steps)
         every = max(1, steps // points)
         return TrainConfig(
             data=self.data,

@@ -216,7 +216,7 @@ class _Comparison:
         rates = sorted(config.learning_rates)
         keys = [(side, rate) for rate in rates for side in self.sides]
         results = self._all({
-            f"runs/{side.name}/sweep-{rate:g}": self._training(f"{side.name}/sweep-{rate:g}", side, short, rate, 0)
+            f"runs/{side.name}/sweep-{rate:g}": self._training(f"{side.name}/sweep-{rate:g}", side, short, rate, 0, 1)
             for side, rate in keys
         })  # fmt: skip
         rows: dict[str, list[dict[str, Any]]] = {side.name: [] for side in self.sides}
@@ -237,25 +237,29 @@ class _Comparison:
         ]
         results = self._all({
             f"runs/{side.name}/seed-{seed}": self._training(
-                f"{side.name}/seed-{seed}", side, images, rates[side.name], seed
+                f"{side.name}/seed-{seed}", side, images, rates[side.name], seed, 8
             )
             for side, seed in keys
         })  # fmt: skip
         for (side, seed), result in zip(keys, results, strict=True):
             if "diverged" in result:
                 raise InputError(
-                    f"the training of the side {side.name} with seed {seed} diverged ({result['diverged']}); compare again "
-                    "in another --output with lower --learning-rates"
+                    f"the training of the side {side.name} with seed {seed} diverged ({result['diverged']}); compare "
+                    "again in another --output with lower --learning-rates"
                 )
         return {
             side.name: [result for (other, _), result in zip(keys, results, strict=True) if other is side]
             for side in self.sides
         }
 
-    def _training(self, name: str, side: Side, images: dict[str, int], rate: float, seed: int) -> tuple[Any, ...]:
+    def _training(
+        self, name: str, side: Side, images: dict[str, int], rate: float, seed: int, points: int
+    ) -> tuple[Any, ...]:
         output = str(self.folder / "runs" / name)
         steps = images[side.name] // self.config.batch_size
-        return train_side, self.config.train_config(output, side, steps=steps, learning_rate=rate, seed=seed)
+        return train_side, self.config.train_config(
+            output, side, steps=steps, learning_rate=rate, seed=seed, points=points
+        )
 
     def _all(self, tasks: dict[str, tuple[Any, ...]]) -> list[Any]:
         """Pieces that do not depend on each other: function and arguments by name; made `jobs` at a time.
