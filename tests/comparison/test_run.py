@@ -137,6 +137,13 @@ def test_a_comparison_that_was_stopped_goes_on_and_comes_to_the_same(how, code, 
     assert process.returncode == code, stderr.decode()
     assert b"Traceback" not in stderr
     assert not (tmp_path / "stopped/report.html").exists()
+    # workers that were told to stop begin nothing new
+    begun = {
+        p.parent.relative_to(tmp_path / "stopped/runs") for p in (tmp_path / "stopped/runs").glob("*/*/config.yaml")
+    }
+    finished = {p.relative_to(tmp_path / "stopped/pieces/runs").with_suffix("") for p in
+                (tmp_path / "stopped/pieces/runs").glob("*/*.json")}  # fmt: skip
+    assert len({str(p) for p in begun} - {str(p) for p in finished}) <= stopped.jobs
     again = start(stopped, tmp_path)
     assert again.wait(timeout=300) == 0, again.stderr.read().decode()
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")

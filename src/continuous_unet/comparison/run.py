@@ -7,6 +7,7 @@ training loop under `DIR/runs`, which resume by themselves.
 import concurrent.futures
 import contextlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -277,17 +278,20 @@ class _Comparison:
     def _all_in_processes(self, todo: dict[str, tuple[Any, ...]]) -> None:
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(self.config.jobs, context, torch.set_num_threads, (1,))
+        names = iter(todo)
+        running: dict[Any, str] = {}
         with pool, tqdm(total=len(todo), desc="pieces", unit="piece") as bar:
-            futures = {pool.submit(quietly, *task): name for name, task in todo.items()}
-            waiting = set(futures)
-            while waiting:
-                done, waiting = concurrent.futures.wait(waiting, timeout=1, return_when="FIRST_COMPLETED")
+            while True:
+                # only as many as can run: a worker that is told to stop must find nothing else to do
+                for name in itertools.islice(names, self.config.jobs - len(running)):
+                    running[pool.submit(quietly, *todo[name])] = name
+                if not running:
+                    return
+                done, _ = concurrent.futures.wait(running, timeout=1, return_when="FIRST_COMPLETED")
                 for future in done:
-                    self._write_piece(futures[future], _whole(future.result()))
+                    self._write_piece(running.pop(future), _whole(future.result()))
                     bar.update()
                 if self.stop is not None and self.stop.signal is not None:
-                    for future in waiting:
-                        future.cancel()
                     for pid in list(pool._processes):  # a training finishes its step, saves, and returns
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGTERM)
