@@ -168,9 +168,9 @@ def test_too_many_broken_files_stop(tmp_path):
     root = make_folder(tmp_path / "images")
     for i in range(3):
         (root / f"broken{i}.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="3 of 9 files"):
+    with pytest.raises(InputError, match="3 of 9 images"):
         open_dataset(root, progress=False)
-    assert len(open_dataset(root, max_bad_fraction=0.5, progress=False)) == 6
+    assert len(open_dataset(root, max_bad_images=0.5, progress=False)) == 6
 
 
 def test_a_damaged_member_of_an_archive(tmp_path):
@@ -180,7 +180,7 @@ def test_a_damaged_member_of_an_archive(tmp_path):
             out.writestr(f"{i}.png", b"no" * 40)
         out.write(make_folder(tmp_path / "images") / "deep" / "er" / "bild-ü0.png", "good.png")
         out.writestr("__MACOSX/x.png", b"junk")
-    report = open_dataset(path, max_bad_fraction=1, progress=False).report
+    report = open_dataset(path, max_bad_images=1, progress=False).report
     assert report.num_images == 1
     assert [name for name, _ in report.left_out] == ["0.png", "1.png", "2.png"]
 

@@ -81,7 +81,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path):
 def save_without_end(folder, step):
     while True:
         save(folder, step)
-        checkpoints.remove_old(folder, 2)
+        checkpoints.remove_old(folder, step, 2)
         step += 1
 
 
@@ -100,21 +100,18 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, monkeypatch):
 def test_old_ones_go(tmp_path):
     for step in range(5):
         save(tmp_path, step)
-    checkpoints.remove_old(tmp_path, 2)
+    checkpoints.remove_old(tmp_path, 4, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
-def test_replace_folder(tmp_path):
-    target = tmp_path / "model"
-    for content in ("a", "b"):
-
-        def write(path, content=content):
-            path.mkdir()
-            (path / "x").write_text(content)
-
-        checkpoints.replace_folder(target, write)
-        assert (target / "x").read_text() == content
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+def test_what_lies_beyond_the_new_one_goes(tmp_path):
+    """Left by a run that found it damaged and went on from an older one: it would outlive whole ones."""
+    for step in (3, 6, 9):
+        save(tmp_path, step)
+    (tmp_path / "step-00000009" / "state.json").write_text("{")
+    save(tmp_path, 7)
+    checkpoints.remove_old(tmp_path, 7, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
 
 
 def test_optimizer_state_round_trip():

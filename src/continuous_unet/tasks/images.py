@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import replace_file
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -83,7 +84,9 @@ def save_images(images: Tensor, paths: list[Path]) -> None:
 
 
 def write_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG so that at every moment the file is absent, the old one, or whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(aside, format="PNG")
-    os.replace(aside, path)
+    """Write a PNG so that at every moment the file is absent, the old one, or whole.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    replace_file(path, lambda aside: picture.save(aside, format="PNG"))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from continuous_unet.training.signals import outlive_first_signal, stop_on_signals
+from continuous_unet.signals import outlive_first_signal, stop_on_signals
 
 
 def test_the_first_is_noted_the_second_leaves_at_once():
