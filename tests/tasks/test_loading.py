@@ -78,7 +78,10 @@ BAD = {
         "has no scheduler",
     ),
     "class of config": (lambda p: edit(p / "unet" / "config.json", _class_name="Evil"), "for the class 'Evil'"),
-    "wrong width": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]), "do not fit its config.json"),
+    "wrong width": (
+        lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]),
+        "do not fit its config.json",
+    ),
     "wrong option": (lambda p: edit(p / "unet" / "config.json", method="magic"), "method='magic' is unknown"),
     "truncated": (lambda p: (p / "unet" / WEIGHTS).write_bytes((p / "unet" / WEIGHTS).read_bytes()[:1000]), "damaged"),
     "only a pickle": (only_a_pickle, "pickled ones, are not read"),

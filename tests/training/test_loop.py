@@ -3,17 +3,20 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import continuous_unet.training.loop as loop
 from continuous_unet.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import TrainConfig, train
@@ -92,8 +95,6 @@ def test_resumed_is_as_if_never_stopped(name, tiny, tmp_path):
     part = tiny(**changes, output=str(tmp_path / "part"))
     # as a kill between the checkpoint at step 3 and the end would leave it, with a record too many
     with pytest.MonkeyPatch.context() as patch:
-        import continuous_unet.training.loop as loop
-
         real = loop._Trainer._take_step
 
         def dying(self, batches):
@@ -215,19 +216,100 @@ def test_a_finished_run_stays_as_it_is(tiny, tmp_path, capsys):
     assert "raise --steps" in capsys.readouterr().err
 
 
-def test_resume_refuses_other_images(tiny, tmp_path):
-    (tmp_path / "images").mkdir()
+@pytest.fixture
+def images(tmp_path):
+    """A folder of twelve grey images, each of another shade."""
+    folder = tmp_path / "images"
+    folder.mkdir()
     for i in range(12):
-        Image.new("L", (8, 8), 20 * i).save(tmp_path / "images" / f"{i}.png")
-    config = tiny(data=str(tmp_path / "images"), steps=3)
+        Image.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_resume_goes_on_with_the_images_of_the_run(tiny, tmp_path, images, caplog):
+    """One that is gone keeps its place, and another is used there; one that is new is not used; two are too many."""
+    config = tiny(data=str(images), steps=3)
     train(config)
-    (tmp_path / "images" / "3.png").unlink()
+    (images / "3.png").unlink()
+    (images / "new.png").write_bytes((images / "5.png").read_bytes())
+    config.steps = 9
+    result = train(config, resume=True)
+    assert result.steps == 9
+    assert "3.png can no longer be read" in caplog.text
+    names = json.loads((tmp_path / "run" / "images.json").read_text())
+    assert (len(names), "new.png" in names) == (12, False)
+    (images / "4.png").unlink()
+    config.steps = 10
+    with pytest.raises(InputError, match=r"2 of 12 images in .* cannot be used \(3.png: No such file"):
+        train(config, resume=True)
+    config.max_bad_images = 0.2
+    assert train(config, resume=True).steps == 10
+
+
+def test_resume_refuses_other_data(tiny, tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((12, 8, 8), np.uint8))
+    config = tiny(data=str(tmp_path / "a.npz"), steps=3)
+    train(config)
+    np.savez(tmp_path / "a.npz", images=np.zeros((11, 8, 8), np.uint8))
     config.steps = 4
     with pytest.raises(InputError, match=r"num_images 8 -> 7"):
         train(config, resume=True)
     assert TrainConfig.load(tmp_path / "run" / "config.yaml").steps == 3
-    Image.new("L", (8, 8), 60).save(tmp_path / "images" / "3.png")
-    assert train(config, resume=True).steps == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_vanish_while_training(num_workers, tiny, tmp_path, images, monkeypatch):
+    """They are replaced the same way each time, recorded by name, and stop the run above the limit, in one sentence."""
+    config = tiny(data=str(images), steps=12, num_validation=0, max_bad_images=0.25, num_workers=num_workers)
+    take_step = loop._Trainer._take_step
+
+    def losing(self, batches):
+        if self.step == 3:
+            for name in ("1.png", "2.png", "3.png"):
+                (images / name).unlink(missing_ok=True)
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing)
+    train(config)
+    named = [r["images"] for r in records(tmp_path / "run") if "unreadable" in r]
+    assert sorted(name for names in named for name in names) == ["1.png", "2.png", "3.png"]
+
+    # the same from the checkpoint that was made as they vanished
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert path.name in ("step-00000009", "step-00000012")
+    whole = final_state(tmp_path / "run", 12)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000012")
+    train(config, resume=True)
+    tensors, state, timeless = final_state(tmp_path / "run", 12)
+    assert all(torch.equal(tensors[k], v) for k, v in whole[0].items())
+    assert (state, timeless) == whole[1:]
+
+    config.steps, config.max_bad_images = 20, 0.3
+    (images / "4.png").rename(images / "away.png")
+    with pytest.raises(InputError, match=r"^4 of 12 images in .* cannot be used"):
+        train(config, resume=True)
+    (images / "away.png").rename(images / "4.png")
+
+    def losing_more(self, batches):
+        (images / "4.png").unlink(missing_ok=True)
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing_more)
+    with pytest.raises(InputError, match=r"^4 of 12 images can no longer be read \(4.png\)"):
+        train(config, resume=True)
+
+
+def test_a_disk_that_is_gone_is_one_sentence(tiny, images, monkeypatch):
+    take_step = loop._Trainer._take_step
+
+    def losing(self, batches):
+        for path in images.glob("*.png"):
+            path.unlink()
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing)
+    with pytest.raises(InputError, match=r"^ten images in a row of .* can no longer be read; is the disk there\?$"):
+        train(tiny(data=str(images), num_workers=1, num_validation=0, steps=50, max_bad_images=1.0))
 
 
 def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
@@ -240,8 +322,6 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
-    import continuous_unet.training.loop as loop
-
     real = loop.diffusion_loss
 
     def poisoned(model, *args):
@@ -269,8 +349,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tm
 
 def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, monkeypatch):
     """As an update too large for float32 leaves them: the check of the gradient before it cannot see it coming."""
-    import continuous_unet.training.loop as loop
-
     real = loop._Trainer._take_step
 
     def overflowing(self, batches):
@@ -342,8 +420,6 @@ def test_two_processes_agree(tiny, tmp_path, monkeypatch):
     assert len(left_out["images"]) == 1  # the one of process 1, in the records of process 0
 
     # one process takes over where the two were in the data
-    import continuous_unet.training.loop as loop
-
     real, seen = loop.training_noise, []
     monkeypatch.setattr(
         loop, "training_noise", lambda seed, positions, *rest: real(seed, seen.append(positions) or positions, *rest)

@@ -369,7 +369,7 @@ class _Trainer:
         self.unreadable |= set(new)
         names = [self.data.name_of(index) for index in new]
         if self.main:
-            self.folder.record(step=self.step + 1, unreadable_images=names)
+            self.folder.record(step=self.step + 1, unreadable=True, images=names)
         config, num_images = self.config, self.data.report.num_images
         limit = 0.0 if config.on_bad_image == "error" else config.max_bad_images
         if config.on_bad_image == "error" or too_many_bad(len(self.unreadable), num_images, limit):
