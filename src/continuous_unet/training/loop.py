@@ -289,6 +289,7 @@ class _Trainer:
         """What was due at the step that the run was stopped at and was left out, or cut off by a kill."""
         if self.step == 0:
             return
+        self._by_main(self._write_model)  # perhaps of an older checkpoint, or of one that is damaged
         validated = any(r["step"] == self.step and "validation_loss" in r for r in self.folder.records())
         sampled = self._grid_path().is_file()
         validated, sampled = self.processes.from_main((validated, sampled))
@@ -500,12 +501,16 @@ class _Trainer:
                 "unreadable": sorted(self.unreadable),
             }
             checkpoints.save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
-            with averaged_weights(self.model, self.ema):
-                pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
-                replace_folder(self.folder.model, pipeline.save_pretrained)
+            self._write_model()
             checkpoints.remove_old(self.folder.checkpoints, self.step, self.config.keep_checkpoints)
 
         self._by_main(write)
+
+    def _write_model(self) -> None:
+        """What can be used, with the averaged weights; by the main process."""
+        with averaged_weights(self.model, self.ema):
+            pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
+            replace_folder(self.folder.model, pipeline.save_pretrained)
 
     def _restore(self) -> None:
         """Take everything from the newest whole checkpoint. Every process reads it for itself."""
