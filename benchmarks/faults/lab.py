@@ -28,7 +28,7 @@ from continuous_unet.cli.main import main
 from continuous_unet.training import TrainConfig
 from continuous_unet.training.checkpoints import find_damage
 
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds after which a process that has not ended counts as hung."""
 
 
@@ -163,11 +163,15 @@ def wait_until(condition: Callable[[], bool], children: list[Child], patience: f
 
 def processes_environment(count: int) -> list[dict[str, str]]:
     """As `torchrun` would set it for each of some processes of one machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = next(port for port in iter(lambda: random.randrange(20_000, 30_000), None) if _is_free(port))
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def _is_free(port: int) -> bool:
+    """Below the range that the system gives to outgoing connections, one of which might take it in between."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def tiny(output: Path, **changes: Any) -> TrainConfig:

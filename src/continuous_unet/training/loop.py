@@ -278,8 +278,18 @@ class _Trainer:
                 self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
             if self.main and (self.step > first_step or not self.folder.report.is_file()):
                 self._report(result)
-        self.accelerator.end_training()
+        self._leave()
         return result
+
+    def _leave(self) -> None:
+        """Leave the group of processes, together, and when nothing that communicates is left.
+
+        A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
+        """
+        self.processes.wait()
+        del self.network
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def _is_due(self, every: int) -> bool:
         """Whether something is to be done at this step; a run that was told to stop leaves it for its resumption."""
