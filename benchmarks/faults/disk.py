@@ -41,7 +41,9 @@ def refused(child, output: Path, good: str, message: str) -> list[str]:
     return problems
 
 
-def sweep(lab: Lab, case: str, output: Path, limit: Callable[[int], None], message: str, first: int, stride: int) -> None:
+def sweep(
+    lab: Lab, case: str, output: Path, limit: Callable[[int], None], message: str, first: int, stride: int
+) -> None:
     """Resume with a little more room each time, until the save goes through."""
     bad: list[str] = []
     targets: dict[str, int] = {}
@@ -62,7 +64,9 @@ def sweep(lab: Lab, case: str, output: Path, limit: Callable[[int], None], messa
             break
     bad += differences(output, lab.folder / "reference")
     places = ", ".join(f"{name} {count}" for name, count in sorted(targets.items(), key=lambda t: -t[1]))
-    lab.row("disk", case, trials, bad, f"failed while writing {places}; then room was made, and the run went on exactly")
+    lab.row(
+        "disk", case, trials, bad, f"failed while writing {places}; then room was made, and the run went on exactly"
+    )
 
 
 def used_pages(where: Path) -> int:
@@ -110,7 +114,15 @@ def main(lab: Lab) -> None:
             begin(disk / "run", lab)
             inodes = used_inodes(disk)
             limit = lambda room: remount(disk, f"nr_inodes={inodes + room}")  # noqa: E731
-            sweep(lab, "no more files allowed, at every new file", disk / "run", limit, "No space left", 0, lab.number(1, 6))
+            sweep(
+                lab,
+                "no more files allowed, at every new file",
+                disk / "run",
+                limit,
+                "No space left",
+                0,
+                lab.number(1, 6),
+            )
     with tmpfs(lab.folder / "read-only", "size=64m") as disk:
         if disk is not None:
             begin(disk / "run", lab)

@@ -117,7 +117,9 @@ def left_out(lab: Lab, photos: Path, name: str, **options) -> list[str]:
     if trained.code != 0 or f"left out 1:\n  {name}: " not in trained.errors:
         bad.append(trained.errors[-800:])
     config = tiny(fresh(lab.folder / "run"), data=str(photos), on_bad_image="error", num_validation=0)
-    bad += one_line(run(train_arguments(config, lab.folder), lab.folder, **options), 2, f"{name} in {photos} cannot be used")
+    bad += one_line(
+        run(train_arguments(config, lab.folder), lab.folder, **options), 2, f"{name} in {photos} cannot be used"
+    )
     return bad
 
 
@@ -180,7 +182,12 @@ def archive(lab: Lab) -> None:
         out.writestr("bomb.png", bytes(600 * 2**20))
     check = run(["data", "check", str(path), "--json"], lab.folder)
     names = [u["name"] for u in json.loads(check.output)["unusable"]]
-    lab.row("images", "a zip with a damaged member and a bomb", 1, [] if names == ["bad.png", "bomb.png"] else [check.output])
+    lab.row(
+        "images",
+        "a zip with a damaged member and a bomb",
+        1,
+        [] if names == ["bad.png", "bomb.png"] else [check.output],
+    )
 
 
 def removed(lab: Lab, photos: Path) -> None:
@@ -199,4 +206,6 @@ def removed(lab: Lab, photos: Path) -> None:
         child = run(resume_arguments(twin, "--steps", "12"), lab.folder)
         ends.append((child.code, [r["loss"] for r in map(json.loads, (twin / "metrics.jsonl").open()) if "loss" in r]))
     bad = [] if ends[0] == ends[1] and ends[0][0] == 0 and len(ends[0][1]) == 12 else [str(ends)]
-    lab.row("images", "a file removed between two parts of a run", 2, bad, "replaced by another, the same one each time")
+    lab.row(
+        "images", "a file removed between two parts of a run", 2, bad, "replaced by another, the same one each time"
+    )

@@ -77,7 +77,9 @@ def kills(lab: Lab) -> None:
         if finished:
             bad += differences(output, reference)
     spread = ", ".join(f"{n} while {phase}" for phase, n in sorted(phases.items()))
-    figures = f"{spread}; {chains} runs finished; {lost_bytes} bytes lost; {redone / count:.1f} steps computed again a kill"
+    figures = (
+        f"{spread}; {chains} runs finished; {lost_bytes} bytes lost; {redone / count:.1f} steps computed again a kill"
+    )
     lab.row("kills", "SIGKILL at a random instant, resumed, equal bit for bit", count, bad, figures)
 
 
@@ -87,7 +89,11 @@ def _kill_sometime(child: Child, lab: Lab, output: Path) -> None:
     at_once_when_saving = lab.rng.random() < 0.6
     while child.running() and time.monotonic() < until:
         time.sleep(0.0005)
-    while at_once_when_saving and child.running() and phase_of(output) not in ("writing a checkpoint", "replacing the model"):
+    while (
+        at_once_when_saving
+        and child.running()
+        and phase_of(output) not in ("writing a checkpoint", "replacing the model")
+    ):
         time.sleep(0.0002)
     time.sleep(lab.rng.uniform(0, 0.012) if at_once_when_saving else 0)
     child.send(9)

@@ -76,7 +76,9 @@ class Child:
         environment: dict[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.streams = {number: folder / f"{name}-{time.monotonic_ns()}.txt" for number, name in ((1, "out"), (2, "err"))}
+        self.streams = {
+            number: folder / f"{name}-{time.monotonic_ns()}.txt" for number, name in ((1, "out"), (2, "err"))
+        }
         self.started = time.monotonic()
         self.code: int | None = None
         self.peak_bytes = 0

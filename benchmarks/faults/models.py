@@ -185,9 +185,16 @@ def beside(lab: Lab, made: Path, model: Path, mark: Path) -> None:
     shutil.copytree(made / "model", model)
     for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.pt", "pytorch_model.bin", "model.pkl"):
         (model / "unet" / name).write_bytes(pickle.dumps(Trap(mark)))
-    child = run(["sample", str(model), "--num", "1", "--steps", "2", "--output", str(lab.folder / "ok.png")], lab.folder)
+    child = run(
+        ["sample", str(model), "--num", "1", "--steps", "2", "--output", str(lab.folder / "ok.png")], lab.folder
+    )
     bad = [] if child.code == 0 and (lab.folder / "ok.png").exists() else [child.errors[-800:]]
-    lab.row("models", "pickles beside good weights: never opened", 1, bad + (["the trap was sprung"] if mark.exists() else []))
+    lab.row(
+        "models",
+        "pickles beside good weights: never opened",
+        1,
+        bad + (["the trap was sprung"] if mark.exists() else []),
+    )
 
 
 def checkpoint(lab: Lab, made: Path, mark: Path) -> None:

@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import continuous_unet.training.loop as loop
-from continuous_unet.tasks import generation
-from continuous_unet.training import checkpoints
 from lab import (
     PATIENCE,
     Child,
@@ -30,7 +27,18 @@ from lab import (
 )
 from stops import slowly
 
-STEPS = {"steps": 12, "batch_size": 2, "checkpoint_every": 6, "num_validation": 200, "sample_every": 6, "num_samples": 40}
+import continuous_unet.training.loop as loop
+from continuous_unet.tasks import generation
+from continuous_unet.training import checkpoints
+
+STEPS = {
+    "steps": 12,
+    "batch_size": 2,
+    "checkpoint_every": 6,
+    "num_validation": 200,
+    "sample_every": 6,
+    "num_samples": 40,
+}
 Hook = Callable[[], None]
 
 
@@ -127,7 +135,13 @@ def one_is_told(lab: Lab, reference: Path) -> None:
             trials += 1
         if slowest > 10:
             bad.append(f"took {slowest:.1f} s to leave")
-        lab.row("processes", f"a signal to one of two during {name}", trials, bad, f"both left after at most {slowest:.1f} s")
+        lab.row(
+            "processes",
+            f"a signal to one of two during {name}",
+            trials,
+            bad,
+            f"both left after at most {slowest:.1f} s",
+        )
 
 
 def bad_numbers(lab: Lab) -> None:
@@ -157,7 +171,9 @@ def bad_numbers(lab: Lab) -> None:
     if left_out != [(3, 1), (4, 1), (5, 1)]:
         bad.append(f"steps and images left out: {left_out}")
     bad += _not_finite(output)
-    lab.row("processes", "a loss that is not finite in one of two", 3, bad, "3 steps left out by both, each image named")
+    lab.row(
+        "processes", "a loss that is not finite in one of two", 3, bad, "3 steps left out by both, each image named"
+    )
 
     output = lab.folder / "hopeless"
     hooks = [lambda: None, poison(range(5, 1000))]

@@ -6,11 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import continuous_unet.evaluation.profile
-import continuous_unet.training.loop as loop
-from continuous_unet.data import dataset
-from continuous_unet.tasks import generation
-from continuous_unet.training import checkpoints
 from lab import (
     Child,
     Lab,
@@ -25,8 +20,21 @@ from lab import (
     wait_until,
 )
 
+import continuous_unet.evaluation.profile
+import continuous_unet.training.loop as loop
+from continuous_unet.data import dataset
+from continuous_unet.tasks import generation
+from continuous_unet.training import checkpoints
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STEPS = {"steps": 12, "checkpoint_every": 6, "num_validation": 3000, "validate_every": 6, "sample_every": 6, "num_samples": 64}
+STEPS = {
+    "steps": 12,
+    "checkpoint_every": 6,
+    "num_validation": 3000,
+    "validate_every": 6,
+    "sample_every": 6,
+    "num_samples": 64,
+}
 
 
 def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 0.05) -> Callable[[], None]:
@@ -161,6 +169,3 @@ def main(lab: Lab) -> None:
     twice(lab)
     if not lab.short:
         verbs(lab)
-
-
-

@@ -13,6 +13,7 @@ BAD = [
     ({"steps": 0}, "steps=0 must be at least 1"),
     ({"batch_size": -1}, "batch_size=-1"),
     ({"num_workers": -1}, "num_workers=-1"),
+    ({"max_bad_images": 1.5}, "max_bad_images=1.5 must lie in"),
     ({"image_size": 0}, "image_size=0"),
     ({"channels": 2}, "channels=2"),
     ({"learning_rate": 0.0}, "learning_rate=0.0"),

@@ -185,8 +185,8 @@ def _load_unet(folder: Path) -> Any:
         unet = UNet.from_pretrained(folder, use_safetensors=True)  # type: ignore[misc]
     except Exception as error:
         raise InputError(f"the model in {folder} cannot be loaded ({_first_line(error)}); it is damaged") from error
-    # Into memory of their own: mapped from the file they are not aligned as usual, which makes kernels round otherwise, and
-    # a file that is cut off meanwhile would end the process.
+    # Into memory of their own: mapped from the file they are not aligned as usual, which makes kernels round otherwise,
+    # and a file that is cut off meanwhile would end the process.
     for parameter in unet.parameters():
         parameter.data = parameter.data.clone()
     spoilt = next((name for name, p in unet.named_parameters() if not bool(p.isfinite().all())), None)

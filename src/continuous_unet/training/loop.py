@@ -104,6 +104,7 @@ class _Trainer:
         self.data, self.held_out = self._open_data(resume)
         set_seed(derive_seed("weights", config.seed) % 2**32)
         self.model = self._make_model()  # the bare model; `network` may be wrapped and compiled, and shares its weights
+        self._try_model()
         self.noise_scheduler = DDPMScheduler(
             num_train_timesteps=config.num_train_timesteps,
             beta_schedule=config.noise_schedule,
@@ -221,6 +222,19 @@ class _Trainer:
             raise InputError(f"the model cannot be made: {error}") from error
         self.say(f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}")
         return model
+
+    @torch.no_grad()
+    def _try_model(self) -> None:
+        """Once on one image of zeros, so that a model that cannot compute is refused before anything is written."""
+        report = self.data.report
+        image = torch.zeros(1, report.channels, report.image_size, report.image_size)
+        labels = torch.zeros(1, dtype=torch.long) if self.config.class_conditional else None
+        try:
+            self.model.eval()(image, 0, class_labels=labels)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the model does not work on images of {report.image_size}x{report.image_size} pixels: {error}"
+            ) from error
 
     def run(self) -> TrainResult:
         """Train up to `config.steps`, or until a signal asks to stop."""
