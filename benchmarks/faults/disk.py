@@ -108,7 +108,7 @@ def main(lab: Lab) -> None:
             # from no room at all, page by page: every write of the save is cut off somewhere
             limit = lambda room: remount(disk, f"size={(pages + room) * PAGE}")  # noqa: E731
             sweep(lab, "disk full, page by page, at every write of a save", disk / "run", limit, "No space left", 0,
-                  lab.number(1, 16))  # fmt: skip
+                  lab.number(1, 24))  # fmt: skip
     with tmpfs(lab.folder / "files", "size=64m") as disk:
         if disk is not None:
             begin(disk / "run", lab)

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from lab import (
     Child,
     Lab,
@@ -19,6 +20,7 @@ from lab import (
     tiny,
     train_arguments,
 )
+from PIL import Image
 
 from continuous_unet.training.checkpoints import find_damage
 
@@ -37,16 +39,17 @@ def phase_of(output: Path) -> str:
 def kills(lab: Lab) -> None:
     """Runs are killed and resumed until they are done; each kill is checked against the run that nobody killed."""
     reference = lab.folder / "reference"
-    child = run([*train_arguments(tiny(reference), lab.folder), *KEEP_ALL], lab.folder)
+    steps = lab.number(30, 15)
+    child = run([*train_arguments(tiny(reference, steps=steps), lab.folder), *KEEP_ALL], lab.folder)
     assert child.code == 0, child.errors
-    wanted = lab.number(60, 6)
+    wanted = lab.number(60, 4)
     bad: list[str] = []
     phases: dict[str, int] = {}
     count = chains = lost_bytes = redone = 0
     while count < wanted:
         output = lab.folder / f"victim-{chains}"
         chains += 1
-        arguments = train_arguments(tiny(output), lab.folder)
+        arguments = train_arguments(tiny(output, steps=steps), lab.folder)
         before, finished = -1, False
         while not finished:
             child = Child(arguments, lab.folder)
@@ -144,14 +147,23 @@ SETTINGS = {
         "objective": "v_prediction", "min_snr_gamma": 5.0, "class_conditional": True,
         "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "gradient": "reversible"},
     },
+    "crops of images that are not square": {"num_validation": 0},
+    "crops, 2 data workers, accumulation": {"num_validation": 0, "num_workers": 2, "gradient_accumulation_steps": 2},
     "bfloat16": {"mixed_precision": "bf16"},
 }  # fmt: skip
 
 
 def settings(lab: Lab) -> None:
     """2N steps are N, a kill, and N more: in every setting, flips and crops on."""
-    for name, changes in list(SETTINGS.items())[: lab.number(len(SETTINGS), 1)]:
-        slug = name.split(",")[0].replace(" ", "-")
+    photos = lab.folder / "photos"
+    photos.mkdir()
+    for i in range(30):
+        pixels = np.random.default_rng(i).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{i}.png")
+    for name, changes in SETTINGS.items():
+        if "crops" in name:
+            changes = {**changes, "data": str(photos)}
+        slug = name.replace(",", "").replace(" ", "-")
         whole, part = lab.folder / f"whole-{slug}", lab.folder / f"part-{slug}"
         assert run(train_arguments(tiny(whole, steps=12, **changes), lab.folder), lab.folder).code == 0
         child = Child(train_arguments(tiny(part, steps=12, **changes), lab.folder), lab.folder)
@@ -167,8 +179,8 @@ def settings(lab: Lab) -> None:
 def main(lab: Lab) -> None:
     fresh(lab.folder)
     kills(lab)
-    settings(lab)
     if not lab.short:
+        settings(lab)
         kills_of_the_program(lab)
 
 
