@@ -40,9 +40,9 @@ def write_half(aside):
 
 @pytest.mark.parametrize("number", REASONS)
 def test_the_reason_and_the_remedy_are_told(number, tmp_path):
-    with pytest.raises(InputError, match=rf"x cannot be written \(.*{REASONS[number]}.*free some space"):
-        with explain_write_errors(tmp_path / "x"):
-            raise OSError(number, os.strerror(number))
+    message = rf"x cannot be written \(.*{REASONS[number]}.*free some space"
+    with pytest.raises(InputError, match=message), explain_write_errors(tmp_path / "x"):
+        raise OSError(number, os.strerror(number))
 
 
 def test_a_bug_is_not_explained_away():

@@ -44,8 +44,22 @@ WORDS = [
 ]
 HUGE = ["1000000000000", "99999999999999999999999"]
 # Options for which a large number is not wrong, only long: none is tried.
-LONG = {"steps", "num", "repeats", "batch_size", "num_samples", "sample_steps", "num_workers", "image_size", "sample_size",
-        "solver_steps", "num_train_timesteps", "gradient_accumulation_steps", "num_validation", "channels"}  # fmt: skip
+LONG = {
+    "steps",
+    "num",
+    "repeats",
+    "batch_size",
+    "num_samples",
+    "sample_steps",
+    "num_workers",
+    "image_size",
+    "sample_size",
+    "solver_steps",
+    "num_train_timesteps",
+    "gradient_accumulation_steps",
+    "num_validation",
+    "channels",
+}
 RIGHT = {
     "data": ["photos", "shapes"],
     "output": ["new"],
@@ -53,11 +67,36 @@ RIGHT = {
     "model": ["run"],
     "action": ["check"],
 }
-KEYS = ["num_solver_steps=0", "num_solver_steps=1", "method=magic", "method=heun", "gradient=reversible", "dropout=2",
-        "block_out_channels=[8, 8]", "block_out_channels=[7]", "block_out_channels=8", "norm_num_groups=0", "x=1", "=1", "a",
-        "field_type=general", "patch_size=2", "patch_size=-1", "act_fn=magic", "add_attention=maybe", "a=[", "preset=x",
-        "time_embedding_dim=0", "layers_per_block=0", "num_class_embeds=0", "sample_size=3", "in_channels=5",
-        "attention_head_dim=3", "integration_time=0", "down_block_types=[DownBlock2D]"]  # fmt: skip
+KEYS = [
+    "num_solver_steps=0",
+    "num_solver_steps=1",
+    "method=magic",
+    "method=heun",
+    "gradient=reversible",
+    "dropout=2",
+    "block_out_channels=[8, 8]",
+    "block_out_channels=[7]",
+    "block_out_channels=8",
+    "norm_num_groups=0",
+    "x=1",
+    "=1",
+    "a",
+    "field_type=general",
+    "patch_size=2",
+    "patch_size=-1",
+    "act_fn=magic",
+    "add_attention=maybe",
+    "a=[",
+    "preset=x",
+    "time_embedding_dim=0",
+    "layers_per_block=0",
+    "num_class_embeds=0",
+    "sample_size=3",
+    "in_channels=5",
+    "attention_head_dim=3",
+    "integration_time=0",
+    "down_block_types=[DownBlock2D]",
+]
 
 
 def values(action: argparse.Action, places: dict[str, str]) -> st.SearchStrategy[str]:

@@ -87,8 +87,8 @@ class Child:
             os.setsid()
             for number, path in self.streams.items():
                 os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end of the process)
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             os.environ.update(environment or {})
             code = 70  # something of the campaign itself
             try:
@@ -145,9 +145,9 @@ class Child:
         return [line for line in self.errors.replace("\r", "\n").splitlines() if line.startswith("cunet")]
 
 
-def run(arguments: list[str], folder: Path, **options: Any) -> Child:
+def run(arguments: list[str], folder: Path, patience: float = PATIENCE, **options: Any) -> Child:
     child = Child(arguments, folder, **options)
-    child.wait()
+    child.wait(patience)
     return child
 
 

@@ -51,7 +51,7 @@ def main(lab: Lab) -> None:
         model = {"block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": False, **options}
         rare = {"checkpoint_every": 500, "validate_every": 500, "sample_every": 500, "log_every": 50, "batch_size": 2}
         config = tiny(output, steps=steps, model_options=model, **rare)
-        child = run(train_arguments(config, lab.folder), lab.folder, before=watch)
+        child = run(train_arguments(config, lab.folder), lab.folder, patience=1800, before=watch)
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         early = [row for row in rows if steps * 0.25 <= row[0] < steps * 0.5]
         late = [row for row in rows if row[0] >= steps * 0.75]

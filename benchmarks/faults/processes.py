@@ -1,4 +1,4 @@
-"""Two gloo processes: signals and bad numbers in one of them, kills of both, sampling, a changed number of processes."""
+"""Two gloo processes: signals and bad numbers in one of them, kills of both, sampling, another number of processes."""
 
 import json
 import os
@@ -78,8 +78,8 @@ def same_losses(lab: Lab) -> Path:
     no_dropout = {"block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": False}
     for changes in ({}, {"gradient_accumulation_steps": 2}):
         fresh(one), fresh(two)
-        alone = run(train_arguments(tiny(one, **{**STEPS, "batch_size": 4}, model_options=no_dropout, **changes), lab.folder),
-                    lab.folder)  # fmt: skip
+        config = tiny(one, **{**STEPS, "batch_size": 4}, model_options=no_dropout, **changes)
+        alone = run(train_arguments(config, lab.folder), lab.folder)
         children = run_all(train_arguments(tiny(two, **STEPS, model_options=no_dropout, **changes), lab.folder), lab)
         bad = failed([alone, *children])
         losses = [[r["loss"] for r in records(output) if "loss" in r] for output in (one, two)]

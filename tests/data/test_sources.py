@@ -201,7 +201,7 @@ def test_folders_that_cannot_be_searched_are_no_small_matter(tmp_path, monkeypat
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(InputError, match="the folder closed in .* cannot be searched: Permission denied"):
+    with pytest.raises(InputError, match=r"the folder closed in .* cannot be searched: Permission denied"):
         open_dataset(root, progress=False)
     assert check_data(root, progress=False).unusable == [("closed", "Permission denied")]
 

@@ -1,4 +1,4 @@
-"""Tar shards: every image once a pass, dealt out to processes and workers; bad ones left out; going on is approximate."""
+"""Tar shards: every image once a pass, dealt out to processes and workers; bad ones left out; a fresh pass to go on."""
 
 import io
 import os

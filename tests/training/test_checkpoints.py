@@ -110,8 +110,9 @@ def test_a_failure_at_any_write_leaves_the_old_one(tmp_path, monkeypatch):
                 save(tmp_path, 2)
                 break
             except InputError as error:
-                assert "No space left" in str(error)
-                assert "free some space" in str(error)
+                message = str(error)
+        assert "No space left" in message
+        assert "free some space" in message
         newest = checkpoints.latest_valid(tmp_path)
         # the last failure comes after the rename, when the new one stands already
         assert [p.name for p in tmp_path.iterdir() if p != newest] == (
