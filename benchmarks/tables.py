@@ -112,7 +112,46 @@ def runs() -> str:
     return table(["run", "data", "parameters", "images seen", "images/s, 2 CPU cores", "validation loss (v)"], body)
 
 
-TABLES = {"presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs}
+FAULTS = {
+    "kills": "Kills", "disk": "Full and read-only disks", "flips": "Damaged checkpoints", "signals": "Signals",
+    "processes": "Several processes", "images": "Bad images", "models": "Hostile files", "arguments": "Random arguments",
+    "long": "Long runs",
+}  # fmt: skip
+
+
+def faults() -> str:
+    parts = rows("faults")
+    body = []
+    for part, title in FAULTS.items():
+        own = [row for row in parts if row["part"] == part]
+        trials, bad = (sum(int(row[k]) for row in own) for k in ("trials", "bad"))
+        body.append([f"**{title}**", f"**{trials:,}**", f"**{bad}**", f"`python benchmarks/faults --only {part}`"])
+        body += [[row["case"], f"{int(row['trials']):,}", row["bad"], row["figures"]] for row in own]
+    return table(["what was done", "times", "lost or wrong", "measured"], body)
+
+
+def loading() -> str:
+    body = [
+        [
+            row["workers"],
+            row["images_per_second"],
+            row["training_images_per_second"],
+            f"{float(row['to_training']):.0f}",
+        ]
+        for row in rows("loading")
+    ]
+    return table(["workers", "images/s read", "images/s trained, preset `base`, CPU", "ratio, median of rounds"], body)
+
+
+TABLES = {
+    "presets": presets,
+    "gradients": gradients,
+    "accuracy": accuracy,
+    "targets": targets,
+    "runs": runs,
+    "faults": faults,
+    "loading": loading,
+}
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
