@@ -114,8 +114,8 @@ def runs() -> str:
 
 FAULTS = {
     "kills": "Kills", "disk": "Full and read-only disks", "flips": "Damaged checkpoints", "signals": "Signals",
-    "processes": "Several processes", "images": "Bad images", "models": "Hostile files", "arguments": "Random arguments",
-    "long": "Long runs",
+    "processes": "Several processes", "images": "Bad images", "models": "Hostile files",
+    "arguments": "Random arguments", "long": "Long runs",
 }  # fmt: skip
 
 
@@ -143,15 +143,8 @@ def loading() -> str:
     return table(["workers", "images/s read", "images/s trained, preset `base`, CPU", "ratio, median of rounds"], body)
 
 
-TABLES = {
-    "presets": presets,
-    "gradients": gradients,
-    "accuracy": accuracy,
-    "targets": targets,
-    "runs": runs,
-    "faults": faults,
-    "loading": loading,
-}
+TABLES = {"presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs}
+TABLES |= {"faults": faults, "loading": loading}
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -28,7 +28,9 @@ def option(default: Any, text: str) -> Any:
 class TrainConfig:
     """Everything that a run depends on. `validate` says what is wrong; `save` and `load` are YAML."""
 
-    data: str = option("", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)")
+    data: str = option(
+        "", "folder of images, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)"
+    )
     output: str = option("", "folder of the run")
     preset: str = option("small", f"model preset: {', '.join(PRESETS)}")
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
