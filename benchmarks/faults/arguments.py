@@ -24,7 +24,26 @@ from continuous_unet.cli.main import VERBS, build_parser
 from continuous_unet.cli.main import main as cunet
 
 Act = Callable[[list[str]], tuple[int, str, str]]
-NUMBERS = ["-1", "0", "1", "2", "3", "8", "0.5", "1e-3", "nan", "inf", "-inf", "many", "", "none", "0x10", "1_0", "٣"]
+NUMBERS = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "8",
+    "0.5",
+    "1e-3",
+    "1e38",
+    "nan",
+    "inf",
+    "-inf",
+    "many",
+    "",
+    "none",
+    "0x10",
+    "1_0",
+    "٣",
+]
 WORDS = [
     "",
     " ",

@@ -116,6 +116,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value} must be positive and finite")
+        for name in ("learning_rate", "weight_decay"):
+            if (
+                not getattr(self, name) <= 1e6
+            ):  # also where it is not a number; far larger ones overflow in the optimiser
+                raise InputError(f"{name}={getattr(self, name)} must be at most 1e6")
         if not 0 <= self.max_bad_images <= 1:
             raise InputError(f"max_bad_images={self.max_bad_images} must lie in [0, 1]: it is a share")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):

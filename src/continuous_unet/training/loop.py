@@ -87,7 +87,12 @@ def train(config: TrainConfig, resume: bool = False) -> TrainResult:
             are not finite where a checkpoint is due.
     """
     config.validate()
-    return _Trainer(config, resume).run()
+    trainer = _Trainer(config, resume)
+    try:
+        return trainer.run()
+    except Exception:
+        trainer.leave()  # the others fail with this process, rather than wait for it
+        raise
 
 
 class _Trainer:
@@ -292,15 +297,15 @@ class _Trainer:
                 self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
             if self.main and (self.step > first_step or not self.folder.report.is_file()):
                 self._report(result)
-        self._leave()
+        self.processes.wait()
+        self.leave()
         return result
 
-    def _leave(self) -> None:
-        """Leave the group of processes, together, and when nothing that communicates is left.
+    def leave(self) -> None:
+        """Leave the group of processes when nothing that communicates is left; the last thing to do.
 
         A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
         """
-        self.processes.wait()
         del self.network
         self.accelerator.free_memory()
         self.accelerator.end_training()
