@@ -267,6 +267,22 @@ def test_a_signal_while_sampling_leaves_whole_files(form, model, tmp_path, monke
     assert "stopped" in capsys.readouterr().err
 
 
+def test_processes_of_a_launcher_share_the_images(model, tmp_path):
+    """On CPUs, in spite of the name of the option."""
+    options = ["--num", "5", "--steps", "2", "--batch-size", "2", "--device", "cpu", "--json", "--output"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    together = ["-m", "continuous_unet", "sample", model, *options, str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *together], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["images"] == 5  # said once
+    alone = subprocess.run([*CUNET, *together[2:-1], str(tmp_path / "one")], capture_output=True, env=environment)
+    assert alone.returncode == 0
+    for k in range(5):
+        assert (tmp_path / "two" / f"000{k}.png").read_bytes() == (tmp_path / "one" / f"000{k}.png").read_bytes()
+
+
 def test_a_value_of_two_dashes(capsys):
     assert main(["profile", "tiny", "--config=--"]) == 2
     assert "'--' is no value" in capsys.readouterr().err

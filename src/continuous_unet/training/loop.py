@@ -244,7 +244,8 @@ class _Trainer:
     def run(self) -> TrainResult:
         """Train up to `config.steps`, or until a signal asks to stop."""
         config = self.config
-        loss = self.folder.last("loss") or math.nan
+        before = self.folder.last("loss")
+        loss = math.nan if before is None else before
         first_step, first_image = self.step, self.images_seen
         record_started, record_image = time.perf_counter(), self.images_seen
         batches = self._batches()
@@ -306,7 +307,7 @@ class _Trainer:
 
         A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
         """
-        del self.network
+        self.network = None
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
