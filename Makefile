@@ -31,6 +31,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
+faults: $(STAMP)  ## the fault campaign: kills, full disks, bad files; rows and the table of docs/reliability.md
+	$(BIN)/python benchmarks/faults
+	$(BIN)/python benchmarks/tables.py
+
 bench: $(STAMP)  ## the benchmarks; rows to benchmarks/results, tables to the pages
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/presets.py

@@ -8,6 +8,7 @@ import csv
 import json
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,42 @@ def search() -> str:
     return table(["variant", "images", "parameters", "MACs", "validation loss", "seeds", "images seen"], lines)
 
 
-TABLES = {"presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs}
-TABLES["search"] = search
-COMPARISONS = ("compare-mnist", "compare-scenes", "costs-64")
-"""Folders of `results/` that `cunet compare` wrote."""
-for _name in COMPARISONS:
+FAULTS = {
+    "kills": "Kills", "disk": "Full and read-only disks", "flips": "Damaged checkpoints", "signals": "Signals",
+    "processes": "Several processes", "images": "Bad images", "models": "Hostile files",
+    "arguments": "Random arguments", "long": "Long runs",
+}  # fmt: skip
+
+
+def faults() -> str:
+    parts = rows("faults")
+    body = []
+    for part, title in FAULTS.items():
+        own = [row for row in parts if row["part"] == part]
+        trials, bad = (sum(int(row[k]) for row in own) for k in ("trials", "bad"))
+        body.append([f"**{title}**", f"**{trials:,}**", f"**{bad}**", f"`python benchmarks/faults --only {part}`"])
+        body += [[row["case"], f"{int(row['trials']):,}", row["bad"], row["figures"]] for row in own]
+    return table(["what was done", "times", "lost or wrong", "measured"], body)
+
+
+def loading() -> str:
+    body = [
+        [
+            row["workers"],
+            row["images_per_second"],
+            row["training_images_per_second"],
+            f"{float(row['to_training']):.0f}",
+        ]
+        for row in rows("loading")
+    ]
+    return table(["workers", "images/s read", "images/s trained, preset `base`, CPU", "ratio, median of rounds"], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
+    "search": search, "faults": faults, "loading": loading,
+}  # fmt: skip
+for _name in ("compare-mnist", "costs-64"):  # folders of `results/` that `cunet compare` wrote
     TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)
     TABLES[f"{_name}-costs"] = partial(comparison_costs, _name)
     TABLES[f"{_name}-quality"] = partial(comparison_quality, _name)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +66,8 @@ WRONG = {
     "sample nothing": (["sample"], "required: RUN_OR_MODEL"),
     "sample missing": (["sample", "nope"], "nope does not exist"),
     "sample zero": (["sample", "nope", "--num", "0"], "--num 0 must be at least 1"),
+    "data missing, check": (["data", "check", "nope"], "nope does not exist"),
+    "data what": (["data", "mend", "nope"], "invalid choice: 'mend'"),
     "scheduler": (["sample", "nope", "--scheduler", "magic"], "invalid choice: 'magic'"),
     "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base, ddpm, ddpm_small)"),
     "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
@@ -212,6 +216,76 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     run = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True)
     assert run.stdout == "data: ''\n"
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_data_check(form, capsys, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    options = ["--json"] if form == "json" else []
+    assert main(["data", "check", str(tmp_path), *options]) == 0
+    capsys.readouterr()
+    (tmp_path / "bad.png").write_text("no image")
+    assert main(["data", "check", str(tmp_path), *options]) == 1
+    out = capsys.readouterr().out
+    if form == "json":
+        found = json.loads(out)
+        assert (found["num_images"], [u["name"] for u in found["unusable"]]) == (1, ["bad.png"])
+    else:
+        assert out.splitlines()[0].startswith("bad.png: no image of a known format")
+    assert main(["data", "check", str(tmp_path / "nope")]) == 2
+
+
+def test_out_of_memory_is_no_bug(capsys, monkeypatch):
+    import continuous_unet.tasks.loading as loading
+
+    def greedy(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(loading, "load_model_or_preset", greedy)
+    assert main(["profile", "tiny"]) == 1
+    assert "error: not enough memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["folder", "grid.png"])
+def test_a_signal_while_sampling_leaves_whole_files(form, model, tmp_path, monkeypatch, capsys):
+    from continuous_unet.tasks.generation import DiffusionSamplingPipeline as Pipeline
+
+    real, calls = Pipeline.__call__, []
+
+    def call(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", call)
+    arguments = ["sample", model, "--num", "6", "--batch-size", "2", "--steps", "2", "--output", str(tmp_path / form)]
+    assert main(arguments) == 143
+    files = sorted(p.name for p in (tmp_path / form).iterdir()) if form == "folder" else []
+    assert files == (["0000.png", "0001.png"] if form == "folder" else [])
+    assert len(calls) == 2
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_processes_of_a_launcher_share_the_images(model, tmp_path):
+    """On CPUs, in spite of the name of the option."""
+    options = ["--num", "5", "--steps", "2", "--batch-size", "2", "--device", "cpu", "--json", "--output"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    together = ["-m", "continuous_unet", "sample", model, *options, str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *together], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["images"] == 5  # said once
+    alone = subprocess.run([*CUNET, *together[2:-1], str(tmp_path / "one")], capture_output=True, env=environment)
+    assert alone.returncode == 0
+    for k in range(5):
+        assert (tmp_path / "two" / f"000{k}.png").read_bytes() == (tmp_path / "one" / f"000{k}.png").read_bytes()
+
+
+def test_a_value_of_two_dashes(capsys):
+    assert main(["profile", "tiny", "--config=--"]) == 2
+    assert "'--' is no value" in capsys.readouterr().err
 
 
 def test_fields_of_every_kind():

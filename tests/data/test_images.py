@@ -149,8 +149,8 @@ def test_split_holds_out_without_overlap():
     assert len(train) == 4000
     assert len(validation) == 96
     assert not set(train.indices) & set(validation.indices)
-    assert train.random_flip
-    assert not validation.random_flip
+    assert train.preparation.random_flip
+    assert not validation.preparation.random_flip
     assert train.report.num_images == 4000
     assert not np.array_equal(validation.indices, train_validation_split(dataset, 96, seed=2)[1].indices)
     with pytest.raises(InputError, match="4096"):

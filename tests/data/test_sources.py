@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from continuous_unet.data import open_dataset
+from continuous_unet.data import check_data, open_dataset
 from continuous_unet.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -131,7 +132,17 @@ def test_float_archives(tmp_path, low):
     torch.testing.assert_close(torch.stack([dataset[i]["image"][0] for i in range(3)]), expected)
 
 
+def post_script(path):
+    """Pillow would have Ghostscript run it."""
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage")
+
+
 BROKEN = {
+    "PostScript": post_script,
+    "line of pixels": lambda p: Image.new("L", (60_000, 1)).save(p, format="PNG"),
+    "not finite": lambda p: Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(p, format="TIFF"),
+    "pipe": os.mkfifo,
+    "link to itself": lambda p: p.symlink_to(p.name),
     "truncated": lambda p: p.write_bytes(jpeg(p)[:200]),
     "empty": lambda p: p.write_bytes(b""),
     "text": lambda p: p.write_text("this is no image"),
@@ -164,13 +175,66 @@ def test_broken_files_are_left_out_and_named(kind, tmp_path):
         open_dataset(root, on_bad_image="error", progress=False)
 
 
+def test_check_data_names_all(tmp_path):
+    root = make_folder(tmp_path / "images", classes=True)
+    for kind in BROKEN:
+        BROKEN[kind](root / "class0" / f"{kind}.jpg")
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    found = check_data(root, progress=False)
+    assert found.num_images == 6
+    assert {name for name, _ in found.unusable} == {f"class0/{kind}.jpg" for kind in BROKEN if kind != "folder"}
+    assert all(reason for _, reason in found.unusable)
+    assert [name for name, _ in found.not_searched] == ["loop"]
+    assert (found.smallest, found.largest) == ((8, 8), (8, 8))
+    assert "6 images can be used, 8x8 to 8x8 pixels, 3 classes; 10 cannot" in found.to_text()
+    assert {"name": "loop", "reason": "a link to a folder is not followed"} in found.to_dict()["not_searched"]
+
+
+def test_folders_that_cannot_be_searched_are_no_small_matter(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "images")
+    (root / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"the folder closed in .* cannot be searched: Permission denied"):
+        open_dataset(root, progress=False)
+    assert check_data(root, progress=False).unusable == [("closed", "Permission denied")]
+
+
+def test_named_images_keep_their_places(tmp_path):
+    root = make_folder(tmp_path / "images")
+    before = open_dataset(root, progress=False)
+    (root / before.source.names[2]).unlink()
+    Image.new("L", (8, 8)).save(root / "0.png")
+    after = open_dataset(root, names=before.file_names, progress=False)
+    assert len(after) == 6
+    assert [torch.equal(after[i]["image"], before[i]["image"]) for i in range(6) if i != 2] == [True] * 5
+    assert after[2]["unreadable"]
+    assert [name for name, _ in after.report.left_out] == [before.source.names[2]]
+
+
+def test_a_small_archive_that_claims_much_is_not_unpacked(tmp_path):
+    head = bytes((0, 0, 8, 3)) + struct.pack(">3I", 1, 8, 8)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + bytes(50 * 2**20)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="damaged"):
+        open_dataset(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+    tracemalloc.stop()
+
+
 def test_too_many_broken_files_stop(tmp_path):
     root = make_folder(tmp_path / "images")
     for i in range(3):
         (root / f"broken{i}.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="3 of 9 files"):
+    with pytest.raises(InputError, match="3 of 9 images"):
         open_dataset(root, progress=False)
-    assert len(open_dataset(root, max_bad_fraction=0.5, progress=False)) == 6
+    assert len(open_dataset(root, max_bad_images=0.5, progress=False)) == 6
 
 
 def test_a_damaged_member_of_an_archive(tmp_path):
@@ -180,7 +244,7 @@ def test_a_damaged_member_of_an_archive(tmp_path):
             out.writestr(f"{i}.png", b"no" * 40)
         out.write(make_folder(tmp_path / "images") / "deep" / "er" / "bild-ü0.png", "good.png")
         out.writestr("__MACOSX/x.png", b"junk")
-    report = open_dataset(path, max_bad_fraction=1, progress=False).report
+    report = open_dataset(path, max_bad_images=1, progress=False).report
     assert report.num_images == 1
     assert [name for name, _ in report.left_out] == ["0.png", "1.png", "2.png"]
 
@@ -216,6 +280,9 @@ WRONG = {
     "integers": (lambda p: savez(p, images=np.zeros((2, 4, 4), int)), "expected uint8 or float"),
     "range": (lambda p: savez(p, images=np.full((2, 4, 4), 7.0)), r"lie in \[7, 7\]"),
     "shape": (lambda p: savez(p, images=np.zeros((2, 4), np.uint8)), "expected .N, H, W."),
+    "float labels": (lambda p: savez(p, images=GREY, labels=np.zeros(6)), "expected whole numbers"),
+    "huge labels": (lambda p: savez(p, images=GREY, labels=np.full(6, 10**9)), "expected 0 to 99999"),
+    "no pixels": (lambda p: savez(p, images=np.zeros((2, 0, 4), np.uint8)), "have no pixels"),
     "labels": (lambda p: savez(p, images=GREY, labels=np.zeros(2, int)), "must match"),
     "short idx": (lambda p: write(p / "a-images-idx3-ubyte", idx_bytes(GREY)[:-1]), "damaged"),
     "false idx": (lambda p: write(p / "a-images-idx3-ubyte", b"xyz" * 10), "not an IDX file"),

@@ -10,7 +10,9 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.errors import InputError
-from continuous_unet.tasks.generation import generate
+from continuous_unet.processes import Processes
+from continuous_unet.signals import StopRequest
+from continuous_unet.tasks.generation import generate, generate_share
 from continuous_unet.tasks.schedulers import SCHEDULERS, make_scheduler
 
 MEAN, STD = 0.3, 0.2
@@ -131,6 +133,40 @@ def test_wrong_arguments(unet):
         pipeline(3, [torch.Generator()])
     with pytest.raises(InputError, match="ddpm, ddim"):
         make_scheduler("magic", {})
+
+
+def test_more_steps_than_the_schedule_has(unet):
+    with pytest.raises(InputError, match="num_inference_steps=2000 cannot be"):
+        DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))(num_inference_steps=2000)
+
+
+def test_values_that_are_not_finite_are_no_black_pixels(unet):
+    torch.nn.init.constant_(unet.conv_out.bias, float("nan"))
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    with pytest.raises(InputError, match="not finite"):
+        pipeline(num_inference_steps=2)
+
+
+def test_several_processes_make_what_one_makes(unet):
+    """Bit for bit, because a batch is made by one process, and has the same images whoever makes it."""
+    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))
+    pipeline.set_progress_bar_config(disable=True)
+    jobs = [(None, range(0, 2)), (None, range(2, 4)), (None, range(4, 5))]
+
+    def share(rank, count):
+        processes = Processes()
+        processes.rank, processes.count, processes.agreed = rank, count, lambda stop: stop.signal
+        options = {"processes": processes, "stop": StopRequest(), "seed": 3, "num_inference_steps": 2}
+        return {
+            k: image
+            for numbers, images in generate_share(pipeline, jobs, **options)
+            for k, image in zip(numbers, images)
+        }
+
+    alone, halves = share(0, 1), [share(rank, 2) for rank in range(2)]
+    assert sorted([*halves[0], *halves[1]]) == sorted(alone) == list(range(5))
+    assert all(torch.equal(image, alone[k]) for half in halves for k, image in half.items())
 
 
 def test_half_precision_weights(unet):

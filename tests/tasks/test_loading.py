@@ -1,6 +1,7 @@
 """What can be loaded, and what is refused before it is opened."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -67,7 +68,42 @@ def drop_a_weight(saved):
     save_file(tensors, path)
 
 
+def whole_numbers(saved):
+    path = saved / "unet" / WEIGHTS
+    save_file({k: v.int() for k, v in load_file(path).items()}, path)
+
+
+def not_finite(saved):
+    path = saved / "unet" / WEIGHTS
+    save_file({k: v * float("inf") for k, v in load_file(path).items()}, path)
+
+
+def header_lies(saved):
+    """The shape of the first weight, without the bytes for it."""
+    path = saved / "unet" / WEIGHTS
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["conv_in.weight"]["shape"] = [10**9, 1, 3, 3]
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+
+
 BAD = {
+    "10^9 channels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 10**9]), "numbers up to 65536"),
+    "60,000 channels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 60_000]), "do not fit"),
+    "10^9 solver steps": (lambda p: edit(p / "unet" / "config.json", num_solver_steps=10**9), "numbers up to 1000"),
+    "10^6 levels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8] * 10**6), "at most 64"),
+    "10^9 timesteps": (
+        lambda p: edit(p / "scheduler" / "scheduler_config.json", num_train_timesteps=10**9),
+        "up to 65536",
+    ),
+    "unknown betas": (lambda p: edit(p / "scheduler" / "scheduler_config.json", beta_schedule="x"), "cannot be made"),
+    "deep JSON": (lambda p: (p / "unet" / "config.json").write_text("[" * 10**6), "cannot be read as JSON"),
+    "a pipe": (lambda p: ((p / "unet" / WEIGHTS).unlink(), os.mkfifo(p / "unet" / WEIGHTS)), "no regular file"),
+    "whole numbers for weights": (whole_numbers, "expected floating point"),
+    "header lies": (header_lies, "cannot be read"),
+    "not finite": (not_finite, "are not finite"),
     "missing": (lambda p: shutil.rmtree(p), "does not exist"),
     "empty": (lambda p: (shutil.rmtree(p), p.mkdir()), "holds no model"),
     "index is no json": (lambda p: (p / "model_index.json").write_text("{"), "cannot be read as JSON"),
@@ -82,11 +118,14 @@ BAD = {
         "has no scheduler",
     ),
     "class of config": (lambda p: edit(p / "unet" / "config.json", _class_name="Evil"), "for the class 'Evil'"),
-    "wrong width": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]), "cannot be loaded"),
+    "wrong width": (
+        lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]),
+        "do not fit its config.json",
+    ),
     "wrong option": (lambda p: edit(p / "unet" / "config.json", method="magic"), "method='magic' is unknown"),
     "truncated": (lambda p: (p / "unet" / WEIGHTS).write_bytes((p / "unet" / WEIGHTS).read_bytes()[:1000]), "damaged"),
-    "only a pickle": (only_a_pickle, "cannot be loaded"),
-    "only an honest pickle": (only_an_honest_pickle, "cannot be loaded"),
+    "only a pickle": (only_a_pickle, "pickled ones, are not read"),
+    "only an honest pickle": (only_an_honest_pickle, "pickled ones, are not read"),
     "a weight is missing": (drop_a_weight, "conv_in.weight"),
 }
 
@@ -99,6 +138,28 @@ def test_what_is_refused(kind, saved, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=message):
         load_pipeline(saved)
     assert not Path("trap-was-sprung").exists()
+
+
+def test_nothing_is_allocated_for_what_is_refused(saved, monkeypatch):
+    """Shapes are compared where nothing has memory; only then is a model made that has."""
+    edit(saved / "unet" / "config.json", block_out_channels=[8, 60_000])
+    devices, real = set(), torch.nn.Conv2d.__init__
+
+    def init(self, *args, **options):
+        real(self, *args, **options)
+        devices.add(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "__init__", init)
+    with pytest.raises(InputError, match="should be"):
+        load_pipeline(saved)
+    assert devices == {"meta"}
+
+
+def test_loaded_weights_do_not_hang_on_the_file(saved, unet):
+    loaded = load_pipeline(saved).unet
+    path = saved / "unet" / WEIGHTS
+    os.truncate(path, 8)  # a mapped page of it would now end the process
+    assert same(loaded, unet)
 
 
 def test_a_pickle_beside_the_weights_is_not_opened(saved, monkeypatch, tmp_path):

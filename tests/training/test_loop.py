@@ -3,20 +3,24 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import continuous_unet.training.loop as loop
 from continuous_unet.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.training import TrainConfig, train
+from continuous_unet.training import TrainConfig, checkpoints, train
 from continuous_unet.training.loop import TrainingDiverged
 
 
@@ -78,6 +82,7 @@ RESUMPTIONS = {
     "accumulation and workers": {"gradient_accumulation_steps": 2, "num_workers": 2},
     # 11 images: three steps of four cross the end of an epoch
     "across epochs, between records": {"num_validation": 4085, "log_every": 2},
+    "flips and crops, workers": {"random_crop": True, "num_workers": 2},
     "reversible, min-SNR, v": {
         "objective": "v_prediction", "min_snr_gamma": 5.0, "class_conditional": True, "ema": False,
         "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "gradient": "reversible"},
@@ -88,12 +93,16 @@ RESUMPTIONS = {
 @pytest.mark.parametrize("name", RESUMPTIONS)
 def test_resumed_is_as_if_never_stopped(name, tiny, tmp_path):
     changes = {**RESUMPTIONS[name], "validate_every": 100 if "epochs" in name else 3}
+    if "crops" in name:
+        changes["data"] = str(tmp_path / "wide")
+        (tmp_path / "wide").mkdir()
+        for i in range(12):
+            pixels = np.random.default_rng(i).integers(0, 256, (10, 20), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "wide" / f"{i}.png")
     train(tiny(**changes, output=str(tmp_path / "whole")))
     part = tiny(**changes, output=str(tmp_path / "part"))
     # as a kill between the checkpoint at step 3 and the end would leave it, with a record too many
     with pytest.MonkeyPatch.context() as patch:
-        import continuous_unet.training.loop as loop
-
         real = loop._Trainer._take_step
 
         def dying(self, batches):
@@ -165,6 +174,119 @@ def test_a_signal_saves_and_leaves_with_its_code(number, tiny, tmp_path):
     assert_same_runs(tmp_path / "whole", tmp_path / "run", step + 2)
 
 
+@pytest.mark.parametrize("part", ["validation_loss", "sample_grid", "nothing"])
+@pytest.mark.parametrize("step", [3, 6])
+def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monkeypatch):
+    """Validation and grid, of a step in the middle and of the last; with nothing cut short, nothing is done again."""
+    settings = {"validate_every": 3, "sample_every": 3}
+    train(tiny(**settings, output=str(tmp_path / "whole")))
+    config, done, armed = tiny(**settings, output=str(tmp_path / "part")), [], [True]
+
+    def told(name, real):
+        def call(*args, **options):
+            done.append(name)
+            if armed and name == part and len(done) == (1 if name == "validation_loss" else 2) + 2 * (step == 6):
+                options["stop"].signal = signal.SIGTERM
+            return real(*args, **options)
+
+        return call
+
+    for name in ("validation_loss", "sample_grid"):
+        monkeypatch.setattr(loop, name, told(name, getattr(loop, name)))
+    result = train(config)
+    assert (result.stopped_by, result.steps) == ((None, 6) if part == "nothing" else (signal.SIGTERM, step))
+    assert (tmp_path / "part" / "report.md").exists() == (part == "nothing")
+    done.clear()
+    armed.clear()
+    assert train(config, resume=True).stopped_by is None
+    again = {"validation_loss": 2, "sample_grid": 1, "nothing": 0}[part] + (2 if step == 3 and part != "nothing" else 0)
+    assert len(done) == again
+    assert_same_runs(tmp_path / "whole", tmp_path / "part")
+    for path in ("samples/step-00000003.png", "samples/step-00000006.png"):
+        assert (tmp_path / "part" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
+    assert (tmp_path / "part" / "report.md").exists()
+
+
+def test_the_model_is_that_of_the_checkpoint_again(tiny, tmp_path, monkeypatch):
+    """The disk is full when the checkpoint stands and the model is next."""
+    real = loop.replace_folder
+
+    def full(target, write):
+        if target.exists():
+            raise InputError("full")
+        real(target, write)
+
+    monkeypatch.setattr(loop, "replace_folder", full)
+    with pytest.raises(InputError, match="full"):
+        train(tiny())
+    monkeypatch.setattr(loop, "replace_folder", real)
+    train(tiny(), resume=True)
+    averages = load_file(tmp_path / "run" / "checkpoints" / "step-00000006" / "ema.safetensors")
+    assert all(torch.equal(p, averages[n]) for n, p in load_pipeline(tmp_path / "run").unet.named_parameters())
+
+
+def test_checkpoints_that_are_not_this_runs(tiny, tmp_path):
+    """Their hashes are right: someone made them so. A tensor of one value would be spread over a parameter, unseen."""
+    train(tiny(steps=3))
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    tensors, state = checkpoints.load_checkpoint(path)
+    name = next(n for n, value in tensors["model"].items() if value.ndim == 1)
+    short = {**tensors["model"], name: tensors["model"][name][:1]}
+    for spoilt, numbers, message in (
+        ({**tensors, "model": short}, state, "model.safetensors does not fit"),
+        ({k: v for k, v in tensors.items() if k != "ema"}, state, "ema.safetensors does not fit"),
+        ({**tensors, "optimizer": {"x/exp_avg": torch.ones(1)}}, state, "optimizer.safetensors does not fit"),
+        (tensors, {}, "not of a run of this version"),
+    ):
+        checkpoints.save_checkpoint(path.parent, 3, spoilt, numbers)
+        with pytest.raises(InputError, match=message):
+            train(tiny(steps=4), resume=True)
+
+
+def test_a_stream_of_shards(tiny, tmp_path, capsys):
+    pytest.importorskip("webdataset")
+    (tmp_path / "shards").mkdir()
+    for s in range(2):
+        with tarfile.open(tmp_path / "shards" / f"{s}.tar", "w") as tar:
+            for i in range(6):
+                Image.new("L", (8, 8), 20 * i + s).save(tmp_path / "a.png")
+                tar.add(tmp_path / "a.png", f"{i}.png")
+    config = tiny(data=str(tmp_path / "shards"), num_validation=0, steps=4, num_workers=2)
+    assert train(config).images_seen == 16
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["resume"].startswith("approximate")
+    config.steps = 6
+    assert train(config, resume=True).images_seen == 24
+    assert "its resumption is approximate" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no images to hold out and no classes"):
+        train(tiny(data=str(tmp_path / "shards"), output=str(tmp_path / "other")))
+    with pytest.raises(InputError, match="2 shards, and 3 would read"):
+        train(tiny(data=str(tmp_path / "shards"), output=str(tmp_path / "other"), num_validation=0, num_workers=3))
+
+
+def test_strategies_that_split_the_weights_are_refused(tiny, tmp_path, monkeypatch):
+    for name in ("FSDP", "DEEPSPEED"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"ACCELERATE_USE_{name}", "true")
+            with pytest.raises(InputError, match=f"configured for {name}, which splits the weights"):
+                train(tiny())
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_files_of_a_run_are_named(tiny, tmp_path):
+    train(tiny(steps=3))
+    run = tmp_path / "run"
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\x00\n[1]\n{"step": "x"}\n{"step": 3, "lo')
+    (run / "samples" / ".step-00000003.png.1.tmp").write_text("half")
+    assert train(tiny(steps=4), resume=True).steps == 4
+    assert [r["step"] for r in records(run) if "loss" in r] == [1, 2, 3, 4]
+    assert not list(run.rglob(".*.tmp"))
+    (run / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run.json is damaged .* remove it"):
+        train(tiny(steps=5), resume=True)
+
+
 def test_what_is_refused_leaves_no_trace(tiny, tmp_path):
     for changes, message in (
         ({"data": str(tmp_path / "nope")}, "does not exist"),
@@ -172,6 +294,7 @@ def test_what_is_refused_leaves_no_trace(tiny, tmp_path):
         ({"model_options": {"nonsense": 1}}, "nonsense"),
         ({"num_validation": 5000}, "5000 validation images"),
         ({"image_size": 9}, "multiples of 2"),
+        ({"image_size": 2, "model_options": {"block_out_channels": [8, 8]}}, "does not work on images of 2x2 pixels"),
         ({"mixed_precision": "fp16"}, "needs a GPU"),
         ({"device": "mps" if torch.cuda.is_available() else "cuda"}, "not to be had here"),
     ):
@@ -215,19 +338,100 @@ def test_a_finished_run_stays_as_it_is(tiny, tmp_path, capsys):
     assert "raise --steps" in capsys.readouterr().err
 
 
-def test_resume_refuses_other_images(tiny, tmp_path):
-    (tmp_path / "images").mkdir()
+@pytest.fixture
+def images(tmp_path):
+    """A folder of twelve grey images, each of another shade."""
+    folder = tmp_path / "images"
+    folder.mkdir()
     for i in range(12):
-        Image.new("L", (8, 8), 20 * i).save(tmp_path / "images" / f"{i}.png")
-    config = tiny(data=str(tmp_path / "images"), steps=3)
+        Image.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_resume_goes_on_with_the_images_of_the_run(tiny, tmp_path, images, caplog):
+    """One that is gone keeps its place, and another is used there; one that is new is not used; two are too many."""
+    config = tiny(data=str(images), steps=3)
     train(config)
-    (tmp_path / "images" / "3.png").unlink()
+    (images / "3.png").unlink()
+    (images / "new.png").write_bytes((images / "5.png").read_bytes())
+    config.steps = 9
+    result = train(config, resume=True)
+    assert result.steps == 9
+    assert "3.png can no longer be read" in caplog.text
+    names = json.loads((tmp_path / "run" / "images.json").read_text())
+    assert (len(names), "new.png" in names) == (12, False)
+    (images / "4.png").unlink()
+    config.steps = 10
+    with pytest.raises(InputError, match=r"2 of 12 images in .* cannot be used \(3.png: No such file"):
+        train(config, resume=True)
+    config.max_bad_images = 0.2
+    assert train(config, resume=True).steps == 10
+
+
+def test_resume_refuses_other_data(tiny, tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((12, 8, 8), np.uint8))
+    config = tiny(data=str(tmp_path / "a.npz"), steps=3)
+    train(config)
+    np.savez(tmp_path / "a.npz", images=np.zeros((11, 8, 8), np.uint8))
     config.steps = 4
     with pytest.raises(InputError, match=r"num_images 8 -> 7"):
         train(config, resume=True)
     assert TrainConfig.load(tmp_path / "run" / "config.yaml").steps == 3
-    Image.new("L", (8, 8), 60).save(tmp_path / "images" / "3.png")
-    assert train(config, resume=True).steps == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_images_that_vanish_while_training(num_workers, tiny, tmp_path, images, monkeypatch):
+    """They are replaced the same way each time, recorded by name, and stop the run above the limit, in one sentence."""
+    config = tiny(data=str(images), steps=12, num_validation=0, max_bad_images=0.25, num_workers=num_workers)
+    take_step = loop._Trainer._take_step
+
+    def losing(self, batches):
+        if self.step == 3:
+            for name in ("1.png", "2.png", "3.png"):
+                (images / name).unlink(missing_ok=True)
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing)
+    train(config)
+    named = [r["images"] for r in records(tmp_path / "run") if "unreadable" in r]
+    assert sorted(name for names in named for name in names) == ["1.png", "2.png", "3.png"]
+
+    # the same from the checkpoint that was made as they vanished
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert path.name in ("step-00000009", "step-00000012")
+    whole = final_state(tmp_path / "run", 12)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000012")
+    train(config, resume=True)
+    tensors, state, timeless = final_state(tmp_path / "run", 12)
+    assert all(torch.equal(tensors[k], v) for k, v in whole[0].items())
+    assert (state, timeless) == whole[1:]
+
+    config.steps, config.max_bad_images = 20, 0.3
+    (images / "4.png").rename(images / "away.png")
+    with pytest.raises(InputError, match=r"^4 of 12 images in .* cannot be used"):
+        train(config, resume=True)
+    (images / "away.png").rename(images / "4.png")
+
+    def losing_more(self, batches):
+        (images / "4.png").unlink(missing_ok=True)
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing_more)
+    with pytest.raises(InputError, match=r"^4 of 12 images can no longer be read \(4.png\)"):
+        train(config, resume=True)
+
+
+def test_a_disk_that_is_gone_is_one_sentence(tiny, images, monkeypatch):
+    take_step = loop._Trainer._take_step
+
+    def losing(self, batches):
+        for path in images.glob("*.png"):
+            path.unlink()
+        return take_step(self, batches)
+
+    monkeypatch.setattr(loop._Trainer, "_take_step", losing)
+    with pytest.raises(InputError, match=r"^ten images in a row of .* can no longer be read; is the disk there\?$"):
+        train(tiny(data=str(images), num_workers=1, num_validation=0, steps=50, max_bad_images=1.0))
 
 
 def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
@@ -240,8 +444,6 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
-    import continuous_unet.training.loop as loop
-
     real = loop.diffusion_loss
 
     def poisoned(model, *args):
@@ -269,8 +471,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tm
 
 def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, monkeypatch):
     """As an update too large for float32 leaves them: the check of the gradient before it cannot see it coming."""
-    import continuous_unet.training.loop as loop
-
     real = loop._Trainer._take_step
 
     def overflowing(self, batches):
@@ -314,15 +514,18 @@ def run_two_processes(*command):
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-def test_two_processes_compute_what_one_does(tiny, tmp_path):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_compute_what_one_does(accumulation, tiny, tmp_path):
     """The same global batch: data, noise and timesteps belong to positions in the data, not to processes."""
-    options = {"steps": 4, "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}, "num_samples": 1}
+    model = {"block_out_channels": [8, 8], "norm_num_groups": 4}
+    options = {"steps": 4, "model_options": model, "num_samples": 1, "gradient_accumulation_steps": accumulation}
     train(tiny(**options, output=str(tmp_path / "one"), batch_size=4))
     config = tiny(**options, output=str(tmp_path / "two"), batch_size=2)
     config.save(tmp_path / "config.yaml")
     run_two_processes("-m", "continuous_unet", "train", "--config", tmp_path / "config.yaml")
-    losses = [[r["loss"] for r in records(tmp_path / name) if "loss" in r] for name in ("one", "two")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name in ("loss", "validation_loss"):
+        values = [[r[name] for r in records(tmp_path / output) if name in r] for output in ("one", "two")]
+        assert values[1] == pytest.approx(values[0], rel=1e-4)
     one, two = (load_file(tmp_path / n / "checkpoints" / "step-00000004" / "model.safetensors") for n in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3)
@@ -342,8 +545,6 @@ def test_two_processes_agree(tiny, tmp_path, monkeypatch):
     assert len(left_out["images"]) == 1  # the one of process 1, in the records of process 0
 
     # one process takes over where the two were in the data
-    import continuous_unet.training.loop as loop
-
     real, seen = loop.training_noise, []
     monkeypatch.setattr(
         loop, "training_noise", lambda seed, positions, *rest: real(seed, seen.append(positions) or positions, *rest)

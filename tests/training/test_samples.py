@@ -1,5 +1,8 @@
+import pytest
 from diffusers import DDPMScheduler
 
+from continuous_unet.processes import Stopped
+from continuous_unet.signals import StopRequest
 from continuous_unet.training.samples import sample_grid
 
 from .conftest import unet
@@ -19,6 +22,10 @@ def test_a_row_for_each_class():
     assert wide.width < wide.height  # two columns, three rows
 
 
-def test_no_grid_once_asked_to_stop():
-    answers = iter([False, True])
-    assert sample_grid(unet(), DDPMScheduler(), num_images=40, give_up=lambda: next(answers), **OPTIONS) is None
+def test_a_request_to_stop_is_heard_between_two_evaluations():
+    model, stop, calls = unet(), StopRequest(), []
+    model.register_forward_hook(lambda *_: calls.append(setattr(stop, "signal", 15)))
+    with pytest.raises(Stopped) as caught:
+        sample_grid(model, DDPMScheduler(), num_images=40, stop=stop, **OPTIONS)
+    assert caught.value.signal == 15
+    assert len(calls) == 1

@@ -27,6 +27,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        for word in words:
+            if word.startswith("--") and word.endswith("=--"):  # argparse would drop the value and give an empty list
+                self.error(f"argument {word.removesuffix('=--')}: '--' is no value")
         return super().parse_known_args([_with_dashes(word) for word in words], namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -1,6 +1,7 @@
 """`cunet VERB …`: finds the verb, and turns failures into one line and an exit code.
 
-0 done, 1 a bug or a run that failed, 2 bad input, 130 and 143 stopped by Ctrl-C and SIGTERM.
+0 done, 1 a bug, a run that failed, or unusable images that `data check` found, 2 bad input (a full disk is one), 130
+and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 import argparse
@@ -11,11 +12,13 @@ from importlib import import_module
 from continuous_unet import __version__
 from continuous_unet.cli.arguments import Parser
 from continuous_unet.errors import InputError
+from continuous_unet.signals import Terminated, leave_on_sigterm
 
 VERBS = {
     "train": "train a continuous U-Net on images",
     "sample": "make images with a trained model",
     "compare": "train and measure models side by side, and write a report",
+    "data": "look at images before training: data check",
     "profile": "parameters, MACs, memory and latency of a model",
 }
 """Each verb is a module of its name in this package, with `add_arguments(parser)` and `run(arguments) -> exit code`."""
@@ -47,15 +50,16 @@ def main(argv: list[str] | None = None) -> int:
         return leaving.code if isinstance(leaving.code, int) else 2
     prog = f"cunet {arguments.verb}"
     try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
+        with leave_on_sigterm():
+            code = arguments.run(arguments)
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except Exception as error:
         return _failed(prog, arguments, error)
 
@@ -73,6 +77,9 @@ def _failed(prog: str, arguments: argparse.Namespace, error: Exception) -> int:
         extra = "" if "continuous-unet[" in line else "; a package is missing: pip install 'continuous-unet[train]'"
         print(f"{prog}: error: {line}{extra}", file=sys.stderr)
         return 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in line:
+        print(f"{prog}: error: not enough memory ({line}); make batches or images smaller", file=sys.stderr)
+        return 1
     if type(error).__name__ == "TrainingDiverged":
         print(f"{prog}: error: {line}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ cunet sample runs/digits --num 64 --steps 50 --scheduler ddim --seed 0 --output 
 
 import argparse
 import dataclasses
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -57,29 +58,46 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from continuous_unet.processes import Stopped, launched_processes
+    from continuous_unet.signals import stop_on_signals
     from continuous_unet.tasks.devices import pick_device
-    from continuous_unet.tasks.generation import generate
-    from continuous_unet.tasks.images import output_paths, save_images
+    from continuous_unet.tasks.images import output_paths
     from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
+    from continuous_unet.tasks.sampling import sample_to_files
     from continuous_unet.tasks.schedulers import make_scheduler
 
-    pipeline = load_pipeline(arguments.model, device=pick_device(options.device), dtype=getattr(torch, options.dtype))
+    processes = launched_processes(options.device)
+    device = pick_device(options.device) if processes.state is None else processes.state.device
+    pipeline = load_pipeline(arguments.model, device=device, dtype=getattr(torch, options.dtype))
     pipeline.scheduler = make_scheduler(options.scheduler, pipeline.scheduler.config)
     if options.solver_steps is not None:
         set_solver_steps(pipeline.unet, options.solver_steps)
     paths = output_paths(options.output, options.num, options.overwrite)
+    processes.wait()  # all have looked whether files are there before one writes any
     started = time.perf_counter()
-    batches = generate(
-        pipeline,
-        options.num,
-        seed=options.seed,
-        num_inference_steps=options.steps,
-        batch_size=options.batch_size,
-        class_label=options.class_label,
-    )
-    images = torch.cat([batch.cpu() for batch in batches])
+    with stop_on_signals() as stop:
+        try:
+            sample_to_files(
+                pipeline,
+                paths,
+                options.num,
+                processes=processes,
+                stop=stop,
+                seed=options.seed,
+                num_inference_steps=options.steps,
+                batch_size=options.batch_size,
+                class_label=options.class_label,
+            )
+        except Stopped as stopped:
+            if processes.main:
+                done = sum(path.exists() for path in paths)
+                print(f"cunet sample: stopped; {done} of {len(paths)} files are there, each whole", file=sys.stderr)
+            return 128 + stopped.signal
+        finally:
+            processes.end()
+    if not processes.main:
+        return 0
     seconds = time.perf_counter() - started
-    save_images(images, paths)
     if arguments.json:
         result = {"images": options.num, "files": [str(p) for p in paths], "seconds": round(seconds, 3)}
         print_json({**result, "images_per_second": round(options.num / seconds, 3)})

@@ -6,6 +6,7 @@ cunet train --output runs/digits --resume
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     from continuous_unet.training.loop import train
 
     result = train(config, resume=arguments.resume)
-    if arguments.json:
+    if int(os.environ.get("RANK", "0")) > 0:  # one of several processes, and not the one that speaks
+        pass
+    elif arguments.json:
         print_json(dataclasses.asdict(result))
     else:
         print(

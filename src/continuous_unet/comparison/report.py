@@ -5,7 +5,6 @@ import csv
 import html
 import io
 import math
-import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import replace_text
 
 BANDS = tuple(f"validation_loss_quarter_{q}" for q in range(1, 5))
 LIMITS = {"small": {"parameters": 0.25, "macs": 0.35}, "base": {"parameters": 0.25, "macs": 0.30}}
@@ -39,8 +39,8 @@ def write_reports(
             write_csv(folder / f"{name}.csv", table)
     plots = draw_plots(folder / "plots", facts, measured)
     page = make_page(folder, facts, measured, rows, verdicts, plots)
-    _write(folder / "report.md", page.to_markdown())
-    _write(folder / "report.html", page.to_html(folder))
+    replace_text(folder / "report.md", page.to_markdown())
+    replace_text(folder / "report.html", page.to_html(folder))
     return rows, verdicts
 
 
@@ -584,11 +584,4 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    """So that at every moment the file is absent, the old one, or whole."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    replace_text(path, text.getvalue())

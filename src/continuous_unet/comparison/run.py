@@ -39,24 +39,18 @@ from continuous_unet.comparison.report import write_reports
 from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.errors import InputError
+from continuous_unet.files import replace_text
+from continuous_unet.processes import Stopped
+from continuous_unet.signals import StopRequest, stop_on_signals
 from continuous_unet.tasks.devices import pick_device
 from continuous_unet.tasks.generation import generate
 from continuous_unet.tasks.images import make_grid, write_png
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.schedulers import make_scheduler
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.signals import StopRequest, stop_on_signals
 
 MAY_CHANGE = {"output", "jobs", "num_seeds", "repeats", "compiled"}
 """What may differ when a comparison goes on; what is measured already stays as it was measured."""
-
-
-class Stopped(Exception):
-    """A signal asked the comparison to stop; what is finished is kept."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.number = number
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def compare(config: CompareConfig) -> CompareResult:
         with stop_on_signals() as stop:
             return comparison.run(stop)
     except Stopped as stopped:
-        return CompareResult(config.output, "", [], [], stopped_by=stopped.number)
+        return CompareResult(config.output, "", [], [], stopped_by=stopped.signal)
 
 
 class _Comparison:
@@ -138,8 +132,8 @@ class _Comparison:
             (self.folder / "sides").mkdir(parents=True, exist_ok=True)
             for side in sides:
                 content = {"label": side.label, "preset": side.preset, "model_options": _plain(side.model_options)}
-                _write(self.folder / "sides" / f"{side.name}.yaml", yaml.safe_dump(content, sort_keys=False))
-            _write(path, yaml.safe_dump(now, sort_keys=False))
+                replace_text(self.folder / "sides" / f"{side.name}.yaml", yaml.safe_dump(content, sort_keys=False))
+            replace_text(path, yaml.safe_dump(now, sort_keys=False))
         except OSError as error:
             raise InputError(f"cannot write into {self.folder}: {error.strerror}") from error
 
@@ -159,7 +153,7 @@ class _Comparison:
     def _write_piece(self, name: str, result: Any) -> Any:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(result, indent=1))
+        replace_text(path, json.dumps(result, indent=1))
         return result
 
     def run(self, stop: StopRequest) -> CompareResult:
@@ -406,7 +400,7 @@ def measure_samples(
         try:
             features, images = quality.fake_features(watched(), extractor, torch.device(device))
         except Stopped as stopped:
-            return {"stopped_by": stopped.number}
+            return {"stopped_by": stopped.signal}
     if grid is not None:
         write_png(make_grid(images[:64], columns=8), Path(grid))
     distances = quality.distances(load_file(real)["features"], features)
@@ -461,10 +455,3 @@ def say(text: str) -> None:
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """So that at every moment the file is absent, the old one, or whole."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

@@ -1,10 +1,28 @@
 """Images in, tensors out: one contract for every source.
 
-Items are `{"image": float32 (C, H, W) in [-1, 1], "index": int}`, with `"label": int` where the set has classes. Data
-sets are indexed by `index` or by `(epoch, index)`; random flips and crops come from `(seed, epoch, index)` alone.
+Items are `{"image": float32 (C, H, W) in [-1, 1], "index": int, "unreadable": bool}`, with `"label": int` where the set
+has classes. Data sets are indexed by `index` or by `(epoch, index)`; random flips and crops come from
+`(seed, epoch, index)` alone.
 """
 
-from continuous_unet.data.dataset import DatasetReport, ImageDataset, open_dataset, train_validation_split
+from continuous_unet.data.dataset import (
+    DataCheck,
+    DatasetReport,
+    ImageDataset,
+    check_data,
+    open_dataset,
+    too_many_bad,
+    train_validation_split,
+)
 from continuous_unet.data.sampling import EpochSampler
 
-__all__ = ["DatasetReport", "EpochSampler", "ImageDataset", "open_dataset", "train_validation_split"]
+__all__ = [
+    "DataCheck",
+    "DatasetReport",
+    "EpochSampler",
+    "ImageDataset",
+    "check_data",
+    "open_dataset",
+    "too_many_bad",
+    "train_validation_split",
+]

@@ -29,6 +29,7 @@ class DatasetReport:
     source: str
     kind: str
     num_images: int
+    """0 for a stream, whose images nobody has counted."""
     image_size: int
     channels: int
     smallest: tuple[int, int]
@@ -44,8 +45,9 @@ class DatasetReport:
         sizes = f"{self.smallest[0]}x{self.smallest[1]}"
         if self.largest != self.smallest:
             sizes += f" to {self.largest[0]}x{self.largest[1]}"
+        number = f"{self.num_images:,} images" if self.num_images else "images"
         lines = [
-            f"{self.num_images:,} images from {self.source} ({self.kind}), {sizes} pixels, "
+            f"{number} from {self.source} ({self.kind}), {sizes} pixels, "
             f"used as {self.image_size}x{self.image_size} {colour}"
         ]
         if self.class_names:
@@ -63,11 +65,33 @@ class DatasetReport:
         return dict(self.__dict__)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """From a decoded image to what the model sees."""
+
+    image_size: int
+    channels: int
+    fit: str = "crop"
+    random_flip: bool = False
+    random_crop: bool = False
+
+    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+        """To float32 `(C, H, W)` in [-1, 1]; crop and flip are drawn from the seed alone."""
+        x, y, flip = np.random.default_rng(seed).random(3)
+        image = normalise_mode(image, self.channels)
+        image = fit_image(image, self.image_size, self.fit, (x, y) if self.random_crop else (0.5, 0.5))
+        values = to_array(image, self.channels)
+        if self.random_flip and flip < 0.5:
+            values = np.ascontiguousarray(values[:, :, ::-1])
+        return torch.from_numpy(values)
+
+
 class ImageDataset(Dataset):
-    """Images of one source as `{"image": float32 (C, H, W) in [-1, 1], "index": int, "label": int}`.
+    """Images of one source, as the package describes.
 
     Indexed by `index` (as epoch 0) or `(epoch, index)`. An image that turns bad after it was checked is replaced by
-    another, chosen by `(seed, index)`, with a warning that names it: the sequence of the others does not change.
+    another, chosen by `(seed, index)`, with a warning that names it, and `unreadable` says so: the sequence of the
+    others does not change.
     """
 
     def __init__(
@@ -75,23 +99,24 @@ class ImageDataset(Dataset):
         source: Source,
         indices: np.ndarray,
         report: DatasetReport,
-        fit: str,
-        random_flip: bool,
-        random_crop: bool,
+        preparation: Preparation,
         seed: int,
     ) -> None:
         self.source = source
         self.indices = indices
         """Positions in the source of the images used here."""
         self.report = report
-        self.fit = fit
-        self.random_flip = random_flip
-        self.random_crop = random_crop
+        self.preparation = preparation
         self.seed = seed
         self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def file_names(self) -> list[str] | None:
+        """Of all images of the source, where they are files: what `open_dataset(names=...)` takes."""
+        return self.source.names if self.source.files else None
 
     @property
     def num_classes(self) -> int | None:
@@ -103,24 +128,23 @@ class ImageDataset(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index %= len(self)
-        image, position = self._load(index)
-        rng = np.random.default_rng(derive_seed("augment", self.seed, epoch, index))
-        x, y, flip = rng.random(3)
-        image = normalise_mode(image, self.report.channels)
-        image = fit_image(image, self.report.image_size, self.fit, (x, y) if self.random_crop else (0.5, 0.5))
-        values = to_array(image, self.report.channels)
-        if self.random_flip and flip < 0.5:
-            values = np.ascontiguousarray(values[:, :, ::-1])
-        item: dict[str, Any] = {"image": torch.from_numpy(values), "index": index}
+        image, position, unreadable = self._load(index)
+        values = self.preparation(image, derive_seed("augment", self.seed, epoch, index))
+        item: dict[str, Any] = {"image": values, "index": index, "unreadable": unreadable}
         if self.source.labels is not None:
             item["label"] = self.source.labels[position]
         return item
 
-    def _load(self, index: int) -> tuple[Image.Image, int]:
+    def name_of(self, index: int) -> str:
+        """Of the image at an index, for people."""
+        return self.source.names[self.indices[index]]
+
+    def _load(self, index: int) -> tuple[Image.Image, int, bool]:
+        """The image, its position in the source, and whether it stands in for one that cannot be read."""
         position = int(self.indices[index])
         for attempt in range(10):
             try:
-                return self.source.load(position), position
+                return self.source.load(position), position, attempt > 0
             except Unreadable as error:
                 name = self.source.names[position]
                 if name not in self._reported:
@@ -141,7 +165,8 @@ def open_dataset(
     random_crop: bool = False,
     seed: int = 0,
     on_bad_image: str = "skip",
-    max_bad_fraction: float = 0.01,
+    max_bad_images: float = 0.01,
+    names: list[str] | None = None,
     progress: bool = True,
 ) -> ImageDataset:
     """Open images of any kind, after looking at every file.
@@ -157,7 +182,10 @@ def open_dataset(
         random_crop: crop at random instead of in the middle (with `fit="crop"`).
         seed: of the augmentation.
         on_bad_image: `"skip"` leaves unreadable files out and names them; `"error"` stops at the first.
-        max_bad_fraction: with `"skip"`, stop all the same if more than this part of the files is unreadable.
+        max_bad_images: with `"skip"`, stop all the same if more than this share of the images cannot be used; one
+            always may.
+        names: of the image files to use, rather than all that are there, as a run recorded them (`file_names`). Those
+            that cannot be read any more keep their place in the order, and others are used instead.
         progress: show a bar while files are checked.
 
     Raises:
@@ -165,18 +193,27 @@ def open_dataset(
     """
     _check_arguments(image_size, channels, split, fit, on_bad_image)
     opened = open_source(str(source), split)
-    facts = _look_at_all(opened, str(source), on_bad_image, progress)
-    good = [i for i, fact in enumerate(facts) if not isinstance(fact, str)]
-    left_out = [(opened.names[i], fact) for i, fact in enumerate(facts) if isinstance(fact, str)]
-    if not good:
+    if opened.unreadable_folders:
+        name, reason = opened.unreadable_folders[0]
+        raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
+    if names is not None and opened.files:
+        opened.set_names(names, str(source))  # type: ignore[attr-defined]
+    facts = _look_at(opened, progress, everything=opened.files)
+    left_out = [(name, fact) for name, fact in zip(opened.names, facts) if isinstance(fact, str)]
+    if left_out and on_bad_image == "error":
+        raise InputError(f"{left_out[0][0]} in {source} cannot be used: {left_out[0][1]}")
+    if len(left_out) == len(facts):
         first = f" ({left_out[0][0]}: {left_out[0][1]})" if left_out else ""
         raise InputError(f"{source} holds no image that can be used{first}")
-    if len(left_out) > max_bad_fraction * len(facts) and len(left_out) > 1:
+    if too_many_bad(len(left_out), len(facts), max_bad_images):
         named = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise InputError(
-            f"{len(left_out)} of {len(facts)} files in {source} cannot be read ({named}); mend or remove them, or "
-            "raise max_bad_fraction"
+            f"{len(left_out)} of {len(facts)} images in {source} cannot be used ({named}); see `cunet data check`, "
+            "mend or remove them, or raise max_bad_images"
         )
+    if left_out and names is None:
+        bad = {name for name, _ in left_out}
+        opened.set_names([name for name in opened.names if name not in bad], str(source))  # type: ignore[attr-defined]
     found = [fact for fact in facts if not isinstance(fact, str)]
     sizes = [(width, height) for width, height, _ in found]
     smallest = min(w for w, _ in sizes), min(h for _, h in sizes)
@@ -191,7 +228,7 @@ def open_dataset(
     report = DatasetReport(
         source=str(source),
         kind=opened.kind,
-        num_images=len(good),
+        num_images=len(opened),
         image_size=image_size,
         channels=channels or (1 if all(grey for _, _, grey in found) else 3),
         smallest=smallest,
@@ -199,7 +236,76 @@ def open_dataset(
         class_names=opened.class_names or _numbered_classes(opened.labels),
         left_out=left_out,
     )
-    return ImageDataset(opened, np.asarray(good), report, fit, random_flip, random_crop, seed)
+    preparation = Preparation(report.image_size, report.channels, fit, random_flip, random_crop)
+    return ImageDataset(opened, np.arange(len(opened)), report, preparation, seed)
+
+
+def too_many_bad(bad: int, images: int, max_bad_images: float) -> bool:
+    """Whether more than a share of the images cannot be used. One always may: it says nothing about the others."""
+    return bad > max(1, max_bad_images * images)
+
+
+@dataclass
+class DataCheck:
+    """What `check_data` found."""
+
+    source: str
+    kind: str
+    num_images: int
+    """Of those that can be used."""
+    smallest: tuple[int, int] | None
+    """Smallest width and height found, pixels; None if there is none."""
+    largest: tuple[int, int] | None
+    class_names: list[str] | None
+    unusable: list[tuple[str, str]]
+    """Name and reason of each image and folder that cannot be used."""
+    not_searched: list[tuple[str, str]]
+    """Name and reason of each folder that was left out on purpose."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        named = {k: [{"name": n, "reason": r} for n, r in getattr(self, k)] for k in ("unusable", "not_searched")}
+        return {**self.__dict__, **named}
+
+    def to_text(self) -> str:
+        """A line per image that cannot be used, and a line in the end."""
+        lines = [f"{name}: {reason}" for name, reason in (*self.unusable, *self.not_searched)]
+        sizes = "" if self.smallest is None or self.largest is None else (
+            f", {self.smallest[0]}x{self.smallest[1]} to {self.largest[0]}x{self.largest[1]} pixels"
+        )  # fmt: skip
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        lines.append(
+            f"{self.source} ({self.kind}): {self.num_images:,} images can be used{sizes}{classes}; "
+            f"{len(self.unusable):,} cannot"
+        )
+        return "\n".join(lines)
+
+
+def check_data(source: str | Path, *, split: str = "train", progress: bool = True) -> DataCheck:
+    """Decode every image of a source, as training would, and tell which cannot be used and why.
+
+    Args:
+        source: as of `open_dataset`.
+        split: `"train"` or `"test"`.
+        progress: show a bar.
+
+    Raises:
+        InputError: if there is nothing to look at.
+    """
+    opened = open_source(str(source), split)
+    facts = _look_at(opened, progress, everything=True)
+    sizes = [fact[:2] for fact in facts if not isinstance(fact, str)]
+    bad = [(name, fact) for name, fact in zip(opened.names, facts) if isinstance(fact, str)]
+    return DataCheck(
+        source=str(source),
+        kind=opened.kind,
+        num_images=len(sizes),
+        smallest=(min(w for w, _ in sizes), min(h for _, h in sizes)) if sizes else None,
+        largest=(max(w for w, _ in sizes), max(h for _, h in sizes)) if sizes else None,
+        class_names=opened.class_names or _numbered_classes(opened.labels),
+        unusable=[*bad, *opened.unreadable_folders],
+        not_searched=list(opened.not_searched),
+    )
 
 
 def train_validation_split(
@@ -221,9 +327,9 @@ def train_validation_split(
                 dataset.source,
                 indices,
                 replace(dataset.report, num_images=len(indices)),
-                dataset.fit,
-                dataset.random_flip and augmented,
-                dataset.random_crop and augmented,
+                dataset.preparation
+                if augmented
+                else replace(dataset.preparation, random_flip=False, random_crop=False),
                 dataset.seed,
             )
         )
@@ -238,31 +344,33 @@ def _numbered_classes(labels: list[int] | None) -> list[str] | None:
     return [str(i) for i in range(max(labels) + 1)]
 
 
-def _look_at_all(source: Source, name: str, on_bad_image: str, progress: bool) -> list[tuple[int, int, bool] | str]:
-    """Per image, width, height and whether it is grey; or why it cannot be used."""
-    if not source.files:
-        # arrays share one shape; a hub set was checked when it was made, and a bad entry is replaced when met
-        try:
-            image = source.load(0) if len(source) else None
-        except Unreadable as error:
-            raise InputError(f"{source.names[0]} cannot be read: {error}") from error
-        return [] if image is None else [(*image.size, is_grey(image))] * len(source)
+def _look_at(source: Source, progress: bool, everything: bool) -> list[tuple[int, int, bool] | str]:
+    """Per image, width, height and whether it is grey; or why it cannot be used.
+
+    Not everything need be looked at where images are no files: arrays share one shape, and a hub set was checked when
+    it was made.
+    """
 
     def look(index: int) -> tuple[int, int, bool] | str:
         try:
             image = source.load(index)
             return (*image.size, is_grey(image))
         except Unreadable as error:
-            if on_bad_image == "error":
-                raise InputError(f"{source.names[index]} in {name} cannot be used: {error}") from error
             return str(error)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    if not everything:
+        first = look(0) if len(source) else ""
+        if isinstance(first, str):
+            raise InputError(f"{source.names[0]} cannot be read: {first}" if first else f"{source.kind} holds no image")
+        return [first] * len(source)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is in the reasons
-        bar = tqdm(
-            pool.map(look, range(len(source))), "checking images", len(source), leave=False, disable=not progress
-        )
-        return list(bar)
+        pool = ThreadPoolExecutor()
+        try:
+            looked = pool.map(look, range(len(source)))
+            return list(tqdm(looked, "checking images", len(source), leave=False, disable=not progress))
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for the rest
 
 
 def _check_arguments(image_size: int | None, channels: int | None, split: str, fit: str, on_bad_image: str) -> None:

@@ -7,6 +7,12 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded, whatever a file is named. Pillow knows more, and some of it runs other programs."""
+
+LARGEST_ASPECT = 100
+"""Longer side to shorter: making a line of pixels square would take memory without end."""
+
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the I;16 family
 
 
@@ -21,19 +27,23 @@ def load_image(file: str | Path | bytes | IO[bytes]) -> Image.Image:
         Unreadable: for anything that is not a whole image of sane size.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             width, height = image.size
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and width * height > limit:
                 raise Unreadable(f"{width}x{height} pixels, more than Pillow's limit against decompression bombs")
+            if max(width, height) > LARGEST_ASPECT * min(width, height):
+                raise Unreadable(f"{width}x{height} pixels, more than {LARGEST_ASPECT} times as long as wide")
             image.load()
+            if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+                raise Unreadable("it has values that are not finite")
             return ImageOps.exif_transpose(image)
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:
         raise Unreadable("more pixels than Pillow's limit against decompression bombs") from error
     except Image.UnidentifiedImageError as error:
-        raise Unreadable("not an image that Pillow knows") from error
+        raise Unreadable(f"no image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise Unreadable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
 

@@ -4,10 +4,14 @@ A source knows names, labels and how to load one image; decoding rules, sizes an
 """
 
 import gzip
+import math
 import os
+import stat
 import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -20,6 +24,7 @@ from continuous_unet.errors import InputError
 SUFFIXES = {
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
+MOST_CLASSES = 100_000
 LARGEST_FILE_BYTES = 512 * 2**20
 
 
@@ -32,6 +37,10 @@ class Source(ABC):
     names: list[str]
     labels: list[int] | None = None
     class_names: list[str] | None = None
+    not_searched: Sequence[tuple[str, str]] = ()
+    """Folders that were left out, and why."""
+    unreadable_folders: Sequence[tuple[str, str]] = ()
+    """Folders that should have been searched and could not."""
 
     @classmethod
     @abstractmethod
@@ -54,7 +63,15 @@ class ArraySource(Source):
             images = images[..., 0]
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (3, 4)):
             raise InputError(f"{name} has the shape {images.shape}; expected (N, H, W) or (N, H, W, C), C = 1, 3 or 4")
+        if 0 in images.shape[1:]:
+            raise InputError(f"{name} has the shape {images.shape}: its images have no pixels")
         if labels is not None:
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise InputError(f"{name} has labels of type {labels.dtype}; expected whole numbers")
+            if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+                raise InputError(
+                    f"{name} has labels {labels.min()} to {labels.max()}; expected 0 to {MOST_CLASSES - 1}"
+                )
             if labels.shape != (len(images),):
                 raise InputError(f"{name} has {len(images)} images and labels of shape {labels.shape}; they must match")
             self.labels = [int(label) for label in labels]
@@ -157,19 +174,23 @@ class IdxSource(ArraySource):
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    head = 4 + 4 * dimensions
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        content = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            start = file.read(head)
+            if len(start) < head or start[:4] != bytes((0, 0, 8, dimensions)):
+                raise InputError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions")
+            shape = struct.unpack(f">{dimensions}I", start[4:])
+            content = file.read(math.prod(shape) + 1)  # no more, however much a small archive unpacks to
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
-    head = 4 + 4 * dimensions
-    if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):
-        raise InputError(f"{path} is not an IDX file of unsigned bytes with {dimensions} dimensions")
-    shape = struct.unpack(f">{dimensions}I", content[4:head])
-    if len(content) - head != int(np.prod(shape, dtype=np.int64)):
-        raise InputError(f"{path} is damaged: its header says {shape}, and it holds {len(content) - head} values")
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+    if len(content) != math.prod(shape):
+        raise InputError(f"{path} is damaged: its header says {shape}, and it does not hold as many values")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class NpzSource(ArraySource):
@@ -211,11 +232,12 @@ class NpzSource(ArraySource):
 class _FileSource(Source):
     files = True
 
-    def set_names(self, names: list[str], where: str) -> None:
+    def set_names(self, names: Sequence[str], where: str) -> None:
         """Sort, and take first-level folders as classes where every image is in one and there are at least two."""
         self.names = sorted(names)
         if not self.names:
             raise InputError(f"{where} holds no images ({', '.join(sorted(SUFFIXES))})")
+        self.class_names = self.labels = None
         tops = [PurePosixPath(name).parts[0] if "/" in name else None for name in self.names]
         classes = sorted({top for top in tops if top is not None})
         if None not in tops and len(classes) >= 2:
@@ -241,19 +263,32 @@ class FolderSource(_FileSource):
     def __init__(self, source: str, split: str) -> None:
         self.root = Path(source)
         names: list[str] = []
+        self.not_searched = not_searched = []
+        self.unreadable_folders = unreadable_folders = []
+
+        def unreadable(error: OSError) -> None:
+            unreadable_folders.append((self._relative(error.filename), str(error.strerror)))
+
         # Links to folders are not followed: they may lead in circles. Links to files are.
-        for folder, _, files in os.walk(self.root):
-            relative = Path(folder).relative_to(self.root).as_posix()
+        for folder, inner, files in os.walk(self.root, onerror=unreadable):
+            relative = self._relative(folder)
             names += [file if relative == "." else f"{relative}/{file}" for file in files]
+            links = [self._relative(os.path.join(folder, name)) for name in inner if Path(folder, name).is_symlink()]
+            not_searched += [(name, "a link to a folder is not followed") for name in links]
         self.set_names([name for name in names if _is_image_name(name)], f"the folder {self.root}")
+
+    def _relative(self, path: str) -> str:
+        return Path(path).relative_to(self.root).as_posix()
 
     def load(self, index: int) -> Image.Image:
         path = self.root / self.names[index]
         try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise Unreadable(str(error.strerror)) from error
-        if size == 0:
+            found = path.stat()
+        except (OSError, ValueError) as error:
+            raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable("not a regular file")
+        if found.st_size == 0:
             raise Unreadable("the file is empty")
         if not os.access(path, os.R_OK):
             raise Unreadable("no permission to read it")

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.processes import Processes
 from continuous_unet.randomness import derive_seed
+from continuous_unet.signals import StopRequest
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -43,6 +45,7 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         class_labels: Tensor | int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        on_step: Callable[[], None] = lambda: None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Sample a batch of images.
 
@@ -55,9 +58,11 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
             class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
             output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
+            on_step: called before each evaluation of the model; what it raises ends the sampling.
 
         Raises:
-            InputError: for arguments that do not fit the model, by name.
+            InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
+                make finite values.
         """
         config = self.unet.config
         if output_type not in ("pil", "np", "pt"):
@@ -70,7 +75,10 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         labels = _class_labels(class_labels, config, batch_size, device)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        try:
+            self.scheduler.set_timesteps(num_inference_steps, device=device)
+        except ValueError as error:
+            raise InputError(f"num_inference_steps={num_inference_steps} cannot be: {error}") from error
         shape = (batch_size, config.in_channels, *size)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         images = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -78,10 +86,16 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         extra = _step_arguments(self.scheduler, generator, eta)
 
         for timestep in self.progress_bar(self.scheduler.timesteps):
+            on_step()
             model_input = self.scheduler.scale_model_input(images, timestep)
             prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
             images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
+        if not bool(images.isfinite().all()):  # would become black pixels, silently
+            raise InputError(
+                "the model made values that are not finite; its weights are spoilt, or need another --dtype, or the "
+                "scheduler more steps"
+            )
         images = (images / 2 + 0.5).clamp(0, 1)
         result: Any = images
         if output_type != "pt":
@@ -112,6 +126,7 @@ def generate(
     class_label: int | None = None,
     eta: float = 0.0,
     first: int = 0,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
     """Sample images number `first` to `first + num_images - 1` of a seed, batch by batch, as `(B, C, H, W)` in [0, 1].
 
@@ -128,8 +143,48 @@ def generate(
             eta=eta,
             class_labels=class_label,
             output_type="pt",
+            on_step=on_step,
         )
         yield output.images
+
+
+def generate_share(
+    pipeline: DiffusionSamplingPipeline,
+    jobs: Sequence[tuple[int | None, range]],
+    *,
+    processes: Processes,
+    stop: StopRequest,
+    **options: Any,
+) -> Iterator[tuple[range, Tensor]]:
+    """Sample what falls to this process of jobs that all of them share.
+
+    A job is sampled as one batch by one process, so that several processes compute what one would, bit for bit.
+
+    Args:
+        pipeline: the same in every process.
+        jobs: class (or None) and numbers of the images.
+        processes: that share them; all must call this.
+        stop: asked before every evaluation of the model.
+        options: `seed`, `num_inference_steps` and `eta` of `generate`.
+
+    Yields:
+        Numbers and images `(B, C, H, W)` in [0, 1] of this process's jobs.
+
+    Raises:
+        Stopped: in all processes, as soon as one is asked to stop.
+    """
+    for (label, numbers), ours in processes.rounds(jobs):
+        (images,) = generate(
+            pipeline,
+            len(numbers),
+            first=numbers.start,
+            batch_size=len(numbers),
+            class_label=label,
+            on_step=lambda: processes.check(stop),
+            **options,
+        )
+        if ours:
+            yield numbers, images
 
 
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:

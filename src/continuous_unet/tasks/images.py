@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import explain_write_errors, replace_file
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -65,25 +66,28 @@ def output_paths(output: str | os.PathLike, num_images: int, overwrite: bool = F
     taken = [p for p in paths if p.exists()]
     if taken and not overwrite:
         raise InputError(f"{taken[0]} exists already; choose another --output, or allow it with --overwrite")
-    folder = paths[0].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write into the folder {folder}: no permission")
+    # The folder is made when there is something to put into it; whether it can be is checked now.
+    there = next(place for place in (paths[0].parent.absolute(), *paths[0].parent.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder {paths[0].parent}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"cannot write into the folder {there}: no permission")
     return paths
 
 
 def save_images(images: Tensor, paths: list[Path]) -> None:
     """Write images `(B, C, H, W)` in [0, 1] to as many files, or all of them as a grid to one."""
+    with explain_write_errors(paths[0].parent):
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
     pictures = to_pil(images) if len(paths) == len(images) else [make_grid(images)]
     for picture, path in zip(pictures, paths, strict=True):
         write_png(picture, path)
 
 
 def write_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG so that at every moment the file is absent, the old one, or whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    picture.save(aside, format="PNG")
-    os.replace(aside, path)
+    """Write a PNG so that at every moment the file is absent, the old one, or whole.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    replace_file(path, lambda aside: picture.save(aside, format="PNG"))

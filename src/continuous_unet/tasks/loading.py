@@ -1,19 +1,29 @@
 """Models from disk: run folders, saved pipelines, bare models.
 
-Only safetensors are read, and only known classes are made.
+Files may come from anyone. Only safetensors are read, and only known classes are made. What a configuration asks for is
+compared with the header of the weights before anything of that size is allocated.
 """
 
 import json
+import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from continuous_unet.errors import InputError
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 
 _UNETS = ("ContinuousUNet2DModel", "UNet2DModel")
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_LARGEST_JSON_BYTES = 16 * 2**20
+_LARGEST = {"layers_per_block": 64, "num_solver_steps": 1_000, "sample_size": 2_048}
+"""Of the whole numbers in a configuration, which set how large or deep a model is, or how long it computes."""
+_LARGEST_OTHER = 65_536
+_LONGEST_LIST = 64
 _LIBRARIES = ("continuous_unet", "diffusers")
 
 
@@ -56,12 +66,21 @@ def load_pipeline(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if _regular_size(path) > _LARGEST_JSON_BYTES:
+            raise ValueError(f"larger than {_LARGEST_JSON_BYTES} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); the model is damaged or not one") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a configuration: expected a JSON object")
     return content
+
+
+def _regular_size(path: Path) -> int:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, without end
+        raise OSError(f"{path.name} is no regular file")
+    return found.st_size
 
 
 def _check_index(index: dict[str, Any], folder: Path) -> None:
@@ -83,10 +102,72 @@ def _load_scheduler(folder: Path, class_name: str) -> Any:
     import diffusers
 
     scheduler_class = getattr(diffusers, class_name, None)
-    if scheduler_class is None:
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
         raise InputError(f"diffusers {diffusers.__version__} has no scheduler {class_name!r}, which {folder} asks for")
-    _read_json(folder / "scheduler_config.json")
-    return scheduler_class.from_pretrained(folder)
+    config = _read_json(folder / "scheduler_config.json")
+    _check_numbers(config, folder / "scheduler_config.json")
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise InputError(f"{folder / 'scheduler_config.json'} has the unknown prediction_type {kind!r}")
+    try:
+        return scheduler_class.from_config(config)
+    except Exception as error:  # whatever a constructor makes of values that nobody has checked
+        raise InputError(f"the scheduler in {folder} cannot be made ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _check_numbers(config: dict[str, Any], where: Path) -> None:
+    """Refuse numbers beyond any model, before something is made of that size, or computed for so long."""
+
+    def check(name: str, value: Any, longest: int) -> None:
+        if isinstance(value, list):
+            if len(value) > longest:
+                raise InputError(f"{where} has {len(value)} values for {name}; at most {longest} are allowed")
+            for item in value:
+                check(name, item, longest)
+        elif isinstance(value, int):
+            largest = _LARGEST.get(name, _LARGEST_OTHER)
+            if abs(value) > largest:
+                raise InputError(f"{where} has {name}={value}; whole numbers up to {largest} are allowed")
+        elif isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{where} has {name}={value}, which is no number")
+
+    for name, value in config.items():
+        check(name, value, _LARGEST_OTHER if name == "trained_betas" else _LONGEST_LIST)
+
+
+def _check_header(unet_class: Any, config: dict[str, Any], weights: Path) -> None:
+    """Refuse weights that are not what the configuration says: names, shapes and types by the header alone.
+
+    The model is made without memory (on torch's `meta` device). safetensors checks that the header's shapes and offsets
+    agree with each other and with the size of the file.
+    """
+    try:
+        _regular_size(weights)
+        with safe_open(weights, framework="pt") as file:
+            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()}
+    except FileNotFoundError as error:
+        raise InputError(f"{weights} is missing; weights in other files, or pickled ones, are not read") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights} cannot be read ({_first_line(error)}); it is damaged") from error
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(t.shape) for name, t in unet_class.from_config(config).state_dict().items()}
+    except Exception as error:  # whatever a constructor makes of values that nobody has checked
+        raise InputError(f"{weights.parent / 'config.json'} makes no model ({_first_line(error)})") from error
+    for name in [*expected, *found]:
+        shapes = [str(expected.get(name, "nothing")), str(found[name][0]) if name in found else "nothing"]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the weights in {weights.parent} do not fit its config.json: {name} should be {shapes[0]} and is "
+                f"{shapes[1]}"
+            )
+        if found[name][1] not in ("F16", "BF16", "F32", "F64"):
+            raise InputError(f"{weights} has {name} as {found[name][1]}; expected floating point")
 
 
 def _load_unet(folder: Path) -> Any:
@@ -98,14 +179,19 @@ def _load_unet(folder: Path) -> Any:
         from continuous_unet.models.continuous_unet import ContinuousUNet2DModel as UNet
     else:
         from diffusers import UNet2DModel as UNet  # type: ignore[assignment]
+    _check_numbers(config, folder / "config.json")
+    _check_header(UNet, config, folder / _WEIGHTS)
     try:
-        unet, info = UNet.from_pretrained(folder, use_safetensors=True, output_loading_info=True)  # type: ignore[misc]
+        unet = UNet.from_pretrained(folder, use_safetensors=True)  # type: ignore[misc]
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the model in {folder} cannot be loaded ({reason}); it is damaged or incomplete") from error
-    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
-    if wrong:
-        raise InputError(f"the weights in {folder} do not fit its config.json ({wrong[0]} and {len(wrong) - 1} more)")
+        raise InputError(f"the model in {folder} cannot be loaded ({_first_line(error)}); it is damaged") from error
+    # Into memory of their own: mapped from the file they are not aligned as usual, which makes kernels round otherwise,
+    # and a file that is cut off meanwhile would end the process.
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.clone()
+    spoilt = next((name for name, p in unet.named_parameters() if not bool(p.isfinite().all())), None)
+    if spoilt is not None:
+        raise InputError(f"the weights in {folder} are not finite ({spoilt}); the model is spoilt")
     return unet
 
 

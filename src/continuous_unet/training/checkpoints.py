@@ -9,14 +9,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import explain_write_errors, sync
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -37,31 +38,39 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor
     target = folder / f"step-{step:08d}"
     aside = folder / f"{target.name}.tmp-{os.getpid()}"
 
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("step-*.tmp-*"):
-            shutil.rmtree(stale)
-        aside.mkdir()
-        for stem, named in tensors.items():
-            save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, aside / f"{stem}.safetensors")
-        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        manifest = {path.name: _hash(path) for path in sorted(aside.iterdir())}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for path in (*aside.iterdir(), aside):
-            _sync(path)
-        if target.exists():  # left by a run that went on from an older checkpoint
-            shutil.rmtree(target)
-        os.replace(aside, target)
-        _sync(folder)
-
-    _writing(write, target, aside)
+    with explain_write_errors(target):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob("step-*.tmp-*"):
+                shutil.rmtree(stale)
+            aside.mkdir()
+            for stem, named in tensors.items():
+                save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, aside / f"{stem}.safetensors")
+            (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            manifest = {path.name: _hash(path) for path in sorted(aside.iterdir())}
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for path in (*aside.iterdir(), aside):
+                sync(path)
+            if target.exists():  # left by a run that went on from an older checkpoint
+                shutil.rmtree(target)
+            os.replace(aside, target)
+            sync(folder)
+        except Exception:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
     return target
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; called after a new one stands."""
-    for path in sorted(folder.glob("step-????????"))[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+def remove_old(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`; called after that one stands.
+
+    Those with a higher number go too: they were damaged, or the run would have gone on from them, and would be taken
+    for the newest.
+    """
+    whole = [path for path in sorted(folder.glob("step-????????")) if path.name <= f"step-{step:08d}"]
+    for path in folder.glob("step-????????"):
+        if path not in whole[-keep:]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def latest_valid(folder: Path) -> Path | None:
@@ -77,50 +86,43 @@ def latest_valid(folder: Path) -> Path | None:
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing is."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or "state.json" not in manifest:
+        manifest = _manifest(path)
+        if "state.json" not in manifest:
             return "its manifest is not whole"
         for name, expected in manifest.items():
             if _hash(path / name) != expected:
                 return f"{name} does not match its hash"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file stem, and the state."""
-    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
-    return tensors, json.loads((path / "state.json").read_text(encoding="utf-8"))
+    """The tensors by file stem, and the state, of a whole checkpoint.
 
-
-def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Make a folder anew by `write(aside)`, so that a whole one is there (or beside it, as `.old`) at every moment."""
-    aside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
-
-    def replace() -> None:
-        shutil.rmtree(aside, ignore_errors=True)
-        write(aside)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
-        os.replace(aside, target)
-        shutil.rmtree(old, ignore_errors=True)
-
-    _writing(replace, target, aside)
-
-
-def _writing(action: Callable[[], None], target: Path, aside: Path) -> None:
+    Raises:
+        InputError: for files whose hashes are right and whose contents are no checkpoint all the same.
+    """
     try:
-        action()
-    except Exception as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        # safetensors wraps the operating system's errors in its own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise InputError(
-                f"{target} cannot be written ({error}); free some space or check the permissions, and resume"
-            ) from error
-        raise
+        # only what the manifest vouches for
+        files = [path / name for name in _manifest(path) if name.endswith(".safetensors")]
+        tensors = {file.stem: load_file(file) for file in files}
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"the checkpoint {path} cannot be read ({error}); remove it to go on from an older one"
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"the checkpoint {path} has a state.json that is no JSON object; remove it")
+    return tensors, state
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """Hashes by file name."""
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or any(Path(name).name != name for name in manifest):
+        raise ValueError("it is no list of files and hashes")
+    return manifest
 
 
 def _hash(path: Path) -> str:
@@ -133,11 +135,3 @@ def _hash_310(file: Any) -> str:  # Python 3.10 has no file_digest
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ Imports no torch: `cunet --help` reads it.
 """
 
 import difflib
-import os
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import replace_text
 from continuous_unet.models.presets import PRESETS
 
 
@@ -28,7 +28,9 @@ def option(default: Any, text: str) -> Any:
 class TrainConfig:
     """Everything that a run depends on. `validate` says what is wrong; `save` and `load` are YAML."""
 
-    data: str = option("", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)")
+    data: str = option(
+        "", "folder of images, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)"
+    )
     output: str = option("", "folder of the run")
     preset: str = option("small", f"model preset: {', '.join(PRESETS)}")
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
@@ -43,6 +45,7 @@ class TrainConfig:
     random_flip: bool = option(False, "mirror half of the images")
     random_crop: bool = option(False, "crop at random places (with fit=crop)")
     on_bad_image: Literal["skip", "error"] = option("skip", "leave unreadable files out, or stop at the first")
+    max_bad_images: float = option(0.01, "stop if more than this share of the images cannot be used (one always may)")
     num_validation: int = option(0, "images held out to measure the validation loss on")
     num_workers: int = option(0, "processes that load images")
 
@@ -112,6 +115,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value} must be positive and finite")
+        for name in ("learning_rate", "weight_decay"):
+            if (
+                not getattr(self, name) <= 1e6
+            ):  # also where it is not a number; far larger ones overflow in the optimiser
+                raise InputError(f"{name}={getattr(self, name)} must be at most 1e6")
+        if not 0 <= self.max_bad_images <= 1:
+            raise InputError(f"max_bad_images={self.max_bad_images} must lie in [0, 1]: it is a share")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1)")
@@ -123,9 +133,7 @@ class TrainConfig:
 
     def save(self, path: str | Path) -> None:
         """Write YAML; the file is whole or the old one at every moment."""
-        aside = Path(path).with_name(Path(path).name + ".tmp")
-        aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(aside, path)
+        replace_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainConfig":
@@ -151,7 +159,7 @@ def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: of undecodable bytes, dates …
         reason = str(error).replace("\n", " ")
         raise InputError(f"the configuration {path} cannot be read: {reason}") from error
     if content is None:

@@ -7,9 +7,10 @@ from `(seed, p)`, dropout from `(seed, step)`. A run that was killed and resumed
 import contextlib
 import importlib.util
 import math
+import os
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from continuous_unet.data import EpochSampler, ImageDataset, open_dataset, train_validation_split
+from continuous_unet.data import EpochSampler, ImageDataset, open_dataset, too_many_bad, train_validation_split
+from continuous_unet.data.streaming import RESUME, StreamDataset, is_stream, open_stream
 from continuous_unet.errors import InputError
+from continuous_unet.files import replace_folder
 from continuous_unet.models.build import build_unet
+from continuous_unet.processes import Processes, Stopped
 from continuous_unet.randomness import derive_seed
+from continuous_unet.signals import StopRequest, outlive_first_signal, stop_on_signals
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.images import write_png
 from continuous_unet.training import checkpoints
@@ -38,7 +43,6 @@ from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.samples import sample_grid
-from continuous_unet.training.signals import StopRequest, outlive_first_signal, stop_on_signals
 from continuous_unet.training.snapshot import Snapshot
 from continuous_unet.training.validation import validation_loss
 
@@ -72,8 +76,9 @@ def train(config: TrainConfig, resume: bool = False) -> TrainResult:
         config: all settings.
         resume: go on from the newest whole checkpoint in `config.output`.
 
-    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint (`TrainResult.stopped_by`); a second one
-    raises KeyboardInterrupt at once.
+    SIGINT and SIGTERM, to any of the processes, end the run after the step at hand, with a checkpoint
+    (`TrainResult.stopped_by`); validation and sampling are cut short, and made up for when the run is resumed. A second
+    signal raises KeyboardInterrupt at once.
 
     Raises:
         InputError: for settings, data or files that cannot be used.
@@ -81,7 +86,12 @@ def train(config: TrainConfig, resume: bool = False) -> TrainResult:
             are not finite where a checkpoint is due.
     """
     config.validate()
-    return _Trainer(config, resume).run()
+    trainer = _Trainer(config, resume)
+    try:
+        return trainer.run()
+    except Exception:
+        trainer.leave()  # the others fail with this process, rather than wait for it
+        raise
 
 
 class _Trainer:
@@ -90,23 +100,27 @@ class _Trainer:
     def __init__(self, config: TrainConfig, resume: bool) -> None:
         self.config = config
         self.accelerator = _make_accelerator(config)
-        self.main = self.accelerator.is_main_process
+        self.processes = Processes(self.accelerator.state)
+        self.main = self.processes.main
         self.device = self.accelerator.device
+        self.folder = RunFolder(config.output)
 
-        self.data, self.held_out = self._open_data()
+        self.data, self.held_out = self._open_data(resume)
         set_seed(derive_seed("weights", config.seed) % 2**32)
         self.model = self._make_model()  # the bare model; `network` may be wrapped and compiled, and shares its weights
+        self._try_model()
         self.noise_scheduler = DDPMScheduler(
             num_train_timesteps=config.num_train_timesteps,
             beta_schedule=config.noise_schedule,
             prediction_type=config.objective,
         )
         # After everything that can refuse the configuration, so that a refused run leaves no folder behind.
-        self.folder = RunFolder(config.output)
-        if self.main:
-            facts = {"data": self.data.report.to_dict(), "num_parameters": self.num_parameters}
-            self.folder.start(config, resume, facts)
-        self.accelerator.wait_for_everyone()
+        facts = {
+            "data": self.data.report.to_dict(),
+            "num_parameters": self.num_parameters,
+            "resume": RESUME if isinstance(self.data, StreamDataset) else "exact on a CPU with as many processes",
+        }
+        self._by_main(lambda: self.folder.start(config, resume, facts, self.data.file_names))
 
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -131,6 +145,9 @@ class _Trainer:
         """Of the steps since the last record."""
         self.non_finite = 0
         """Steps in a row without a finite gradient."""
+        self.unreadable: set[int] = set()
+        """Numbers of the images that turned out unreadable while training, in any process."""
+        self.stopped_by: int | None = None
         self.validation_loss: float | None = None
         self.seconds_before = 0.0
         """Spent on this run before it was resumed."""
@@ -145,6 +162,20 @@ class _Trainer:
         if self.main:
             tqdm.write(text, file=sys.stderr)
 
+    def _by_main(self, action: Callable[[], object]) -> None:
+        """Do something in the main process; the others wait, and raise the InputError that it raised."""
+        problem = None
+        if self.main:
+            try:
+                action()
+            except InputError as error:
+                if self.processes.count == 1:
+                    raise
+                problem = str(error)
+        problem = self.processes.from_main(problem)
+        if problem is not None:
+            raise InputError(problem)
+
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
@@ -154,23 +185,31 @@ class _Trainer:
         config = self.config
         return config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def _open_data(self) -> tuple[ImageDataset, ImageDataset]:
+    def _open_data(self, resume: bool) -> tuple[ImageDataset | StreamDataset, ImageDataset | None]:
+        """What to train on and what is held out, None if nothing is."""
         config = self.config
+        common: dict[str, Any] = {
+            name: getattr(config, name)
+            for name in ("image_size", "channels", "fit", "random_flip", "random_crop", "seed", "max_bad_images")
+        }
+        if is_stream(config.data):
+            if config.num_validation or config.class_conditional:
+                raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
+            stream = open_stream(config.data, **common, readers=self.processes.count * max(1, config.num_workers))
+            self.say(stream.report.summary())
+            return stream, None
         dataset = open_dataset(
             config.data,
-            image_size=config.image_size,
-            channels=config.channels,
-            fit=config.fit,
-            random_flip=config.random_flip,
-            random_crop=config.random_crop,
-            seed=config.seed,
+            **common,
             on_bad_image=config.on_bad_image,
+            names=self.folder.recorded_images() if resume else None,
             progress=self.main,
         )
         self.say(dataset.report.summary())
         if config.class_conditional and dataset.num_classes is None:
             raise InputError(f"class_conditional needs data with classes, and {config.data} has none")
-        return train_validation_split(dataset, config.num_validation, config.seed)
+        data, held_out = train_validation_split(dataset, config.num_validation, config.seed)
+        return data, held_out if len(held_out) else None
 
     def _make_model(self) -> Any:
         config, report = self.config, self.data.report
@@ -188,27 +227,41 @@ class _Trainer:
         self.say(f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}")
         return model
 
+    @torch.no_grad()
+    def _try_model(self) -> None:
+        """Once on one image of zeros, so that a model that cannot compute is refused before anything is written."""
+        report = self.data.report
+        image = torch.zeros(1, report.channels, report.image_size, report.image_size)
+        labels = torch.zeros(1, dtype=torch.long) if self.config.class_conditional else None
+        try:
+            self.model.eval()(image, 0, class_labels=labels)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the model does not work on images of {report.image_size}x{report.image_size} pixels: {error}"
+            ) from error
+
     def run(self) -> TrainResult:
         """Train up to `config.steps`, or until a signal asks to stop."""
         config = self.config
-        loss = self.folder.last_loss()
+        before = self.folder.last("loss")
+        loss = math.nan if before is None else before
         first_step, first_image = self.step, self.images_seen
         record_started, record_image = time.perf_counter(), self.images_seen
-        stopped_by = None
         batches = self._batches()
         bar = tqdm(total=config.steps, initial=self.step, desc="training", unit="step", disable=not self.main)
         self.network.train()
 
         # The batches are closed here, whatever happens: workers that nobody told to end would outlive the run.
         with stop_on_signals() as stop, bar, contextlib.closing(batches):
-            while self.step < config.steps and stopped_by is None:
+            self._make_up(stop)
+            while self.step < config.steps and self.stopped_by is None:
                 step_loss, gradient_norm = self._take_step(batches)
                 self.losses.append(step_loss)
                 self.step += 1
                 self.images_seen += self.images_per_step
                 bar.update()
                 last = self.step == config.steps
-                stopped_by = None if last else self._agreed_stop(stop)
+                self.stopped_by = self.processes.agreed(stop)
 
                 if last or self.step % config.log_every == 0:
                     now = time.perf_counter()
@@ -218,12 +271,12 @@ class _Trainer:
                     self.losses.clear()
                     bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
                     self._record(loss=loss, gradient_norm=float(gradient_norm), images_per_second=round(speed, 2))
-                if len(self.held_out) and (last or self.step % config.validate_every == 0):
-                    self._validate()
-                if last or stopped_by or self.step % config.checkpoint_every == 0:
+                if self._is_due(config.validate_every):
+                    self._validate(stop)
+                if last or self.stopped_by or self.step % config.checkpoint_every == 0:
                     self._save()
-                if last or (not stopped_by and self.step % config.sample_every == 0):
-                    self._sample(None if last else stop)
+                if self._is_due(config.sample_every):
+                    self._sample(stop)
 
         seconds = time.perf_counter() - self.started
         result = TrainResult(
@@ -235,22 +288,57 @@ class _Trainer:
             seconds=seconds,
             images_per_second=(self.images_seen - first_image) / seconds,
             num_parameters=self.num_parameters,
-            stopped_by=stopped_by,
+            stopped_by=self.stopped_by,
         )
-        if stopped_by is not None:
+        if self.stopped_by is not None:
             self.say(f"stopped at step {self.step}; go on with --resume")
-        elif self.step == first_step:
-            self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
-        elif self.main:
-            self._report(result)
-        self.accelerator.end_training()
+        else:
+            if self.step == first_step:
+                self.say(f"nothing to do: the run has {self.step} steps already; raise --steps to train it further")
+            if self.main and (self.step > first_step or not self.folder.report.is_file()):
+                self._report(result)
+        self.processes.wait()
+        self.leave()
         return result
+
+    def leave(self) -> None:
+        """Leave the group of processes when nothing that communicates is left; the last thing to do.
+
+        A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
+        """
+        self.network = None
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something is to be done at this step; a run that was told to stop leaves it for its resumption."""
+        return self.stopped_by is None and (self.step == self.config.steps or self.step % every == 0)
+
+    def _make_up(self, stop: StopRequest) -> None:
+        """What was due at the step that the run was stopped at and was left out, or cut off by a kill."""
+        if self.step == 0:
+            return
+        self._by_main(self._write_model)  # perhaps of an older checkpoint, or of one that is damaged
+        validated = any(r["step"] == self.step and "validation_loss" in r for r in self.folder.records())
+        sampled = self._grid_path().is_file()
+        validated, sampled = self.processes.from_main((validated, sampled))
+        if not validated and self._is_due(self.config.validate_every):
+            self._validate(stop)
+        if not sampled and self._is_due(self.config.sample_every):
+            self._sample(stop)
 
     def _batches(self) -> Generator[tuple[range, dict[str, Any]], None, None]:
         """Endless batches from the current step on, with their positions in the data's global sequence."""
         config = self.config
+        loading: dict[str, Any] = {
+            "num_workers": config.num_workers,
+            "pin_memory": self.device.type == "cuda",
+            "worker_init_fn": outlive_first_signal if config.num_workers else None,
+        }
+        # positions are counted on where the data has none of its own
+        num_images = 1 if isinstance(self.data, StreamDataset) else len(self.data)
         sampler = EpochSampler(
-            len(self.data),
+            num_images,
             config.batch_size,
             seed=config.seed,
             # what was seen stays seen, also if the number of processes has changed
@@ -258,21 +346,27 @@ class _Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        # Not prepared by accelerate: the sampler does the sharding, and accelerate would reshuffle after a resumption.
-        loader = DataLoader(
-            self.data,
-            batch_sampler=sampler,  # type: ignore[arg-type]
-            num_workers=config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=outlive_first_signal if config.num_workers else None,
-        )
-        for batch_number, batch in enumerate(loader, sampler.start_batch):
-            yield sampler.positions(batch_number), batch
+        # Not prepared by accelerate: the data does the sharding, and accelerate would reshuffle after a resumption.
+        if isinstance(self.data, StreamDataset):
+            self.data.rank, self.data.world_size = self.processes.rank, self.processes.count
+            self.data.start = self.images_seen
+            loader = DataLoader(self.data, batch_size=config.batch_size, **loading)
+        else:
+            loader = DataLoader(self.data, batch_sampler=sampler, **loading)  # type: ignore[arg-type]
+        try:
+            for batch_number, batch in enumerate(loader, sampler.start_batch):
+                yield sampler.positions(batch_number), batch
+        except InputError as error:
+            # from a worker it comes with a traceback in its text, the message in the last line
+            raise InputError(
+                str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+            ) from error
 
     def _take_step(self, batches: Iterator[tuple[range, dict[str, Any]]]) -> tuple[Tensor, Tensor]:
         """One update of the weights; its mean loss and the norm of its gradient."""
         config, accelerator = self.config, self.accelerator
         per_image: list[tuple[Tensor, Tensor, Tensor]] = []  # index, timestep, loss
+        unreadable: list[int] = []
         gradient_norm = torch.zeros(())
         for part in range(config.gradient_accumulation_steps):
             positions, batch = next(batches)
@@ -287,12 +381,32 @@ class _Trainer:
                         self.network, self.noise_scheduler, clean, noise, timesteps, labels, config.min_snr_gamma
                     )
                 per_image.append((batch["index"], timesteps, loss.detach()))
+                unreadable += batch["index"][batch["unreadable"]].tolist()
                 accelerator.backward(loss.mean())
                 if accelerator.sync_gradients:
                     limit = math.inf if config.gradient_clip is None else config.gradient_clip
                     gradient_norm = accelerator.clip_grad_norm_(self.network.parameters(), limit)
                     self._update(bool(torch.isfinite(gradient_norm)), per_image)
+        self._note_unreadable(unreadable)
         return torch.stack([loss.mean() for _, _, loss in per_image]).mean(), gradient_norm
+
+    def _note_unreadable(self, indices: list[int]) -> None:
+        """Count images that turned out unreadable; stop, in all processes, above the limit."""
+        new = sorted(set(indices) - self.unreadable)
+        if not any(count for (count,) in self.processes.gather_numbers([len(new)])):
+            return
+        new = sorted(set(self.processes.gather(new)))
+        self.unreadable |= set(new)
+        names = [self.data.name_of(index) for index in new]
+        if self.main:
+            self.folder.record(step=self.step + 1, unreadable=True, images=names)
+        config, num_images = self.config, self.data.report.num_images
+        limit = 0.0 if config.on_bad_image == "error" else config.max_bad_images
+        if config.on_bad_image == "error" or too_many_bad(len(self.unreadable), num_images, limit):
+            raise InputError(
+                f"{len(self.unreadable)} of {num_images} images can no longer be read ({', '.join(names[:3])}); put "
+                "them back, or raise max_bad_images, and go on with --resume; the last checkpoint is good"
+            )
 
     def _update(self, finite: bool, per_image: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Change the weights by a finite gradient; leave them alone otherwise, and give up after too many of those.
@@ -320,9 +434,9 @@ class _Trainer:
     def _tell_non_finite(self, per_image: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Name the images, of all processes, whose loss is not finite; all images of the step if each one's is."""
         rows = [row for part in per_image for row in zip(*(t.tolist() for t in part), strict=True)]
-        rows = gather_object(rows)
+        rows = self.processes.gather(rows)
         rows = [row for row in rows if not math.isfinite(row[2])] or rows
-        names = [self.data.source.names[self.data.indices[index]] for index, _, _ in rows]
+        names = [self.data.name_of(index) for index, _, _ in rows]
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         self.say(f"step {self.step + 1}: gradient not finite, update left out ({shown})")
         if self.main:
@@ -347,47 +461,51 @@ class _Trainer:
         """Spent on this run, also before it was resumed."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def _agreed_stop(self, stop: StopRequest) -> int | None:
-        """The signal that any process got; asked at the same place by all."""
-        if self.accelerator.num_processes == 1:
-            return stop.signal
-        got = torch.tensor([stop.signal or 0], device=self.device)
-        return int(self.accelerator.gather(got).max()) or None
-
-    def _validate(self) -> None:
-        """Loss of the averaged weights on the held-out images."""
-        if not self.main:
+    def _validate(self, stop: StopRequest) -> None:
+        """Loss of the averaged weights on the held-out images, by all processes; given up if a signal comes."""
+        if self.held_out is None:
             return
         config = self.config
-        with averaged_weights(self.model, self.ema):
-            losses = validation_loss(
-                self.model,
-                self.noise_scheduler,
-                self.held_out,
-                seed=config.seed,
-                with_labels=config.class_conditional,
-                device=self.device,
-            )
+        try:
+            with averaged_weights(self.model, self.ema):
+                losses = validation_loss(
+                    self.model,
+                    self.noise_scheduler,
+                    self.held_out,
+                    seed=config.seed,
+                    with_labels=config.class_conditional,
+                    device=self.device,
+                    processes=self.processes,
+                    stop=stop,
+                )
+        except Stopped as stopped:
+            self.stopped_by = stopped.signal
+            return
         self.validation_loss = losses["validation_loss"]
         self._record(**losses)
 
-    def _sample(self, stop: StopRequest | None) -> None:
-        """A grid from the averaged weights; none if a signal comes while it is made."""
-        if not self.main:
-            return
+    def _sample(self, stop: StopRequest) -> None:
+        """A grid from the averaged weights, by all processes; none if a signal comes while it is made."""
         config = self.config
-        with averaged_weights(self.model, self.ema):
-            grid = sample_grid(
-                self.model,
-                self.noise_scheduler,
-                num_images=config.num_samples,
-                num_inference_steps=config.sample_steps,
-                seed=config.seed,
-                num_classes=self.data.num_classes if config.class_conditional else None,
-                give_up=lambda: stop is not None and stop.signal is not None,
-            )
-        if grid is not None:
-            write_png(grid, self.folder.samples / f"step-{self.step:08d}.png")
+        try:
+            with averaged_weights(self.model, self.ema):
+                grid = sample_grid(
+                    self.model,
+                    self.noise_scheduler,
+                    num_images=config.num_samples,
+                    num_inference_steps=config.sample_steps,
+                    seed=config.seed,
+                    num_classes=self.data.num_classes if config.class_conditional else None,
+                    processes=self.processes,
+                    stop=stop,
+                )
+        except Stopped as stopped:
+            self.stopped_by = stopped.signal
+            return
+        self._by_main(lambda: write_png(grid, self._grid_path()))
+
+    def _grid_path(self) -> Path:
+        return self.folder.samples / f"step-{self.step:08d}.png"
 
     def _save(self) -> None:
         """Checkpoint and model, by the main process."""
@@ -398,48 +516,60 @@ class _Trainer:
             )
         # the mean of all processes: each takes it from here when it resumes
         losses = self.accelerator.reduce(torch.stack(self.losses), "mean").tolist() if self.losses else []
-        self.accelerator.wait_for_everyone()
-        if self.main:
+
+        def write() -> None:
+            self.folder.sync_records()  # a checkpoint without the records before it would be none to go on from exactly
             tensors, state = self.snapshot.take()
             state |= {
                 "step": self.step,
                 "images_seen": self.images_seen,
                 "seconds": self._seconds(),
                 "num_processes": self.accelerator.num_processes,
-                "validation_loss": self.validation_loss,
                 "losses_since_record": losses,
                 "non_finite": self.non_finite,
+                "unreadable": sorted(self.unreadable),
             }
             checkpoints.save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
-            with averaged_weights(self.model, self.ema):
-                pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
-                checkpoints.replace_folder(self.folder.model, pipeline.save_pretrained)
-            checkpoints.remove_old(self.folder.checkpoints, self.config.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+            self._write_model()
+            checkpoints.remove_old(self.folder.checkpoints, self.step, self.config.keep_checkpoints)
+
+        self._by_main(write)
+
+    def _write_model(self) -> None:
+        """What can be used, with the averaged weights; by the main process."""
+        with averaged_weights(self.model, self.ema):
+            pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
+            replace_folder(self.folder.model, pipeline.save_pretrained)
 
     def _restore(self) -> None:
         """Take everything from the newest whole checkpoint. Every process reads it for itself."""
         path = checkpoints.latest_valid(self.folder.checkpoints)
         if path is None:
             self.say("no checkpoint yet: starting from the beginning")
-            if self.main:
-                self.folder.cut_records(0)
+            self._by_main(lambda: self.folder.cut_records(0))
             return
         tensors, state = checkpoints.load_checkpoint(path)
-        self.snapshot.restore(tensors, state)
-        self.step = state["step"]
-        self.images_seen = state["images_seen"]
-        self.seconds_before = state.get("seconds", 0.0)
-        self.non_finite = state.get("non_finite", 0)
-        self.validation_loss = state["validation_loss"]
-        self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses_since_record"]]
+        try:
+            self.snapshot.restore(tensors, state)
+            self.step = state["step"]
+            self.images_seen = state["images_seen"]
+            self.seconds_before = state.get("seconds", 0.0)
+            self.non_finite = state.get("non_finite", 0)
+            self.unreadable = set(state.get("unreadable", ()))
+            self.losses = [torch.tensor(loss, device=self.device) for loss in state["losses_since_record"]]
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path / 'state.json'} is not of a run of this version ({error}); remove {path}"
+            ) from error
         if state["num_processes"] != self.accelerator.num_processes:
             self.say(
                 f"this run was on {state['num_processes']} processes and is now on {self.accelerator.num_processes}: "
                 f"it goes on in the data where it was, with {self.images_per_step} images per step, but not bit for bit"
             )
-        if self.main:
-            self.folder.cut_records(self.step)
+        self._by_main(lambda: self.folder.cut_records(self.step))
+        self.validation_loss = self.processes.from_main(self.folder.last("validation_loss"))
+        if isinstance(self.data, StreamDataset):
+            self.say(f"the data is a stream: its resumption is {RESUME}")
         self.say(f"resumed from {path.name}")
 
     def _report(self, result: TrainResult) -> None:
@@ -460,11 +590,11 @@ class _Trainer:
             "device": str(self.device),
             "loss": result.loss,
             "validation_loss": result.validation_loss,
-            "samples": Path("samples", f"step-{self.step:08d}.png").as_posix(),
+            "samples": Path("samples", self._grid_path().name).as_posix(),
             "has_plot": has_plot,
             "run": self.folder.path.as_posix(),
         }
-        write_report(self.folder.path / "report.md", facts)
+        write_report(self.folder.report, facts)
 
 
 def _make_accelerator(config: TrainConfig) -> Accelerator:
@@ -477,6 +607,12 @@ def _make_accelerator(config: TrainConfig) -> Accelerator:
         raise InputError(
             f"logger={config.logger} needs the package {config.logger}: pip install 'continuous-unet[{config.logger}]'"
         )
+    for strategy in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{strategy}", "false").lower() in ("1", "true"):
+            raise InputError(
+                f"accelerate is configured for {strategy}, which splits the weights, and checkpoints here hold them "
+                "whole; use several processes with whole weights (accelerate launch --multi_gpu, or torchrun)"
+            )
     # accelerate keeps its settings for the life of the process; another run in it may want others
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from continuous_unet.files import replace_file, replace_text
+
 
 def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
     """Draw training and validation loss against steps; False if matplotlib is missing."""
@@ -23,8 +25,10 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
     if axes.lines:
         axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    try:
+        replace_file(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    finally:
+        plt.close(figure)
     return True
 
 
@@ -57,7 +61,7 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
         "```",
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    replace_text(path, "\n".join(lines))
 
 
 def _duration(seconds: float) -> str:

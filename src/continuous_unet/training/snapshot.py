@@ -10,6 +10,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from continuous_unet.errors import InputError
 from continuous_unet.training.ema import ema_counters, ema_tensors, restore_ema
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -53,7 +54,12 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self, tensors: Tensors, numbers: dict[str, Any]) -> None:
-        """Undo `take`, whatever device the objects are on now."""
+        """Undo `take`, whatever device the objects are on now.
+
+        Raises:
+            InputError: for tensors that are not this model's; nothing is changed then.
+        """
+        self._check_fit(tensors)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors["model"][name])
         restore_optimizer(self.optimizer, self.names, tensors["optimizer"])
@@ -67,6 +73,20 @@ class Snapshot:
             group["lr"] = value
         if numbers["scaler"] is not None and self.scaler is not None:
             self.scaler.load_state_dict(numbers["scaler"])
+
+    def _check_fit(self, tensors: Tensors) -> None:
+        own = {name: parameter.shape for name, parameter in self.model.named_parameters()}
+        for stem in ("model", *(() if self.ema is None else ("ema",))):
+            if _shapes(tensors.get(stem, {})) != own:
+                raise InputError(f"the checkpoint's {stem}.safetensors does not fit this model; is it of another run?")
+        for full, tensor in tensors.get("optimizer", {}).items():
+            shape = own.get(full.rpartition("/")[0])
+            if shape is None or (tensor.ndim and tensor.shape != shape):  # AdamW's counters have no dimension
+                raise InputError(f"the checkpoint's optimizer.safetensors does not fit this model ({full})")
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from continuous_unet.data import ImageDataset
+from continuous_unet.processes import Processes
 from continuous_unet.randomness import derive_seed
+from continuous_unet.signals import StopRequest
 from continuous_unet.training.objective import diffusion_loss
 
 BATCH = 64
@@ -15,7 +17,15 @@ GOLDEN_RATIO = 0.6180339887498949
 
 @torch.no_grad()
 def validation_loss(
-    model: Any, scheduler: Any, dataset: ImageDataset, *, seed: int, with_labels: bool, device: torch.device
+    model: Any,
+    scheduler: Any,
+    dataset: ImageDataset,
+    *,
+    seed: int,
+    with_labels: bool,
+    device: torch.device,
+    processes: Processes | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, float]:
     """Mean squared error of the prediction on held-out images, without min-SNR weights.
 
@@ -26,14 +36,21 @@ def validation_loss(
         seed: of the run.
         with_labels: give the model the images' classes.
         device: where the model is.
+        processes: that share the images, batch by batch; this one alone if None.
+        stop: asked before each batch.
 
     Returns:
         `validation_loss`, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the timesteps that
-        some image fell into.
+        some image fell into; the same in every process.
+
+    Raises:
+        Stopped: if a process is asked to stop.
     """
+    processes, stop = processes or Processes(), stop or StopRequest()
     num_timesteps = scheduler.config.num_train_timesteps
-    losses, timesteps = [], []
-    for start in range(0, len(dataset), BATCH):
+    own: list[tuple[int, list[float], list[int]]] = []
+    for start, ours in processes.rounds(range(0, len(dataset), BATCH)):
+        processes.check(stop)
         numbers = range(start, min(start + BATCH, len(dataset)))
         items = [dataset[i] for i in numbers]
         clean = torch.stack([item["image"] for item in items])
@@ -42,8 +59,11 @@ def validation_loss(
         times = torch.tensor([int(i * GOLDEN_RATIO % 1 * num_timesteps) for i in numbers])
         labels = torch.tensor([item["label"] for item in items], device=device) if with_labels else None
         loss = diffusion_loss(model, scheduler, clean.to(device), noise.to(device), times.to(device), labels)
-        losses += loss.tolist()
-        timesteps += times.tolist()
+        if ours:
+            own.append((start, loss.tolist(), times.tolist()))
+    batches = sorted(processes.gather(own))
+    losses = [loss for _, batch, _ in batches for loss in batch]
+    timesteps = [t for _, _, batch in batches for t in batch]
     result = {"validation_loss": sum(losses) / len(losses)}
     for quarter in range(4):
         here = [loss for loss, t in zip(losses, timesteps, strict=True) if t * 4 // num_timesteps == quarter]

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterator
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where Ctrl-C would be a KeyboardInterrupt: it passes every `except Exception` on its way out."""
+
+
 class StopRequest:
     """Whether a signal asked for the end, and which."""
 
@@ -15,20 +19,39 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, SIGINT and SIGTERM only set a flag; the handlers of before are put back after."""
+    """Within, the first SIGINT or SIGTERM only sets a flag, and a second one raises KeyboardInterrupt or `Terminated`.
+
+    The handlers of before are put back after.
+    """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may set handlers
-        return
 
     def handle(number: int, frame: object) -> None:
         if request.signal is not None:
-            raise KeyboardInterrupt
+            leave_at_once(number, frame)
         request.signal = number
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handlers({signal.SIGINT: handle, signal.SIGTERM: handle}):
         yield request
+
+
+def leave_on_sigterm() -> contextlib.AbstractContextManager[None]:
+    """Within, SIGTERM raises `Terminated`, so that what is half done is cleared away as it is after Ctrl-C."""
+    return _handlers({signal.SIGTERM: leave_at_once})
+
+
+def leave_at_once(number: int, frame: object) -> None:
+    """A signal handler that raises."""
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handlers(handlers: dict[int, object]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}  # type: ignore[arg-type]
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

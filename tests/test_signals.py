@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from continuous_unet.training.signals import outlive_first_signal, stop_on_signals
+from continuous_unet.signals import Terminated, leave_on_sigterm, outlive_first_signal, stop_on_signals
 
 
 def test_the_first_is_noted_the_second_leaves_at_once():
@@ -18,6 +18,18 @@ def test_the_first_is_noted_the_second_leaves_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_raises_where_nothing_need_be_finished():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), leave_on_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGINT
 
 
 def test_other_threads_may_train_too():

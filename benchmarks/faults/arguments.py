@@ -1,0 +1,300 @@
+"""Random arguments to every verb: no traceback, no partial output, and no exit code that is not documented."""
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from lab import Child, Lab, fresh, tiny, train_arguments
+from lab import run as run_child
+from PIL import Image
+
+from continuous_unet.cli.main import VERBS, build_parser
+from continuous_unet.cli.main import main as cunet
+
+Act = Callable[[list[str]], tuple[int, str, str]]
+NUMBERS = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "8",
+    "0.5",
+    "1e-3",
+    "1e38",
+    "nan",
+    "inf",
+    "-inf",
+    "many",
+    "",
+    "none",
+    "0x10",
+    "1_0",
+    "٣",
+]
+WORDS = [
+    "",
+    " ",
+    "none",
+    "shapes",
+    "digits",
+    "tiny",
+    "x",
+    "-",
+    "--",
+    "ünï",
+    "a=b",
+    "=",
+    "../x",
+    "hf:",
+    "hf:nothing/there",
+]
+HUGE = ["1000000000000", "99999999999999999999999"]
+# Options for which a large number is not wrong, only long: none is tried.
+LONG = {
+    "steps",
+    "num",
+    "repeats",
+    "batch_size",
+    "num_samples",
+    "sample_steps",
+    "num_workers",
+    "image_size",
+    "sample_size",
+    "solver_steps",
+    "num_train_timesteps",
+    "gradient_accumulation_steps",
+    "num_validation",
+    "channels",
+}
+RIGHT = {
+    "data": ["photos", "shapes"],
+    "output": ["new"],
+    "config": ["good.yaml"],
+    "model": ["run"],
+    "action": ["check"],
+}
+KEYS = [
+    "num_solver_steps=0",
+    "num_solver_steps=1",
+    "method=magic",
+    "method=heun",
+    "gradient=reversible",
+    "dropout=2",
+    "block_out_channels=[8, 8]",
+    "block_out_channels=[7]",
+    "block_out_channels=8",
+    "norm_num_groups=0",
+    "x=1",
+    "=1",
+    "a",
+    "field_type=general",
+    "patch_size=2",
+    "patch_size=-1",
+    "act_fn=magic",
+    "add_attention=maybe",
+    "a=[",
+    "preset=x",
+    "time_embedding_dim=0",
+    "layers_per_block=0",
+    "num_class_embeds=0",
+    "sample_size=3",
+    "in_channels=5",
+    "attention_head_dim=3",
+    "integration_time=0",
+    "down_block_types=[DownBlock2D]",
+]
+
+
+def values(action: argparse.Action, places: dict[str, str]) -> st.SearchStrategy[str]:
+    """What may stand after an option: the right, four times as often as the wrong, and the wrong."""
+    right, wrong = ["1", "2", "3", "8"], NUMBERS if action.dest in LONG else [*NUMBERS, *HUGE]
+    if action.choices is not None:
+        right, wrong = [*map(str, action.choices)], ["magic", ""]
+    elif action.dest in RIGHT:
+        right, wrong = [places.get(name, name) for name in RIGHT[action.dest]], [*places.values(), *WORDS]
+    elif action.dest == "model_options":
+        right, wrong = ["num_solver_steps=1", "method=heun", "gradient=checkpoint", "patch_size=2", "dropout=0.5"], KEYS
+    elif getattr(action.type, "__name__", "") == "float":
+        right = ["0.5", "0.9", "1e-3"]
+    elif getattr(action.type, "__name__", "str") == "str":
+        right, wrong = ["cpu"], WORDS
+    return st.one_of(*[st.sampled_from(right)] * 4, st.sampled_from(wrong))
+
+
+def command_lines(verb: str, places: dict[str, str], base: list[str]) -> st.SearchStrategy[list[str]]:
+    """Argument lists of a verb: some options of its own, some that are none, in any order, on top of a good start."""
+    (subparsers,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    options, positional = [], []
+    for action in subparsers.choices[verb]._actions:
+        if action.dest in ("help", "debug"):
+            continue
+        if not action.option_strings:
+            positional.append(values(action, places))
+            continue
+        name = st.sampled_from(action.option_strings)
+        if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+            options.append(name.map(lambda n: [n]))
+        else:
+            pair = st.tuples(name, values(action, places))
+            options.append(pair.map(list) | pair.map(lambda p: [f"{p[0]}={p[1]}"]))
+    wrong = st.sampled_from([["--bach-size", "3"], ["--steps"], ["-x"], ["--"], ["extra"], ["--step", "3"], [""]])
+    chosen = st.lists(st.one_of(*options), max_size=4).map(lambda parts: list(itertools.chain(*parts)))
+    some_wrong = st.one_of(*[st.just([])] * 9, wrong)
+    good = st.tuples(st.just(base), chosen, some_wrong).map(lambda t: [*t[0], *t[1], *t[2]])
+    any_ = st.tuples(st.lists(st.one_of(*positional), max_size=2) if positional else st.just([]), chosen, some_wrong)
+    return st.one_of(good, good, good, any_.map(lambda t: [*t[0], *t[1], *t[2]])).map(lambda words: [verb, *words])
+
+
+def problems(argv: list[str], code: int, out: str, err: str, before: set[Path], after: set[Path]) -> list[str]:
+    """What is wrong with how a command line was dealt with."""
+    found = []
+    said = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("cunet")]
+    failed = "not finite" in err or "not enough memory" in err or (argv[0] == "data" and " cannot" in out + err)
+    if code not in (0, 2) and not (code == 1 and (failed or '"unusable": [' in out)):
+        found.append(f"exit code {code}")
+    if "Traceback" in err or "internal error" in err:
+        found.append("a traceback or an internal error")
+    if code == 2 and (len(said) != 1 or out):
+        found.append(f"not one line of error, but {said} and {out[:200]!r}")
+    if code == 2 and after - before:
+        found.append(f"refused, and left {sorted(map(str, after - before))[:5]}")
+    if code == 0 and "--json" in argv and not {"--help", "-h", "--print-config"} & set(argv):
+        try:
+            json.loads(out)
+        except ValueError:
+            found.append(f"no JSON: {out[:200]!r}")
+    found += [f"left over: {path}" for path in after - before if ".tmp" in path.name]
+    return [f"{problem}: cunet {' '.join(map(repr, argv))}: {err[-600:]}" for problem in found]
+
+
+def in_this_process(argv: list[str]) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cunet(argv)
+    return code, out.getvalue(), err.getvalue()
+
+
+def listing(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def make_places(folder: Path, made: Path) -> dict[str, str]:
+    """What paths may lead to; each case begins with the same."""
+    (folder / "photos").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, i, i)).save(folder / "photos" / f"{i}.png")
+    (folder / "spoilt").mkdir()
+    (folder / "spoilt" / "a.png").write_text("no image")
+    (folder / "empty").mkdir()
+    (folder / "file.txt").write_text("text")
+    (folder / "good.yaml").write_text("batch_size: 2\n")
+    (folder / "bad.yaml").write_text("steps: [1\n")
+    (folder / "odd.yaml").write_text("- 1\n")
+    (folder / "loop").symlink_to("loop")
+    names = (
+        "photos",
+        "spoilt",
+        "empty",
+        "file.txt",
+        "good.yaml",
+        "bad.yaml",
+        "odd.yaml",
+        "loop",
+        "new",
+        "new.png",
+        "file.txt/x",
+    )
+    return {"run": str(made), **{name: str(folder / name) for name in names}}
+
+
+def bases(places: dict[str, str]) -> dict[str, list[str]]:
+    """A command line of each verb that works and is quick."""
+    train = ["--data", "shapes", "--image-size", "8", "--preset", "tiny", "--steps", "1", "--batch-size", "2",
+             "--num-samples", "1", "--sample-steps", "1", "--device", "cpu", "--output", places["new"],
+             "--model-option", "block_out_channels=[8, 8]"]  # fmt: skip
+    return {
+        "train": train,
+        "sample": [places["run"], "--num", "1", "--steps", "1", "--device", "cpu", "--output", places["new.png"]],
+        "data": ["check", places["photos"]],
+        "profile": ["tiny", "--repeats", "1", "--device", "cpu"],
+    }
+
+
+def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path) -> dict[str, Any]:
+    """Try so many command lines of a verb; `act` runs one."""
+    bad: list[str] = []
+    codes: dict[str, int] = {}
+    shutil.rmtree(folder, ignore_errors=True)
+    places = make_places(folder, made)
+
+    @seeded(lab.rng.randrange(2**32))
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(command_lines(verb, places, bases(places)[verb]))
+    def attempt(argv: list[str]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        make_places(folder, made)
+        before = listing(folder)
+        os.chdir(folder / "empty")  # what is named without a folder lands where it is seen
+        code, out, err = act(argv)
+        codes[str(code)] = codes.get(str(code), 0) + 1
+        bad.extend(problems(argv, code, out, err, before, listing(folder)))
+
+    attempt()
+    os.chdir(lab.folder)
+    return {"trials": sum(codes.values()), "bad": bad, "codes": dict(sorted(codes.items()))}
+
+
+def campaign(lab: Lab, made: Path, act: Act, cases: int, prefix: str) -> dict[str, Any]:
+    """Every verb."""
+    return {verb: try_verb(lab, verb, made, act, cases, lab.folder / f"{prefix}-{verb}") for verb in VERBS}
+
+
+def main(lab: Lab) -> None:
+    fresh(lab.folder)
+    made = lab.folder / "made"
+    assert run_child(train_arguments(tiny(made, steps=3), lab.folder), lab.folder).code == 0
+
+    # Hundreds of command lines in one process; it is forked, because they compute.
+    report = lab.folder / "report.json"
+    cases = lab.number(300, 20)
+
+    def try_all() -> None:
+        report.write_text(json.dumps(campaign(lab, made, in_this_process, cases, "inside")))
+
+    child = Child(["--version"], lab.folder, before=try_all)
+    child.wait(patience=3600)
+    if not report.exists():
+        lab.row("arguments", "random arguments", 0, [f"it ended with {child.code}: {child.errors[-3000:]}"])
+        return
+    for verb, found in json.loads(report.read_text()).items():
+        codes = ", ".join(f"{n} with exit code {code}" for code, n in found["codes"].items())
+        lab.row("arguments", f"random arguments to `cunet {verb}`", found["trials"], found["bad"], codes)
+
+    def real(argv: list[str]) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "continuous_unet", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+
+    if not lab.short:
+        found = campaign(lab, made, real, 10, "real")
+        trials = sum(f["trials"] for f in found.values())
+        lab.row("arguments", "the same as real processes", trials, [p for f in found.values() for p in f["bad"]])
