@@ -78,6 +78,13 @@ LONG = {
     "gradient_accumulation_steps",
     "num_validation",
     "channels",
+    "budget",
+    "curve_samples",
+    "sampler_steps",
+    "sweep_images",
+    "extractor_steps",
+    "num_seeds",
+    "jobs",
 }
 RIGHT = {
     "data": ["photos", "shapes"],
@@ -85,6 +92,12 @@ RIGHT = {
     "config": ["good.yaml"],
     "model": ["run"],
     "action": ["check"],
+    "sides": ["ours.yaml", "discrete"],
+    "budget": ["images=64", "minutes=0.001"],
+    "main_sampler": ["ddim:1", "dpm++:2"],
+    "jobs": ["1"],
+    "num_seeds": ["1", "2"],
+    "num_samples": ["1", "100"],
 }
 KEYS = [
     "num_solver_steps=0",
@@ -203,8 +216,10 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
     (folder / "good.yaml").write_text("batch_size: 2\n")
     (folder / "bad.yaml").write_text("steps: [1\n")
     (folder / "odd.yaml").write_text("- 1\n")
+    (folder / "ours.yaml").write_text("preset: tiny\nmodel_options: {block_out_channels: [8, 8]}\n")
     (folder / "loop").symlink_to("loop")
     names = (
+        "ours.yaml",
         "photos",
         "spoilt",
         "empty",
@@ -225,9 +240,16 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
     train = ["--data", "shapes", "--image-size", "8", "--preset", "tiny", "--steps", "1", "--batch-size", "2",
              "--num-samples", "1", "--sample-steps", "1", "--device", "cpu", "--output", places["new"],
              "--model-option", "block_out_channels=[8, 8]"]  # fmt: skip
+    quick = (
+        "--costs-only --no-compiled --repeats 1 --num-seeds 1 --budget images=32 --sweep-images 32 --sampler-steps 1"
+    )
+    few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8"
+    compare = ["--data", "shapes", "--image-size", "8", "--device", "cpu", "--output", places["new"],
+               "--sides", places["ours.yaml"], *quick.split(), *few.split(), "--main-sampler", "ddim:1"]  # fmt: skip
     return {
         "train": train,
         "sample": [places["run"], "--num", "1", "--steps", "1", "--device", "cpu", "--output", places["new.png"]],
+        "compare": compare,
         "data": ["check", places["photos"]],
         "profile": ["tiny", "--repeats", "1", "--device", "cpu"],
     }

@@ -1,6 +1,7 @@
 """The configuration of a comparison: one dataclass, which checks itself. Imports no torch."""
 
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from continuous_unet.errors import InputError
@@ -8,6 +9,11 @@ from continuous_unet.training.config import TrainConfig, check_types, option
 
 SCHEDULERS = ("ddim", "dpm++")
 """Samplers that every side is sampled with."""
+
+_AT_MOST = {
+    "num_seeds": 100, "batch_size": 2**16, "num_validation": 10**6, "repeats": 10**4, "jobs": 256,
+    "extractor_steps": 10**6,
+}  # fmt: skip
 
 
 @dataclass
@@ -68,9 +74,9 @@ class CompareConfig:
             raise InputError("no output was named; give the folder for the comparison with --output")
         self.budget_parts()
         self.main_sampler_parts()
-        for name in ("num_seeds", "batch_size", "num_validation", "repeats", "jobs", "extractor_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, most in _AT_MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"{name}={getattr(self, name)} must lie in 1 to {most}")
         for name in ("num_samples", "curve_samples"):
             if getattr(self, name) < 100:
                 raise InputError(f"{name}={getattr(self, name)} is too few for a distance; give at least 100")
@@ -80,8 +86,8 @@ class CompareConfig:
             raise InputError(f"sampler_steps={self.sampler_steps} must lie in 1 to 1000")
         if self.sweep_images is not None and self.sweep_images < self.batch_size:
             raise InputError(f"sweep_images={self.sweep_images} is less than one batch of {self.batch_size}")
-        if self.channels not in (None, 1, 3, 4):
-            raise InputError(f"channels={self.channels} must be 1, 3 or 4")
+        model = SimpleNamespace(preset="tiny", model_options={})
+        self.train_config(self.output, model, steps=1, learning_rate=self.learning_rates[0], seed=0).validate()
         return self
 
     def budget_parts(self) -> tuple[Literal["images", "minutes"], float]:

@@ -6,6 +6,7 @@ training loop under `DIR/runs`, which resume by themselves.
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import io
 import itertools
 import json
@@ -47,9 +48,9 @@ from continuous_unet.tasks.generation import generate
 from continuous_unet.tasks.images import make_grid, write_png
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.schedulers import make_scheduler
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.config import TrainConfig, read_yaml
 
-MAY_CHANGE = {"output", "jobs", "num_seeds", "repeats", "compiled"}
+MAY_CHANGE = {"output", "jobs", "num_seeds", "repeats", "compiled", "costs_only"}
 """What may differ when a comparison goes on; what is measured already stays as it was measured."""
 
 
@@ -91,27 +92,37 @@ class _Comparison:
         self.data, self.held_out = self._open_data()
         self.size, self.channels = self.data.report.image_size, self.data.report.channels
         scale = config.scale if config.scale != "auto" else "small" if self.size <= 32 else "base"
-        sides = resolve_cuts(load_sides(config.sides, scale), self.size, self.channels)
-        for side in sides:
-            side.build(self.size, self.channels)
-        self._claim(sides)
-        self.sides = sides
+        self.sides = resolve_cuts(load_sides(config.sides, scale), self.size, self.channels)
+        # Everything that can be refused is refused before anything is written.
+        for side in self.sides:
+            _try(side, self.size, self.channels)
+        _check_packages()
+        if config.extractor == "inception" and not config.costs_only:
+            quality.load_inception(self.device)
+        self._claim(self.sides)
         self.stop: StopRequest | None = None
 
     def _open_data(self) -> tuple[ImageDataset, ImageDataset]:
+        """Images to train on, and those held out: none for costs alone."""
         config = self.config
         dataset = open_dataset(
             config.data, image_size=config.image_size, channels=config.channels, fit=config.fit,
             random_flip=config.random_flip, seed=0,
         )  # fmt: skip
-        return train_validation_split(dataset, config.num_validation, 0)
+        data, held_out = train_validation_split(dataset, 0 if config.costs_only else config.num_validation, 0)
+        if len(data) < 200 and not config.costs_only:
+            raise InputError(
+                f"{config.data} leaves {len(data)} images to train on; a comparison of quality needs at least 200 "
+                "(half to compare samples with, half for the floor); give more data, or use --costs-only"
+            )
+        return data, held_out
 
     def _claim(self, sides: list[Side]) -> None:
         """Make the folder, or check that what it holds is this comparison."""
         path = self.folder / "compare.yaml"
         now = yaml.safe_load(yaml.safe_dump(self.config.to_dict()))
         if path.is_file():
-            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            before = read_yaml(path, list(now))
             changed = [
                 f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v
             ]
@@ -121,8 +132,8 @@ class _Comparison:
                     "ones, or choose another --output"
                 )
             for side in sides:
-                old = yaml.safe_load((self.folder / "sides" / f"{side.name}.yaml").read_text(encoding="utf-8"))
-                if old["model_options"] != _plain(side.model_options) or old["preset"] != side.preset:
+                old = read_yaml(self.folder / "sides" / f"{side.name}.yaml", ["label", "preset", "model_options"])
+                if (old.get("preset"), old.get("model_options")) != (side.preset, _plain(side.model_options)):
                     raise InputError(
                         f"the side {side.name} of {self.folder} was another model; choose another --output"
                     )
@@ -347,6 +358,26 @@ class _Comparison:
     def _dial(self, side: Side) -> list[dict[str, Any]]:
         pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
         return measure_dial(pipeline.unet, pipeline.scheduler, self.held_out, self.device)
+
+
+def _try(side: Side, size: int, channels: int) -> None:
+    """Build a side and run it once.
+
+    Raises:
+        InputError: if it cannot be made, or cannot take images of this size.
+    """
+    model = side.build(size, channels).eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, channels, size, size), 0)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the side {side.name} cannot take images of {size}x{size} pixels: {error}") from error
+
+
+def _check_packages() -> None:
+    for name in ("torchmetrics", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"a comparison needs the package {name}: pip install 'continuous-unet[compare]'")
 
 
 def _whole(result: dict[str, Any]) -> dict[str, Any]:
