@@ -92,9 +92,10 @@ def test_save_and_load_is_bit_exact_and_safe(model_class, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["_class_name"] == model_class.__name__
     loaded = model_class.from_pretrained(tmp_path)
-    # the weights bit for bit; what they compute up to rounding: mapped from a file they are not aligned as usual
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
-    torch.testing.assert_close(loaded(x, 5).sample, model(x, 5).sample, atol=1e-6, rtol=0)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter), name
+    # which kernel the CPU takes depends on where the weights lie in memory: equal weights, outputs equal to rounding
+    torch.testing.assert_close(loaded(x, 5).sample, model(x, 5).sample, atol=1e-6, rtol=1e-6)
     assert model_class.from_config(loaded.config).config["block_out_channels"] == [16, 32]
 
 
