@@ -233,7 +233,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
     "search": search, "faults": faults, "loading": loading,
 }  # fmt: skip
-for _name in ("compare-mnist", "costs-64"):  # folders of `results/` that `cunet compare` wrote
+for _name in ("compare-mnist",):  # folders of `results/` that `cunet compare` wrote
     TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)
     TABLES[f"{_name}-costs"] = partial(comparison_costs, _name)
     TABLES[f"{_name}-quality"] = partial(comparison_quality, _name)
