@@ -39,6 +39,22 @@ def test_a_cut_is_the_largest_that_does_not_cost_more(kind):
     assert cost(wider, kind, 8, 1) > limit
 
 
+def test_every_cut_is_found():
+    """Each scaled form is what its own cost cuts to, and what anything up to the next form's cost cuts to."""
+
+    def form(largest):
+        widths = [max(8, round(width * largest / 64 / 8) * 8) for width in (32, 64)]
+        return Side("d", "", "ddpm_small", {**SMALL_DISCRETE, "block_out_channels": widths})
+
+    forms = [form(largest) for largest in range(8, 72, 8)]
+    costs = [cost(side, "parameters", 8, 1) for side in forms]
+    assert costs == sorted(set(costs))
+    whole = Side("d", "", "ddpm_small", SMALL_DISCRETE)
+    for side, limit, following in zip(forms, costs, [*costs[1:], 2 * costs[-1]], strict=True):
+        assert cut_widths(whole, "parameters", limit, 8, 1) == side
+        assert cut_widths(whole, "parameters", following - 1, 8, 1) == side
+
+
 def test_cuts_follow_each_other_in_any_order_and_take_a_share():
     half = Side("half", "", "ddpm_small", SMALL_DISCRETE, {"to": "whole", "cost": "parameters", "share": 0.5})
     whole = Side("whole", "", "ddpm_small", SMALL_DISCRETE, {"to": "ours", "cost": "parameters", "share": 4.0})
