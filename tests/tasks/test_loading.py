@@ -117,6 +117,10 @@ BAD = {
         lambda p: edit(p / "model_index.json", scheduler=["diffusers", "XScheduler"]),
         "has no scheduler",
     ),
+    "class that is no name": (
+        lambda p: edit(p / "unet" / "config.json", _class_name=["Evil"]),
+        r"for the class \['Evil'\]",
+    ),
     "class of config": (lambda p: edit(p / "unet" / "config.json", _class_name="Evil"), "for the class 'Evil'"),
     "wrong width": (
         lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 24]),

@@ -33,7 +33,7 @@ class Side:
     max_seeds: int | None = None
     """Train with at most so many seeds, for a side that is dear to train; the report gives the number."""
 
-    def build(self, image_size: int, channels: int, num_classes: int | None = None) -> Any:
+    def build(self, image_size: int, channels: int) -> Any:
         """A new U-Net of this side.
 
         Raises:

@@ -106,7 +106,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         initial_velocity: of second-order blocks: learned from the `"features"`, from them and the `"timestep"`, from
             them and the velocity `"carried"` over from the block before, or `"zero"`.
         read_velocity: second-order blocks give `x + W x'` at the end, not `x` alone.
-        initial_decay: share of the velocity that an untrained relaxation field leaves after unit time, in (0.31, 1).
+        initial_decay: share of the velocity that an untrained relaxation field leaves after unit time, 0.30 to 1.
         num_solver_steps: steps of the solver in each block; can be changed later by `set_solver`.
         integration_time: end of the ODE's time; `num_solver_steps` if None, which makes a step one unit long.
         method: integration method, see `continuous_unet.ode.METHODS`. Drift-kick methods need the relaxation field.

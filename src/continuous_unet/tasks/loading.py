@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from continuous_unet.errors import InputError
+from continuous_unet.models.build import UNETS, build_unet
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 
-_UNETS = ("ContinuousUNet2DModel", "UNet2DModel")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _LARGEST_JSON_BYTES = 16 * 2**20
 _LARGEST = {"layers_per_block": 64, "num_solver_steps": 1_000, "sample_size": 2_048}
@@ -92,8 +92,8 @@ def _check_index(index: dict[str, Any], folder: Path) -> None:
             raise InputError(f"{where} names no {part}; expected a pipeline of a U-Net and a scheduler")
         if entry[0] not in _LIBRARIES:
             raise InputError(f"{where} wants code from {entry[0]!r}; only {' and '.join(_LIBRARIES)} are allowed")
-    if index["unet"][1] not in _UNETS:
-        raise InputError(f"{where} names the U-Net class {index['unet'][1]!r}; expected {' or '.join(_UNETS)}")
+    if index["unet"][1] not in UNETS:
+        raise InputError(f"{where} names the U-Net class {index['unet'][1]!r}; expected {' or '.join(UNETS)}")
     if not index["scheduler"][1].endswith("Scheduler"):
         raise InputError(f"{where} names {index['scheduler'][1]!r} as scheduler, which is none")
 
@@ -173,16 +173,13 @@ def _check_header(unet_class: Any, config: dict[str, Any], weights: Path) -> Non
 def _load_unet(folder: Path) -> Any:
     config = _read_json(folder / "config.json")
     name = config.get("_class_name")
-    if name not in _UNETS:
-        raise InputError(f"{folder / 'config.json'} is for the class {name!r}; expected {' or '.join(_UNETS)}")
-    if name == "ContinuousUNet2DModel":
-        from continuous_unet.models.continuous_unet import ContinuousUNet2DModel as UNet
-    else:
-        from diffusers import UNet2DModel as UNet  # type: ignore[assignment]
+    if not isinstance(name, str) or name not in UNETS:
+        raise InputError(f"{folder / 'config.json'} is for the class {name!r}; expected {' or '.join(UNETS)}")
+    unet_class: Any = UNETS[name]
     _check_numbers(config, folder / "config.json")
-    _check_header(UNet, config, folder / _WEIGHTS)
+    _check_header(unet_class, config, folder / _WEIGHTS)
     try:
-        unet = UNet.from_pretrained(folder, use_safetensors=True)  # type: ignore[misc]
+        unet = unet_class.from_pretrained(folder, use_safetensors=True)
     except Exception as error:
         raise InputError(f"the model in {folder} cannot be loaded ({_first_line(error)}); it is damaged") from error
     # Into memory of their own: mapped from the file they are not aligned as usual, which makes kernels round otherwise,
@@ -209,7 +206,6 @@ def load_model_or_preset(
     Raises:
         InputError: as `load_pipeline`, and for settings that do not fit.
     """
-    from continuous_unet.models.build import build_unet
     from continuous_unet.models.presets import PRESETS
 
     try:
