@@ -108,11 +108,22 @@ def measure_latencies(models: dict[str, Any], repeats: int, *, compiled: bool) -
 
     A side that cannot be compiled gets a row that says why.
     """
+    if compiled:
+        # torch compiles a function for 8 shapes at most and runs it uncompiled for others: too few for all sides,
+        # where one with breaks in its graph (torchdiffeq's solvers) has layers compiled by themselves
+        with torch._dynamo.config.patch(recompile_limit=8 * len(models)):
+            return _latencies(models, repeats, lambda model: torch.compile(model, dynamic=False))
+    return _latencies(models, repeats, lambda model: model)
+
+
+def _latencies(
+    models: dict[str, Any], repeats: int, prepare: Callable[[Any], Callable[..., Any]]
+) -> dict[str, dict[str, Any]]:
     functions: dict[str, Callable[[], Any]] = {}
     failed: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         sample, timesteps = _inputs(model, 1)
-        network = torch.compile(model, dynamic=False) if compiled else model
+        network = prepare(model)
 
         def forward(network: Any = network, sample: Any = sample, timesteps: Any = timesteps) -> Any:
             return network(sample, timesteps, return_dict=False)
