@@ -20,6 +20,10 @@ MOST_UNROLLED_STEPS = 4
 """Solver steps in a block up to which they are written out; see docs/export.md for the measurement."""
 
 
+LARGEST_TRACED_BATCH = 63
+"""diffusers' upsampling takes another way, to the same values, from 64 images on; a trace has one way."""
+
+
 class _Module(nn.Module):
     """`(sample, timestep[, class_labels]) -> prediction`, positional, float timesteps, no output class."""
 
@@ -66,13 +70,13 @@ class ExportNetwork:
         size: list[int | str] = ["height", "width"] if self.any_size else [self.height, self.width]
         return ["batch" if self.batch is None else self.batch, self.unet.config.in_channels, *size]
 
-    def program(self, largest_batch: int | None = None) -> ExportedProgram:
-        """The network as torch's exported program.
+    def program(self) -> ExportedProgram:
+        """The network as torch's exported program, for up to 63 images.
 
         Raises:
             InputError: if it cannot be traced.
         """
-        batch = Dim("batch", min=1, max=largest_batch) if self.batch is None else None
+        batch = Dim("batch", min=1, max=LARGEST_TRACED_BATCH) if self.batch is None else None
         sample = {0: batch} if batch is not None else {}
         if self.any_size:
             sample[2] = self.size_multiple_of * Dim("height", min=1)

@@ -218,6 +218,7 @@ class ExportedModel:
         self.schedule = read_schedule(info)
         shape = info["inputs"][0]["shape"]
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
+        self.largest_batch = int(self.batch_size or info.get("largest_batch", 2**31))
         self.shape = tuple(info["image_shape"])
         """`(C, H, W)` of the images."""
         self.any_size = isinstance(shape[2], str)
@@ -234,16 +235,14 @@ class ExportedModel:
             inputs.append(np.broadcast_to(self._checked_labels(class_labels, count), (count,)))
         elif class_labels is not None:
             raise ExportedModelError("a class was given, but this model was trained without classes")
-        if self.batch_size is None or count == self.batch_size:
-            return self.network(*(np.ascontiguousarray(a) for a in inputs))
-        return np.concatenate([self._piece(inputs, start) for start in range(0, count, self.batch_size)])
+        starts = range(0, count, self.largest_batch)
+        return np.concatenate([self._piece([a[s : s + self.largest_batch] for a in inputs]) for s in starts])
 
-    def _piece(self, inputs: list[np.ndarray], start: int) -> np.ndarray:
-        assert self.batch_size is not None
-        pieces = [a[start : start + self.batch_size] for a in inputs]
-        count = len(pieces[0])
-        fill = [np.concatenate([p, np.repeat(p[-1:], self.batch_size - count, axis=0)]) for p in pieces]
-        return self.network(*(np.ascontiguousarray(a) for a in fill))[:count]
+    def _piece(self, inputs: list[np.ndarray]) -> np.ndarray:
+        count = len(inputs[0])
+        if self.batch_size is not None:  # the last piece may be short of images
+            inputs = [np.concatenate([a, np.repeat(a[-1:], self.batch_size - count, axis=0)]) for a in inputs]
+        return self.network(*(np.ascontiguousarray(a) for a in inputs))[:count]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse a shape outside the exported range."""

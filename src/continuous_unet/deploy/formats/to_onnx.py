@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from continuous_unet.deploy.formats import Written
+from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.runtime import open_onnx
@@ -40,7 +41,7 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
 
 
 def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
-    """The network as ONNX, float32, without traces of where it was made.
+    """The network as ONNX, float32, simplified, without traces of where it was made.
 
     Raises:
         InputError: if an operation has no ONNX counterpart.
@@ -53,7 +54,7 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
                 program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["prediction"], verbose=False
             )
         assert exported is not None
-        model = exported.model_proto
+        model = simplify(exported.model_proto)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"this model cannot be exported to ONNX: {type(error).__name__}: {reason}") from error
