@@ -115,16 +115,18 @@ class Schedule:
 
     def sigmas(self) -> np.ndarray:
         """Noise per signal at each timestep, `(T,)`: the standard deviation of noise on an image in [-1, 1]."""
-        alphas = np.maximum(self.alphas_cumprod, np.float32(2**-24))  # pure noise would divide by zero
+        alphas = self.alphas_cumprod
+        alphas = np.where(alphas == 0, np.float32(2**-24), alphas)  # pure noise would divide by zero; as diffusers does
         return np.sqrt((1 - alphas) / alphas)
 
     def nearest_timestep(self, sigma: float) -> int:
         """The timestep whose noise is nearest to a standard deviation, on a scale of ratios."""
         return int(np.abs(np.log(self.sigmas()) - math.log(sigma)).argmin())
 
-    def image_and_noise(self, x: np.ndarray, prediction: np.ndarray, alpha: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The image and the noise that a prediction at a timestep of this `alphas_cumprod` stands for."""
-        signal, noise = np.sqrt(alpha), np.sqrt(1 - alpha)
+    def image_and_noise(
+        self, x: np.ndarray, prediction: np.ndarray, signal: Any, noise: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The image and the unit noise that a prediction stands for, where `x` is `signal` of one and `noise` of the other."""
         if self.prediction_type == "epsilon":
             return (x - noise * prediction) / signal, prediction
         if self.prediction_type == "sample":
@@ -156,7 +158,7 @@ def _ddim_step(schedule: Schedule, timestep: int, next_alpha: Any) -> Step:
     after = np.float32(schedule.final_alpha_cumprod) if next_alpha is None else next_alpha
 
     def step(x: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        image, noise = schedule.image_and_noise(x, prediction, alpha)
+        image, noise = schedule.image_and_noise(x, prediction, np.sqrt(alpha), np.sqrt(1 - alpha))
         if schedule.clip_sample:
             image = image.clip(-schedule.clip_sample_range, schedule.clip_sample_range)
         return np.sqrt(after) * image + np.sqrt(1 - after) * noise
@@ -182,7 +184,7 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]
 
     def make_step(i: int) -> Step:
         def step(x: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-            image, _ = schedule.image_and_noise(x, prediction, signals[i] ** 2)
+            image, _ = schedule.image_and_noise(x, prediction, signals[i], noises[i])
             images.append(image)
             h = logs[i + 1] - logs[i]
             weight = signals[i + 1] * (np.exp(-h) - 1)
@@ -439,6 +441,66 @@ def generate(
     return _to_unit(np.concatenate(made))
 
 
+def denoise(
+    model: ExportedModel,
+    images: np.ndarray,
+    sigma: float,
+    *,
+    mode: str = "mean",
+    steps: int = 20,
+    class_label: int | None = None,
+    on_step: Callable[[], None] = nothing,
+) -> np.ndarray:
+    """Take white Gaussian noise out of images `(B, C, H, W)` in [0, 1].
+
+    A diffusion model knows noise of every strength: `image + sigma noise`, scaled to the form that it was trained on,
+    is its input at the timestep of that sigma.
+
+    Args:
+        model: of `load`.
+        images: of the exported size; with `--any-size`, of every size.
+        sigma: standard deviation of the noise, of pixel values up to 255.
+        mode: `"mean"`, one evaluation, the most likely values; `"sample"`, several steps of DDIM down from that
+            timestep, sharper.
+        steps: evaluations of mode `"sample"`.
+        class_label: for class-conditional models.
+        on_step: called before each evaluation.
+
+    Raises:
+        ExportedModelError: for arguments that do not fit the model.
+    """
+    if mode not in ("mean", "sample"):
+        raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
+    if steps < 1:
+        raise ExportedModelError(f"{steps} steps: expected at least 1")
+    ratio = sigma * 2 / 255  # of images in [-1, 1]
+    schedule = model.schedule
+    strongest = float(schedule.sigmas()[-1])
+    if not 0 < ratio <= strongest:
+        raise ExportedModelError(f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's most")
+    padded = _padded(model, images.astype(np.float32) * 2 - 1)
+    timestep = schedule.nearest_timestep(ratio)
+    x = padded * np.sqrt(schedule.alphas_cumprod[timestep])
+    times = [timestep]
+    if mode == "sample":
+        times = sorted(set(np.linspace(timestep, 0, min(steps, timestep + 1)).round().astype(int).tolist()), reverse=True)
+    for time, after in zip(times, [*times[1:], None]):
+        on_step()
+        prediction = model(x, time, class_label)
+        x = _ddim_step(schedule, time, None if after is None else schedule.alphas_cumprod[after])(x, prediction)
+    return _to_unit(x[:, :, : images.shape[2], : images.shape[3]])
+
+
+def _padded(model: ExportedModel, images: np.ndarray) -> np.ndarray:
+    """Images of any size, mirrored at the right and the bottom up to a size that the network takes."""
+    if not model.any_size:
+        return images
+    missing = [-size % model.multiple_of for size in images.shape[2:]]
+    if max(missing) >= min(images.shape[2:]):
+        raise ExportedModelError(f"images of {images.shape[2]}x{images.shape[3]} are too small for this model")
+    return np.pad(images, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
+
+
 def _to_unit(images: np.ndarray) -> np.ndarray:
     if not np.isfinite(images).all():
         raise ExportedModelError("the model made values that are not finite; export it in another precision")
@@ -454,6 +516,24 @@ def _pillow() -> Any:
     except ImportError as error:
         raise ExportedModelError("reading and writing images needs Pillow: pip install pillow") from error
     return Image
+
+
+def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
+    """An image file as `(1, channels, H, W)` in [0, 1]; made grey for one channel, with opacity for four.
+
+    Raises:
+        ExportedModelError: if it cannot be read.
+    """
+    pillow = _pillow()
+    modes = {1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise ExportedModelError(f"images have 1, 3 or 4 channels, and this model has {channels}")
+    try:
+        with pillow.open(path) as picture:
+            pixels = np.asarray(picture.convert(modes[channels]), np.float32) / 255
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise ExportedModelError(f"{path} cannot be read as an image ({error})") from error
+    return pixels.reshape(1, *pixels.shape[:2], channels).transpose(0, 3, 1, 2)
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
@@ -518,35 +598,78 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) ->
     return paths
 
 
+def run(
+    model: ExportedModel,
+    *,
+    image: str | os.PathLike | None,
+    num: int,
+    steps: int,
+    sampler: str,
+    seed: int,
+    class_label: int | None,
+    sigma: float | None,
+    mode: str,
+    batch_size: int = 64,
+    on_step: Callable[[], None] = nothing,
+) -> np.ndarray:
+    """What both command lines do: new images, or, if there is an image to begin with, that one without its noise.
+
+    Returns:
+        Images `(B, C, H, W)` in [0, 1].
+    """
+    if image is None:
+        if sigma is not None:
+            raise ExportedModelError("sigma is the noise of an image that is given; give one, or leave sigma out")
+        return generate(
+            model,
+            num,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            class_label=class_label,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+    if sigma is None:
+        raise ExportedModelError("say how strong the noise of the image is: its standard deviation, of 255 (sigma)")
+    noisy = read_image(image, model.shape[0])
+    return denoise(model, noisy, sigma, mode=mode, steps=steps, class_label=class_label, on_step=on_step)
+
+
 def main(argv: list[str] | None = None) -> int:
     """`python runtime.py`: images from the model in this file's folder, or another."""
-    parser = argparse.ArgumentParser(description="Make images with an exported model; needs numpy and onnxruntime.")
+    parser = argparse.ArgumentParser(description="Run an exported model; needs numpy, onnxruntime and pillow.")
     parser.add_argument("--model", default=str(Path(__file__).parent), help="an exported folder (default: this one)")
     parser.add_argument("--output", default="images.png", help="a .png file (a grid if several), or a folder")
-    parser.add_argument("--num", type=int, default=16, help="number of images (default: 16)")
+    parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
     parser.add_argument("--steps", type=int, default=50, help="evaluations per image (default: 50)")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
     parser.add_argument("--seed", type=int, default=0, help="image k depends on it and on k alone (default: 0)")
     parser.add_argument("--class-label", type=int, help="for class-conditional models")
+    parser.add_argument("--input", help="an image to take noise out of")
+    parser.add_argument("--sigma", type=float, help="standard deviation of its noise, of 255")
+    parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="of denoising (default: mean)")
     parser.add_argument("--threads", type=int, help="threads of an evaluation")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_args(argv)
     try:
-        image_paths(options.output, options.num, options.overwrite)
-        model = load(options.model, options.threads)
-        images = generate(
-            model,
-            options.num,
+        image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
+        images = run(
+            load(options.model, options.threads),
+            image=options.input,
+            num=options.num,
             steps=options.steps,
             sampler=options.sampler,
             seed=options.seed,
             class_label=options.class_label,
+            sigma=options.sigma,
+            mode=options.mode,
         )
         paths = save_images(images, options.output, options.overwrite)
     except ExportedModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.num} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
+    print(f"{len(images)} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
 
 
