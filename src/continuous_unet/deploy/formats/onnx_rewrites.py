@@ -50,5 +50,4 @@ RULES = RewriteRuleSet(
         pattern.RewriteRule(_norm_then_scale_shift, _one_scale_shift),
         pattern.RewriteRule(_two_factors, _one_factor, _both_scalars),
     ],
-    commute=True,
 )
