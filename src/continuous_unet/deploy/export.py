@@ -136,7 +136,10 @@ def _describe(
         },
         **written.facts,
         "schedule": schedule,
-        "scheduler": {"_class_name": type(scheduler).__name__, **json.loads(json.dumps(dict(scheduler.config), default=str))},
+        "scheduler": {
+            "_class_name": type(scheduler).__name__,
+            **json.loads(json.dumps(dict(scheduler.config), default=str)),
+        },
         "versions": {"continuous-unet": __version__, **_versions(("torch", "diffusers", *found.packages))},
     }
 

@@ -27,7 +27,8 @@ class ExportOptions:
     precision: Literal["fp32", "fp16", "int8"] = _option("fp32", "of the weights; inputs and outputs stay float32")
     solver_steps: int | None = _option(None, "solver steps in each block; as trained if left out")
     solver_loop: Literal["auto", "unrolled", "loop"] = _option(
-        "auto", "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO; auto: a loop for many steps)"
+        "auto",
+        "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO; auto: a loop for many steps)",
     )
     static_shape: str | None = _option(None, "BATCHxHEIGHTxWIDTH, such as 1x64x64: no other shape is accepted then")
     any_size: bool = _option(False, "accept images of every size that the model does, not of one only")
@@ -61,7 +62,9 @@ class ExportOptions:
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.static_shape)
         values = tuple(map(int, match.groups())) if match else (0, 0, 0)
         if min(values) < 1 or max(values) > 65_536:
-            raise InputError(f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64")
+            raise InputError(
+                f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64"
+            )
         return values[0], values[1], values[2]
 
     def allowed_error(self) -> float:
@@ -79,7 +82,9 @@ class ExportOptions:
             if not (target / "export.json").is_file():
                 raise InputError(f"--output {target} is not empty and holds no export; name a new folder")
             if not self.overwrite:
-                raise InputError(f"--output {target} holds an export already; name another, or allow it with --overwrite")
+                raise InputError(
+                    f"--output {target} holds an export already; name another, or allow it with --overwrite"
+                )
         elif target.exists() and not target.is_dir():
             raise InputError(f"--output {target} is a file; name a new folder")
         return target

@@ -102,7 +102,7 @@ def _advance_in_graph(problem: Problem, evaluate: Evaluate, carry: Carry) -> Car
         return step < problem.num_steps
 
     def body(step: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
-        t = problem.t0 + step.to(torch.float32) * problem.step_size
+        t: Any = problem.t0 + step.to(torch.float32) * problem.step_size
         return step + 1, *apart(problem.method.step(evaluate, t, problem.step_size, carry))
 
     def apart(carry: Carry) -> Carry:  # what goes into a loop, and comes out, must not share memory
