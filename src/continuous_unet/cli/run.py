@@ -32,9 +32,9 @@ class RunOptions:
     seed: int = _option(0, "image k is made from this seed and k alone; not the images of `cunet sample`")
     batch_size: int = _option(64, "images at a time; does not change them")
     class_label: int | None = _option(None, "class of the images, for class-conditional models")
-    input: str | None = _option(None, "an image to take noise out of, instead of making new ones")
+    input: str | None = _option(None, "an image to take noise out of, or to enlarge, instead of making new ones")
     sigma: float | None = _option(None, "standard deviation of its noise, of pixel values up to 255")
-    mode: Literal["mean", "sample"] = _option("mean", "of denoising: one evaluation, or --steps of them, sharper")
+    mode: Literal["mean", "sample"] = _option("mean", "with --input: one evaluation, or --steps of them, sharper")
     threads: int | None = _option(None, "threads of an evaluation; as many as there are cores if left out")
     overwrite: bool = _option(False, "write over files that are there")
 
