@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             runtime.image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
             images = runtime.run(
-                runtime.load(arguments.model, options.threads),
+                runtime.load(arguments.model, options.threads, {"executorch": _open_executorch}),
                 image=options.input,
                 num=options.num,
                 steps=options.steps,
@@ -97,3 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{len(images)} images in {seconds:.1f} s: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
+
+
+def _open_executorch(path: Path, threads: int | None) -> Any:
+    """The one format here whose runtime needs torch."""
+    from continuous_unet.deploy.formats.to_executorch import open_executorch
+
+    return open_executorch(path, threads)

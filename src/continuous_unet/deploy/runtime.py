@@ -364,26 +364,29 @@ def open_openvino(path: Path, threads: int | None = None) -> Network:
     return lambda *inputs: request.infer(list(inputs))[0].copy()
 
 
-OPENERS: dict[str, Callable[[Path, int | None], Network]] = {"onnx": open_onnx, "openvino": open_openvino}
+Opener = Callable[[Path, int | None], Network]
+OPENERS: dict[str, Opener] = {"onnx": open_onnx, "openvino": open_openvino}
 """Formats that need no torch."""
 
 
-def load(folder: str | os.PathLike, threads: int | None = None) -> ExportedModel:
+def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, Opener] | None = None) -> ExportedModel:
     """An exported model.
 
     Args:
         folder: what `cunet export` wrote.
         threads: of one evaluation; as many as there are cores if None.
+        more: formats beside `OPENERS`.
 
     Raises:
         ExportedModelError: if it is none, or damaged, or its runtime is missing.
     """
     info = read_info(folder)
-    if info["format"] not in OPENERS:
+    openers = {**OPENERS, **(more or {})}
+    if info["format"] not in openers:
         raise ExportedModelError(
-            f"the format {info['format']!r} does not run here ({', '.join(OPENERS)} do); export to one of these"
+            f"the format {info['format']!r} does not run here ({', '.join(openers)} do); export to one of these"
         )
-    return ExportedModel(OPENERS[info["format"]](Path(folder) / info["network"], threads), info)
+    return ExportedModel(openers[info["format"]](Path(folder) / info["network"], threads), info)
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
