@@ -8,6 +8,7 @@ import csv
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -68,6 +69,10 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
+        write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
     with RESULTS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from continuous_unet.deploy import runtime
 from continuous_unet.deploy.export import describe_schedule
+from continuous_unet.deploy.parity import measure_parity
 from continuous_unet.deploy.runtime import ExportedModel, ExportedModelError, Schedule
 from continuous_unet.tasks.schedulers import make_scheduler
 
@@ -99,6 +100,19 @@ def test_samplers_are_those_of_diffusers(name, options, num_steps):
     assert seen == timesteps
     assert np.isfinite(result).all()
     assert np.abs(result - x.numpy()).max() <= 2e-5 * max(1, float(x.abs().max()))
+
+
+@pytest.mark.parametrize(("kind", "gain"), [("epsilon", 100), ("v_prediction", 1)])
+def test_an_error_of_sampling_counts_without_what_the_sampler_adds(kind, gain):
+    schedule = {**PERFECT["schedule"], "alphas_cumprod": np.linspace(0.9999, 1e-5, 1000).tolist()}
+    info = {**PERFECT, "schedule": {**schedule, "prediction_type": kind}}
+    right, wrong = (ExportedModel(lambda x, t, off=off: 0.5 * x + off, info) for off in (0, 1e-3))
+    found = measure_parity(wrong, right)
+    assert found["short_sampling"]["gain"] == pytest.approx(gain)
+    assert max(entry["max_error"] for entry in found["inputs"]) == pytest.approx(1e-3, rel=0.6)
+    expected = max(found["short_sampling"]["max_error"] / gain, *(e["max_error"] for e in found["inputs"]))
+    assert found["max_error"] == pytest.approx(expected)
+    assert measure_parity(right, right)["max_error"] == 0
 
 
 def test_the_schedule_of_an_export_is_that_of_the_training():
