@@ -173,6 +173,8 @@ def test_images_of_any_size_are_padded_and_cut():
 
     def network(x, timestep):
         shapes.append(x.shape)
+        assert np.array_equal(x[:, :, 9], x[:, :, 7])  # mirrored at the last row
+        assert np.array_equal(x[:, :, :, 15], x[:, :, :, 11])
         return np.zeros_like(x)
 
     image = np.random.default_rng(0).uniform(size=(1, 1, 9, 14)).astype(np.float32)
