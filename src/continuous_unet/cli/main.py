@@ -20,6 +20,8 @@ VERBS = {
     "compare": "train and measure models side by side, and write a report",
     "data": "look at images before training: data check",
     "profile": "parameters, MACs, memory and latency of a model",
+    "export": "write a trained model for ONNX Runtime and others, with proof that it computes the same",
+    "run": "make or denoise images with an exported model, without torch",
 }
 """Each verb is a module of its name in this package, with `add_arguments(parser)` and `run(arguments) -> exit code`."""
 
@@ -80,7 +82,7 @@ def _failed(prog: str, arguments: argparse.Namespace, error: Exception) -> int:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in line:
         print(f"{prog}: error: not enough memory ({line}); make batches or images smaller", file=sys.stderr)
         return 1
-    if type(error).__name__ == "TrainingDiverged":
+    if type(error).__name__ in ("TrainingDiverged", "ParityError"):
         print(f"{prog}: error: {line}", file=sys.stderr)
         return 1
     print(f"{prog}: internal error: {type(error).__name__}: {line} (--debug shows the traceback)", file=sys.stderr)

@@ -29,8 +29,8 @@ class Relaxation(NamedTuple):
 
     def kick(self, v: Tensor, h: float) -> Tensor:
         """Exact velocity after time `h` with `x` frozen: `d v + (1 - d) target`, `d = exp(-rate h)`."""
-        weight = -torch.expm1(-self.rate * h)
-        return torch.addcmul(v, weight.to(v.dtype), self.target.to(v.dtype) - v)
+        lost = torch.expm1(self.rate * -h)  # d - 1
+        return torch.addcmul(v, lost.to(v.dtype), v - self.target.to(v.dtype))
 
     def inverse_kick(self, v: Tensor, h: float) -> Tensor:
         """Undo `kick`. Rounding errors grow by `exp(rate h)`, so bound `rate * h` where this is used."""

@@ -1,9 +1,12 @@
 """The time loop, the one place where steps are taken, and the problem that it solves."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from continuous_unet.ode.methods import Carry, Evaluate, Method
@@ -66,8 +69,42 @@ def evaluator(problem: Problem, args: tuple[Any, ...], counter: Counter | None) 
     return evaluate
 
 
+_KEEP_LOOPS: ContextVar[bool] = ContextVar("keep_loops", default=False)
+
+
+@contextlib.contextmanager
+def keep_loops(keep: bool = True) -> Iterator[None]:
+    """Within, a traced solve is a loop in the graph (torch's `while_loop`), not its steps one after the other.
+
+    For export without gradients: a graph then does not grow with the number of steps. The field is called with a 0-d
+    tensor as `t`.
+    """
+    token = _KEEP_LOOPS.set(keep)
+    try:
+        yield
+    finally:
+        _KEEP_LOOPS.reset(token)
+
+
 def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
     """Take all steps from `t0` to `t1`."""
+    if _KEEP_LOOPS.get() and problem.num_steps > 1:
+        return _advance_in_graph(problem, evaluate, carry)
     for step in range(problem.num_steps):
         carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
     return carry
+
+
+def _advance_in_graph(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def more(step: Tensor, *carry: Tensor) -> Tensor:
+        return step < problem.num_steps
+
+    def body(step: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        t = problem.t0 + step.to(torch.float32) * problem.step_size
+        # a loop's results must not share memory with what goes in
+        return step + 1, *(c.clone() for c in problem.method.step(evaluate, t, problem.step_size, carry))
+
+    _, *carry_at_end = while_loop(more, body, (torch.zeros((), dtype=torch.int64), *carry))
+    return tuple(carry_at_end)

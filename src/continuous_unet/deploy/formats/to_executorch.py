@@ -1,0 +1,85 @@
+"""ExecuTorch with XNNPACK, for phones and boards: one `.pte` file."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from continuous_unet.deploy.formats import Written
+from continuous_unet.deploy.network import ExportNetwork
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.runtime import ExportedModelError
+from continuous_unet.errors import InputError
+
+FILE = "network.pte"
+
+
+def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
+    """Write `network.pte`; what XNNPACK does not take runs in ExecuTorch's portable kernels, which are slow."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    network.batch = network.batch or 1  # memory is planned ahead: a phone makes one image at a time
+    program = network.program()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            delegation = count_delegated(edge.exported_program())
+            lowered = edge.to_executorch()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"this model cannot be lowered to ExecuTorch: {type(error).__name__}: {reason}") from error
+    (folder / FILE).write_bytes(lowered.buffer)
+    return Written([FILE], open_executorch, {"delegation": {"backend": "xnnpack", **delegation}})
+
+
+def count_delegated(program: Any) -> dict[str, Any]:
+    """Operators that the backend took and that it left, and in how many pieces it has the graph."""
+    delegated: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    pieces = 0
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is torch.ops.higher_order.executorch_call_delegate:
+            pieces += 1
+            lowered = getattr(program.graph_module, node.args[0].name)
+            inner = lowered.original_module.graph.nodes
+            delegated.update(_name(n.target) for n in inner if n.op == "call_function")
+        elif "getitem" not in str(node.target):
+            left[_name(node.target)] += 1
+    return {
+        "subgraphs": pieces,
+        "delegated": dict(delegated.most_common()),
+        "undelegated": dict(left.most_common()),
+    }
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "_name", target)).removeprefix("aten::")
+
+
+def open_executorch(path: Path, threads: int | None = None) -> Callable[..., np.ndarray]:
+    """A network in ExecuTorch's runtime for Python."""
+    logging.getLogger("executorch").setLevel(logging.ERROR)
+    try:
+        from executorch.runtime import Runtime
+    except ImportError as error:
+        raise ExportedModelError("running this model needs executorch: pip install executorch") from error
+    try:
+        method = Runtime.get().load_program(path).load_method("forward")
+    except Exception as error:
+        raise ExportedModelError(f"{path} cannot be loaded ({error})") from error
+
+    def network(*inputs: np.ndarray) -> np.ndarray:
+        return method.execute([torch.tensor(a) for a in inputs])[0].numpy().copy()
+
+    return network

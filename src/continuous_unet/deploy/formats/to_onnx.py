@@ -1,0 +1,137 @@
+"""ONNX, by torch's own exporter, for ONNX Runtime and everything else that reads it."""
+
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from continuous_unet.deploy.formats import Written
+from continuous_unet.deploy.formats.onnx_rewrites import simplify
+from continuous_unet.deploy.network import ExportNetwork
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.runtime import open_onnx
+from continuous_unet.errors import InputError
+
+OPSET = 20
+"""Read by ONNX Runtime, OpenVINO and onnxruntime-web alike."""
+FILE = "network.onnx"
+Calibration = Sequence[dict[str, np.ndarray]]
+"""Inputs of the network by name, as they occur in sampling."""
+
+
+def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
+    """Write `network.onnx`."""
+    model = to_onnx(network)
+    path = folder / FILE
+    onnx.save(model, path)
+    if options.precision != "fp32":
+        single = folder / "float32.onnx"
+        path.rename(single)
+        PRECISIONS[options.precision](single, path, [])
+        single.unlink()
+        model = onnx.load(path)
+    return Written([FILE], open_onnx, {"opset": OPSET, "operators": count_operators(model)})
+
+
+def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
+    """The network as ONNX, float32, simplified, without traces of where it was made.
+
+    Raises:
+        InputError: if an operation has no ONNX counterpart.
+    """
+    names = ["sample", "timestep", "class_labels"][: 3 if network.class_conditional else 2]
+    program = network.program()
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["prediction"], verbose=False
+            )
+        assert exported is not None
+        model = simplify(exported.model_proto)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"this model cannot be exported to ONNX: {type(error).__name__}: {reason}") from error
+    strip_metadata(model)
+    _name_axes(model, network)
+    onnx.checker.check_model(model)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on torchvision and on the versions of operators."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def strip_metadata(message: Any) -> None:
+    """Remove, in place and at every depth, stack traces, documentation and other text that runs nothing.
+
+    The exporter notes on each node where in which file it came from: most of an unrolled network's size, and the
+    names of folders of the machine.
+    """
+    for descriptor, value in message.ListFields():
+        if descriptor.name in ("metadata_props", "doc_string"):
+            message.ClearField(descriptor.name)
+        elif descriptor.message_type is not None and descriptor.message_type.name != "TensorProto":
+            for part in value if isinstance(value, Sequence) or hasattr(value, "add") else [value]:
+                strip_metadata(part)
+        elif descriptor.message_type is not None:
+            for tensor in value if hasattr(value, "add") else [value]:
+                tensor.ClearField("metadata_props")
+                tensor.ClearField("doc_string")
+
+
+def _name_axes(model: onnx.ModelProto, network: ExportNetwork) -> None:
+    """Give the free axes of inputs and outputs the names that export.json uses."""
+    axes = network.axes()
+    for value in [*model.graph.input, *model.graph.output]:
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if isinstance(axes[i], str):
+                dim.dim_param = str(axes[i])
+
+
+def count_operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, those inside loops once."""
+    counts: Counter[str] = Counter()
+
+    def count(graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            counts[node.op_type] += 1
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    count(attribute.g)
+
+    count(model.graph)
+    return dict(counts.most_common())
+
+
+def _to_half(single: Path, target: Path, calibration: Calibration) -> None:
+    """Weights and computation in float16, inputs and outputs in float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(single), keep_io_types=True)
+    strip_metadata(model)
+    onnx.save(model, target)
+
+
+def _to_int8(single: Path, target: Path, calibration: Calibration) -> None:
+    raise InputError("--precision int8 is not there yet for --format onnx; use fp32 or fp16")
+
+
+PRECISIONS: dict[str, Callable[[Path, Path, Calibration], None]] = {"fp16": _to_half, "int8": _to_int8}
+"""From a float32 ONNX file and calibration inputs to a file of another precision."""

@@ -1,0 +1,147 @@
+"""The module that is exported: a U-Net with the inputs and outputs that every format has."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.errors import InputError
+from continuous_unet.ode import ADAPTIVE_METHODS
+from continuous_unet.ode.loop import keep_loops
+from continuous_unet.tasks.loading import set_solver_steps
+
+MOST_UNROLLED_STEPS = 4
+"""Solver steps in a block up to which they are written out; see docs/export.md for the measurement."""
+
+
+LARGEST_TRACED_BATCH = 63
+"""diffusers' upsampling takes another way, to the same values, from 64 images on; a trace has one way."""
+
+
+class _Module(nn.Module):
+    """`(sample, timestep[, class_labels]) -> prediction`, positional, float timesteps, no output class."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        return self.unet(sample, timestep, class_labels=class_labels, return_dict=False)[0]
+
+
+@dataclass
+class ExportNetwork:
+    """A U-Net made ready for export, and the shapes that it is to accept."""
+
+    module: _Module
+    unet: Any
+    batch: int | None
+    """None: any."""
+    height: int
+    width: int
+    any_size: bool
+    size_multiple_of: int
+    loop: bool
+    """Whether the solver's loop stays a loop in the graph."""
+
+    @property
+    def class_conditional(self) -> bool:
+        return self.unet.config.num_class_embeds is not None
+
+    def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[Tensor, ...]:
+        """Noise, timesteps `(B,)` over the whole range, and classes if the model has them."""
+        count = batch or self.batch or 2
+        generator = torch.Generator().manual_seed(seed)
+        shape = (count, self.unet.config.in_channels, self.height, self.width)
+        sample = torch.randn(shape, generator=generator)
+        timestep = torch.rand(count, generator=generator).mul(999).round()
+        if not self.class_conditional:
+            return sample, timestep
+        return sample, timestep, torch.randint(self.unet.config.num_class_embeds, (count,), generator=generator)
+
+    def axes(self) -> list[int | str]:
+        """Shape of the sample: numbers, and names of the axes that are free."""
+        size: list[int | str] = ["height", "width"] if self.any_size else [self.height, self.width]
+        return ["batch" if self.batch is None else self.batch, self.unet.config.in_channels, *size]
+
+    def program(self) -> ExportedProgram:
+        """The network as torch's exported program, for up to 63 images.
+
+        Raises:
+            InputError: if it cannot be traced.
+        """
+        batch = Dim("batch", min=1, max=LARGEST_TRACED_BATCH) if self.batch is None else None
+        sample = {0: batch} if batch is not None else {}
+        if self.any_size:
+            sample[2] = self.size_multiple_of * Dim("height", min=1)
+            sample[3] = self.size_multiple_of * Dim("width", min=1)
+        per_image = {0: batch} if batch is not None else {}
+        shapes = {"sample": sample, "timestep": per_image}
+        if self.class_conditional:
+            shapes["class_labels"] = per_image
+        try:
+            with torch.no_grad(), keep_loops(self.loop):
+                return torch.export.export(self.module, self.example_inputs(), dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # whatever tracing meets
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"this model cannot be exported: {type(error).__name__}: {reason}") from error
+
+    def reference(self) -> Callable[..., np.ndarray]:
+        """PyTorch, eager, from arrays to arrays: what an exported network is compared with."""
+
+        def network(*inputs: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return self.module(*map(torch.tensor, inputs)).numpy()
+
+        return network
+
+
+def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
+    """A copy of a U-Net, on the CPU and in float32, set for inference.
+
+    Raises:
+        InputError: for a model, or a shape, that cannot be exported.
+    """
+    config = unet.config
+    if config.class_embed_type is not None:
+        raise InputError(
+            f"this model's class_embed_type={config.class_embed_type!r} cannot be exported; num_class_embeds can"
+        )
+    unet = nn.Module.float(copy.deepcopy(unet).to("cpu")).eval().requires_grad_(False)
+    if hasattr(unet, "set_solver"):
+        if config.method in ADAPTIVE_METHODS:
+            raise InputError(
+                f"method={config.method!r} chooses its steps while it runs and cannot be exported; set a method of fixed "
+                "steps (set_solver) and save the model again"
+            )
+        unet.set_solver(gradient="backprop")  # the same values; the other modes are about training
+    if options.solver_steps is not None:
+        set_solver_steps(unet, options.solver_steps)
+    steps = unet.config.get("num_solver_steps", 1)
+    loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
+    multiple = config.get("patch_size", 1) * 2 ** (len(config.block_out_channels) - 1)
+    shape = options.shape()
+    if shape is None:
+        if config.sample_size is None:
+            raise InputError("the model's config has no sample_size: say the size with --static-shape")
+        size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
+        shape = (0, *size)
+    batch, height, width = shape
+    if height % multiple or width % multiple:
+        raise InputError(f"--static-shape: {height}x{width} images; this model needs multiples of {multiple}")
+    return ExportNetwork(
+        module=_Module(unet).eval(),
+        unet=unet,
+        batch=batch or None,
+        height=height,
+        width=width,
+        any_size=options.any_size,
+        size_multiple_of=multiple,
+        loop=loop and steps > 1,
+    )

@@ -1,0 +1,63 @@
+"""Proof that what was exported is what was trained: errors against PyTorch on inputs and over whole sampling runs."""
+
+from typing import Any
+
+import numpy as np
+
+from continuous_unet.deploy.runtime import ExportedModel, normal_noise, sample
+
+SHORT_STEPS, FULL_STEPS = 3, 20
+
+
+class ParityError(Exception):
+    """An exported network that does not compute what PyTorch does."""
+
+
+def measure_parity(exported: ExportedModel, reference: ExportedModel) -> dict[str, Any]:
+    """Errors of an exported network against PyTorch on the same inputs, for `export.json`.
+
+    Errors are the largest absolute difference, divided by the largest value of the reference where that is above one:
+    absolute at the unit scale that predictions have, relative beyond.
+
+    Args:
+        exported: the network as it was written.
+        reference: the same network in PyTorch.
+
+    Returns:
+        `inputs`: one entry for each of several timesteps at two batch sizes. `short_sampling` and `full_sampling`: the
+        images after 3 and 20 steps of DDIM from the same noise. `max_error`: the largest of the inputs and the short
+        run, which is what a tolerance is for: over many steps rounding grows with the model's own sensitivity.
+    """
+    inputs = []
+    timesteps = len(exported.schedule.alphas_cumprod)
+    for batch in (1, 3):
+        for part in (0.0, 0.5, 1.0):
+            x = _noise(exported, batch, stream=1)
+            timestep = np.linspace(part, (part + 1) / 2, batch) * (timesteps - 1)  # another one for each image
+            labels = _labels(exported, batch)
+            arguments = (x, timestep.round(), labels)
+            error = _error(exported(*arguments), reference(*arguments))
+            inputs.append({"batch_size": batch, "timesteps": timestep.round().tolist(), "max_error": error})
+    runs = {}
+    for name, steps in (("short_sampling", SHORT_STEPS), ("full_sampling", FULL_STEPS)):
+        steps = min(steps, timesteps)
+        images = [
+            sample(m, exported.schedule, _noise(exported, 2), steps, class_labels=_labels(exported, 2))
+            for m in (exported, reference)
+        ]
+        runs[name] = {"sampler": "ddim", "steps": steps, "images": 2, "max_error": _error(*images)}
+    worst = max(runs["short_sampling"]["max_error"], *(entry["max_error"] for entry in inputs))
+    return {"inputs": inputs, **runs, "max_error": worst}
+
+
+def _noise(model: ExportedModel, batch: int, stream: int = 0) -> np.ndarray:
+    return np.stack([normal_noise(0, k, model.shape, stream) for k in range(batch)])
+
+
+def _labels(model: ExportedModel, batch: int) -> np.ndarray | None:
+    return None if model.num_classes is None else np.arange(batch) % model.num_classes
+
+
+def _error(result: np.ndarray, reference: np.ndarray) -> float:
+    difference = float(np.abs(result - reference).max()) / max(1.0, float(np.abs(reference).max()))
+    return difference if np.isfinite(difference) else float("inf")

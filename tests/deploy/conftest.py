@@ -1,0 +1,81 @@
+"""Small models, and one export of them for all tests that only look at it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+
+RUN_WITHOUT_TORCH = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "diffusers"):
+            raise ImportError(f"{{name}} is not to be imported here")
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, {SOURCE!r})
+"""
+"""Python code after which an import of torch or diffusers fails."""
+
+
+def spoil_zeros(model: torch.nn.Module) -> torch.nn.Module:
+    """Every parameter random: layers that start at zero, and norms that start alike, would hide mistakes."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.1)
+    return model.eval()
+
+
+def continuous(**options) -> ContinuousUNet2DModel:
+    arguments = {"in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
+    return spoil_zeros(ContinuousUNet2DModel(sample_size=8, **{**arguments, **options}))
+
+
+def discrete() -> UNet2DModel:
+    levels = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    size = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "layers_per_block": 1}
+    return spoil_zeros(UNet2DModel(**size, **levels, norm_num_groups=4))
+
+
+def pipeline(unet, **schedule) -> DiffusionSamplingPipeline:
+    options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", **schedule}
+    return DiffusionSamplingPipeline(unet, DDPMScheduler(**options))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A saved continuous U-Net for 8x8 grey images."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    pipeline(continuous()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(model) -> Path:
+    """The same, exported to ONNX; not to be changed."""
+    pytest.importorskip("onnxscript", reason="the export extra is not installed")
+    from continuous_unet.deploy.export import export_model
+    from continuous_unet.deploy.options import ExportOptions
+
+    folder = model.parent / "exported"
+    export_model(model, ExportOptions(output=str(folder), repeats=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def info(exported) -> dict:
+    return json.loads((exported / "export.json").read_text())
+
+
+@pytest.fixture
+def without_torch():
+    """The start of a command that runs a script of Python where torch cannot be imported."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return {"command": [sys.executable, "-c"], "environment": environment, "prelude": RUN_WITHOUT_TORCH}

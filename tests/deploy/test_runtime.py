@@ -1,0 +1,280 @@
+"""The NumPy module: its noise, its samplers beside diffusers', its tasks, and that it needs no torch."""
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from PIL import Image
+
+from continuous_unet.deploy import runtime
+from continuous_unet.deploy.export import describe_schedule
+from continuous_unet.deploy.runtime import ExportedModel, ExportedModelError, Schedule
+from continuous_unet.tasks.schedulers import make_scheduler
+
+VECTORS = {  # "known answers" of the Random123 library: counter, key, words
+    (0,) * 4: ((0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (0xFFFFFFFF,) * 4: ((0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344): (
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+}
+
+
+@pytest.mark.parametrize("counter", VECTORS, ids=["zeros", "ones", "digits of pi"])
+def test_philox_gives_the_published_words(counter):
+    key, words = VECTORS[counter]
+    assert runtime.philox(key, np.array([counter], np.uint32)).tolist() == [list(words)]
+
+
+def test_noise_is_normal_and_depends_on_seed_number_and_stream_alone():
+    noise = runtime.normal_noise(3, 5, (2, 100, 101))
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03
+    assert 3.5 < abs(noise).max() < 6
+    assert np.array_equal(noise.reshape(-1)[:7], runtime.normal_noise(3, 5, (7,)))
+    for other in (runtime.normal_noise(4, 5, (7,)), runtime.normal_noise(3, 6, (7,)), runtime.normal_noise(3, 5, (7,), 1)):
+        assert not np.array_equal(other, noise.reshape(-1)[:7])
+    high = runtime.normal_noise(3 + 2**40, 5, (7,))  # the upper word of the seed counts, too
+    assert not np.array_equal(high, noise.reshape(-1)[:7])
+    with pytest.raises(ExportedModelError, match="seed -1 must lie in 0 to"):
+        runtime.normal_noise(-1, 0, (1,))
+
+
+def slope(x, timestep):
+    """A prediction that depends on everything, in float32, the same for arrays and tensors."""
+    return x.clip(-2, 2) * 0.3 + timestep / 4000
+
+
+SCHEDULES = [
+    {"beta_schedule": schedule, "prediction_type": kind, "timestep_spacing": spacing}
+    for schedule, kind, spacing in [
+        ("linear", "epsilon", "trailing"),
+        ("squaredcos_cap_v2", "v_prediction", "trailing"),
+        ("scaled_linear", "sample", "trailing"),
+        ("squaredcos_cap_v2", "epsilon", "linspace"),
+        ("linear", "v_prediction", "leading"),
+    ]
+]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 20, 30])
+@pytest.mark.parametrize("options", SCHEDULES, ids=lambda o: "-".join(o.values()))
+@pytest.mark.parametrize("name", ["ddim", "dpm++"])
+def test_samplers_are_those_of_diffusers(name, options, num_steps):
+    if name == "ddim":
+        scheduler = DDIMScheduler(**options)
+    else:
+        scheduler = DPMSolverMultistepScheduler(**options, final_sigmas_type="zero")
+    schedule = Schedule(
+        scheduler.alphas_cumprod.numpy(), options["prediction_type"], options["timestep_spacing"], clip_sample=True
+    )
+    noise = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+
+    scheduler.set_timesteps(num_steps)
+    x, timesteps = torch.tensor(noise), []
+    for timestep in scheduler.timesteps:
+        timesteps.append(int(timestep))
+        x = scheduler.step(slope(x, int(timestep)), timestep, x).prev_sample
+
+    seen = []
+
+    def network(x, timestep, class_labels):
+        seen.append(timestep)
+        return slope(x, timestep)
+
+    result = runtime.sample(network, schedule, noise, num_steps, name)
+    assert result.dtype == np.float32
+    assert seen == timesteps
+    assert np.isfinite(result).all()
+    assert np.abs(result - x.numpy()).max() <= 2e-5 * max(1, float(x.abs().max()))
+
+
+def test_the_schedule_of_an_export_is_that_of_the_training():
+    training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample_range=1.5)
+    values = json.loads(json.dumps(describe_schedule(training)))
+    schedule = runtime.read_schedule({"schedule": values})
+    assert np.array_equal(schedule.alphas_cumprod, training.alphas_cumprod.numpy())
+    ddim = make_scheduler("ddim", training.config)
+    assert schedule.prediction_type == "v_prediction"
+    assert schedule.timestep_spacing == ddim.config.timestep_spacing == "trailing"
+    assert schedule.clip_sample is True
+    assert schedule.clip_sample_range == 1.5
+    assert schedule.final_alpha_cumprod == float(ddim.final_alpha_cumprod)
+
+
+PERFECT = {
+    "format_version": 1,
+    "format": "onnx",
+    "files": {},
+    "inputs": [{"shape": ["batch", 1, "height", "width"]}],
+    "image_shape": [1, 8, 8],
+    "size_multiple_of": 4,
+    "num_classes": None,
+    "schedule": {"alphas_cumprod": np.linspace(0.9999, 0.01, 1000).tolist()},
+}
+
+
+def perfect_denoiser(clean, calls):
+    """A model that knows the clean image, in [-1, 1], and says what noise is left."""
+    alphas = np.array(PERFECT["schedule"]["alphas_cumprod"], np.float32)
+
+    def network(x, timestep):
+        calls.append(float(timestep[0]))
+        alpha = alphas[int(timestep[0])]
+        return (x - np.sqrt(alpha) * clean) / np.sqrt(1 - alpha)
+
+    return ExportedModel(network, PERFECT)
+
+
+@pytest.mark.parametrize(("mode", "evaluations"), [("mean", 1), ("sample", 6)])
+def test_denoising_starts_where_the_noise_is_that_of_the_image(mode, evaluations):
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(0.1, 0.9, (1, 1, 8, 8)).astype(np.float32)
+    noisy = clean + rng.standard_normal(clean.shape).astype(np.float32) * 50 / 255
+    calls = []
+    model = perfect_denoiser(clean * 2 - 1, calls)
+    result = runtime.denoise(model, noisy, 50, mode=mode, steps=6)
+    assert np.abs(result - clean).max() < 1e-5
+    assert len(calls) == evaluations
+    alpha = model.schedule.alphas_cumprod[int(calls[0])]
+    assert math.sqrt((1 - alpha) / alpha) == pytest.approx(2 * 50 / 255, rel=5e-3)
+    assert calls == sorted(calls, reverse=True)
+
+
+def test_images_of_any_size_are_padded_and_cut():
+    shapes = []
+
+    def network(x, timestep):
+        shapes.append(x.shape)
+        return np.zeros_like(x)
+
+    image = np.random.default_rng(0).uniform(size=(1, 1, 9, 14)).astype(np.float32)
+    assert runtime.denoise(ExportedModel(network, PERFECT), image, 10).shape == image.shape
+    assert shapes == [(1, 1, 12, 16)]
+
+
+def test_a_static_batch_is_served_in_pieces():
+    fixed = {**PERFECT, "inputs": [{"shape": [2, 1, 8, 8]}]}
+    sizes = []
+
+    def network(x, timestep):
+        sizes.append(len(x))
+        return x + timestep[:, None, None, None]
+
+    x = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    timesteps = np.arange(5, dtype=np.float32)
+    assert np.array_equal(ExportedModel(network, fixed)(x, timesteps), x + timesteps[:, None, None, None])
+    assert sizes == [2, 2, 2]
+
+
+def test_image_k_does_not_depend_on_the_batch():
+    model = ExportedModel(lambda x, t: 0.5 * x, PERFECT)
+    alone = [runtime.generate(model, 5, steps=3, seed=1, batch_size=size) for size in (5, 2)]
+    assert np.array_equal(*alone)
+    assert not np.array_equal(alone[0][0], alone[0][1])
+
+
+REFUSED = {
+    "channels": (lambda m: m(np.zeros((1, 3, 8, 8), "f"), 0), "takes (B, 1, H, W)"),
+    "multiple": (lambda m: m(np.zeros((1, 1, 8, 6), "f"), 0), "multiples of 4"),
+    "classes": (lambda m: m(np.zeros((1, 1, 8, 8), "f"), 0, 3), "trained without classes"),
+    "sampler": (lambda m: runtime.generate(m, 1, sampler="magic"), "expected one of ddim, dpm++"),
+    "steps": (lambda m: runtime.generate(m, 1, steps=2000), "expected 1 to 1000"),
+    "none": (lambda m: runtime.generate(m, 0), "must be at least 1"),
+    "sigma": (lambda m: runtime.denoise(m, np.zeros((1, 1, 8, 8)), 1e9), "must lie above 0 and below"),
+    "mode": (lambda m: runtime.denoise(m, np.zeros((1, 1, 8, 8)), 9, mode="magic"), "expected mean or sample"),
+    "not finite": (lambda m: runtime.generate(ExportedModel(lambda x, t: x / 0, m.info), 1), "not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_does_not_fit_is_refused(kind):
+    call, message = REFUSED[kind]
+    with pytest.raises(ExportedModelError) as error:
+        call(ExportedModel(lambda x, t: x, PERFECT))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_are_checked():
+    model = ExportedModel(lambda x, t, c: x * c[:, None, None, None], {**PERFECT, "num_classes": 3})
+    x = np.ones((2, 1, 8, 8), np.float32)
+    assert model(x, 0, [1, 2])[:, 0, 0, 0].tolist() == [1, 2]
+    assert model(x, 0, 2)[:, 0, 0, 0].tolist() == [2, 2]
+    for wrong, message in ((None, "give a class, 0 to 2"), (3, "in 0 to 2"), ([0, 1, 2], "one or 2 numbers")):
+        with pytest.raises(ExportedModelError, match=message):
+            model(x, 0, wrong)
+
+
+def damage(folder, kind):
+    path = folder / "export.json"
+    if kind == "no file":
+        path.unlink()
+    elif kind == "no JSON":
+        path.write_text(path.read_text()[:500])
+    elif kind == "network cut":
+        network = folder / "network.onnx"
+        network.write_bytes(network.read_bytes()[:-100])
+    elif kind == "network gone":
+        (folder / "network.onnx").unlink()
+    else:
+        info = json.loads(path.read_text())
+        {
+            "version": lambda: info.update(format_version=99),
+            "no schedule": lambda: info.pop("schedule"),
+            "schedule": lambda: info["schedule"].update(alphas_cumprod=[]),
+            "unknown field": lambda: info["schedule"].update(magic=1),
+            "elsewhere": lambda: info["files"].update({"../x": {"sha256": ""}}),
+        }[kind]()
+        path.write_text(json.dumps(info))
+
+
+DAMAGE = {
+    "no file": "holds no exported model",
+    "no JSON": "the export is damaged",
+    "network cut": "its checksum differs",
+    "network gone": "is missing",
+    "version": "of format version 99; expected 1",
+    "no schedule": "the export is damaged",
+    "schedule": "no usable noise schedule",
+    "unknown field": "the export is damaged",
+    "elsewhere": "outside its folder",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_export_is_refused_in_one_line(kind, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    damage(folder, kind)
+    with pytest.raises(ExportedModelError) as error:
+        runtime.load(folder)
+    assert DAMAGE[kind] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_copied_file_runs_without_torch(exported, tmp_path, without_torch):
+    """The same images from the folder alone as from the library."""
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    script = str(folder / "runtime.py")
+    code = f"import runpy; sys.argv[0] = {script!r}; runpy.run_path({script!r}, run_name='__main__')"
+    command = [*without_torch["command"], without_torch["prelude"].replace("src", "no-such-folder") + code]
+    options = ["--num", "2", "--steps", "3", "--seed", "7", "--output", str(tmp_path / "images")]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, env=without_torch["environment"])
+    assert run.returncode == 0, run.stderr
+    images = runtime.to_pixels(runtime.generate(runtime.load(exported), 2, steps=3, seed=7))
+    for k in range(2):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "images" / f"{k:04d}.png")), images[k, :, :, 0])
+
+
+def test_schedule_lists_what_the_browser_reads(info):
+    """The page reads the same fields; a new one must be thought of in both."""
+    assert set(info["schedule"]) == {field.name for field in dataclasses.fields(Schedule)}
