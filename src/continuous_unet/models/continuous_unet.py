@@ -80,6 +80,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         out_channels: channels of the output.
         center_input_sample: map an input in [0, 1] to [-1, 1] first.
         time_embedding_dim: width of the timestep embedding; four times the first width if None.
+        time_proj_channels: sines and cosines that the timestep embedding starts from; the first width if None.
         freq_shift: as in `UNet2DModel`.
         flip_sin_to_cos: as in `UNet2DModel`.
         down_block_types: per level, `"DownBlock2D"` or `"AttnDownBlock2D"` (with self-attention); no attention if None.
@@ -88,6 +89,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
             `down_block_types` if None.
         add_attention: self-attention in the middle block.
         block_out_channels: width of each level. Constant, moderate widths serve better here than doubling ones.
+        field_channels: channels between the convolutions of a field, on each level; the level's width (twice that for
+            `"separable"` fields) if None. Pruned models have fewer.
         layers_per_block: dynamic blocks in a row on each level. One is usual: depth is the solver's.
         dropout: dropout probability inside the fields.
         act_fn: activation, smooth ones preferred.
@@ -157,6 +160,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         gradient: str = "reversible",
         solver_rtol: float = 1e-3,
         solver_atol: float = 1e-4,
+        field_channels: tuple[int, ...] | None = None,
+        time_proj_channels: int | None = None,
     ) -> None:
         super().__init__()
         widths = tuple(block_out_channels)
@@ -165,6 +170,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if up_block_types is None:
             up_block_types = tuple(_UP_BLOCK_TYPES["Attn" in kind] for kind in reversed(down_block_types))
         up_block_types = tuple(up_block_types)
+        hidden = (None,) * levels if field_channels is None else tuple(field_channels)
+        _check_hidden(hidden, levels, norm_num_groups)
         _check_architecture(
             in_channels, out_channels, widths, down_block_types, mid_block_type, up_block_types, norm_num_groups,
             layers_per_block, patch_size, dropout, attention_head_dim, class_embed_type, num_class_embeds,
@@ -189,11 +196,12 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         check_block(block_type, field_type, method, gradient)
 
         emb_channels = time_embedding_dim or widths[0] * 4
-        self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
-        self.time_embedding = TimestepEmbedding(widths[0], emb_channels)
+        proj_channels = time_proj_channels or widths[0]
+        self.time_proj = Timesteps(proj_channels, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(proj_channels, emb_channels)
         self.class_embedding: nn.Module | None = None
         if class_embed_type == "timestep":
-            self.class_embedding = TimestepEmbedding(widths[0], emb_channels)
+            self.class_embedding = TimestepEmbedding(proj_channels, emb_channels)
         elif class_embed_type == "identity":
             self.class_embedding = nn.Identity()
         elif num_class_embeds is not None:
@@ -201,11 +209,12 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
 
         previous: int | None = None  # width of the stage before, whose velocity may be carried over
 
-        def stage(name: str, width: int, num_blocks: int, with_attention: bool) -> _Stage:
+        def stage(name: str, level: int, num_blocks: int, with_attention: bool) -> _Stage:
             nonlocal previous
+            width = widths[level]
             field = FieldConfig(
                 width, emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout,
-                initial_decay=initial_decay,
+                initial_decay=initial_decay, hidden_channels=hidden[level],
             )  # fmt: skip
             blocks: list[nn.Module] = []
             for i in range(num_blocks):
@@ -233,17 +242,17 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         self.downsamplers = nn.ModuleList()
         for i, width in enumerate(widths):
             with_attention = down_block_types[i] == "AttnDownBlock2D"
-            self.down_blocks.append(stage(f"down_blocks.{i}", width, layers_per_block, with_attention))
+            self.down_blocks.append(stage(f"down_blocks.{i}", i, layers_per_block, with_attention))
             if i < levels - 1:
                 self.downsamplers.append(nn.Conv2d(width, widths[i + 1], 3, stride=2, padding=1))
-        self.mid_block = stage("mid_block", widths[-1], 1, add_attention) if mid_block_type is not None else None
+        self.mid_block = stage("mid_block", levels - 1, 1, add_attention) if mid_block_type is not None else None
         self.up_blocks = nn.ModuleList()
         self.merges = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
         for i, width in enumerate(reversed(widths)):
             with_attention = up_block_types[i] == "AttnUpBlock2D"
             self.merges.append(_Merge(width))
-            self.up_blocks.append(stage(f"up_blocks.{i}", width, layers_per_block, with_attention))
+            self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention))
             if i < levels - 1:
                 self.upsamplers.append(_Upsample(width, widths[levels - 2 - i]))
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=norm_eps)
@@ -387,6 +396,14 @@ def _check_size(height: int, width: int, factor: int, name: str) -> None:
             f"{name} is {height}x{width}; this model needs multiples of {factor} (nearest: {nearest(height)} by "
             f"{nearest(width)}): pad or resize the images, or use fewer levels"
         )
+
+
+def _check_hidden(hidden: tuple[int | None, ...], levels: int, norm_num_groups: int) -> None:
+    if len(hidden) != levels:
+        raise ValueError(f"field_channels has {len(hidden)} entries and block_out_channels {levels}: give one per level")
+    for width in hidden:
+        if width is not None and (not isinstance(width, int) or width < 1 or width % norm_num_groups):
+            raise ValueError(f"field_channels={hidden!r} must be multiples of norm_num_groups={norm_num_groups}")
 
 
 def _check_architecture(

@@ -1,0 +1,91 @@
+"""Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels, to validate."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continuous_unet.data import ImageDataset, open_dataset
+from continuous_unet.errors import InputError
+from continuous_unet.randomness import derive_seed
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.validation import GOLDEN_RATIO
+
+FEWEST_IMAGES = 32
+"""Below, ranges and rankings follow single images."""
+
+
+def run_config(model: str | Path) -> TrainConfig | None:
+    """The configuration that a model was trained with, None if it is not the folder of a run, or of `cunet prune`."""
+    for path in (Path(model) / "config.yaml", Path(model) / "finetuning" / "config.yaml"):
+        if path.is_file():
+            return TrainConfig.load(path)
+    return None
+
+
+def open_for(unet: Any, data: str, config: TrainConfig, option: str = "--data") -> ImageDataset:
+    """Images as a model takes them, without augmentation.
+
+    Args:
+        unet: whose channels and size they must have.
+        data: what `open_dataset` takes.
+        config: of the run that the model is from: how images are cut to size.
+        option: that named the data, for errors.
+
+    Raises:
+        InputError: for images of other channels, smaller ones, too few, or without the classes that the model needs.
+    """
+    size = unet.config.sample_size
+    if not isinstance(size, int):
+        raise InputError(f"{option}: the model is for images of sample_size={size}; data is read for square ones only")
+    dataset = open_dataset(data, image_size=size, fit=config.fit, seed=config.seed, progress=False)
+    report = dataset.report
+    if report.channels != unet.config.in_channels:
+        raise InputError(
+            f"{option} {data}: the images have {report.channels} channels and the model takes "
+            f"{unet.config.in_channels}; give images of the kind that it was trained on"
+        )
+    if min(report.smallest) < size and config.fit != "pad":
+        raise InputError(
+            f"{option} {data}: the images are {report.smallest[0]}x{report.smallest[1]} pixels and the model's {size}x"
+            f"{size}; enlarged ones are not what it was trained on; give larger ones"
+        )
+    if len(dataset) < FEWEST_IMAGES:
+        raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")
+    classes = unet.config.num_class_embeds
+    if classes is not None and dataset.num_classes != classes:
+        raise InputError(
+            f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}"
+        )
+    return dataset
+
+
+def noised_images(
+    dataset: ImageDataset, scheduler: Any, count: int, *, with_labels: bool, seed: int = 0
+) -> dict[str, Tensor]:
+    """Training images with the noise of all timesteps, each its own: what a model sees while it is trained.
+
+    Args:
+        dataset: images of the model's kind; all of them if there are fewer than `count`.
+        scheduler: the diffusion process.
+        count: images, drawn at random by the seed.
+        with_labels: give the classes too.
+        seed: of choice and noise.
+
+    Returns:
+        `clean` and `noise` `(B, C, H, W)`, `timestep` `(B,)`, spread evenly over the whole range, `sample`
+        `(B, C, H, W)`, the noisy images, and `class_labels` `(B,)`.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("calibration", seed))
+    chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    items = [dataset[index] for index in chosen]
+    clean = torch.stack([item["image"] for item in items])
+    noise = torch.randn(clean.shape, generator=generator)
+    steps = scheduler.config.num_train_timesteps
+    timestep = torch.tensor([int((i * GOLDEN_RATIO) % 1 * steps) for i in range(len(items))])
+    batch = {"clean": clean, "noise": noise, "timestep": timestep}
+    batch["sample"] = scheduler.add_noise(clean, noise, timestep)
+    if with_labels:
+        batch["class_labels"] = torch.tensor([item["label"] for item in items])
+    return batch
