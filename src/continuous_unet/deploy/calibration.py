@@ -1,5 +1,8 @@
 """Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels, to validate."""
 
+import json
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +19,36 @@ FEWEST_IMAGES = 32
 """Below, ranges and rankings follow single images."""
 
 
-def run_config(model: str | Path) -> TrainConfig | None:
-    """The configuration that a model was trained with, None if it is not the folder of a run, or of `cunet prune`."""
-    for path in (Path(model) / "config.yaml", Path(model) / "finetuning" / "config.yaml"):
-        if path.is_file():
-            return TrainConfig.load(path)
-    return None
+@dataclass(frozen=True)
+class Origin:
+    """What is known of how a model was trained."""
+
+    config: TrainConfig = field(default_factory=TrainConfig)
+    """Of its run; the defaults if the run is not there."""
+    smallest_image: int | None = None
+    """Smallest side of the images that it was trained on, pixels, before they were cut to size."""
 
 
-def open_for(unet: Any, data: str, config: TrainConfig, option: str = "--data") -> ImageDataset:
+def origin(model: str | os.PathLike) -> Origin:
+    """Of the folder of a run, or of `cunet prune`; of another model nothing is known."""
+    for folder in (Path(model), Path(model) / "finetuning"):
+        if (folder / "config.yaml").is_file():
+            try:
+                data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]
+                smallest = min(int(side) for side in data["smallest"])
+            except (OSError, ValueError, KeyError, TypeError):
+                smallest = None
+            return Origin(TrainConfig.load(folder / "config.yaml"), smallest)
+    return Origin()
+
+
+def open_for(unet: Any, data: str, known: Origin, option: str = "--data") -> ImageDataset:
     """Images as a model takes them, without augmentation.
 
     Args:
         unet: whose channels and size they must have.
         data: what `open_dataset` takes.
-        config: of the run that the model is from: how images are cut to size.
+        known: of the model: how images are cut to size.
         option: that named the data, for errors.
 
     Raises:
@@ -39,17 +57,18 @@ def open_for(unet: Any, data: str, config: TrainConfig, option: str = "--data") 
     size = unet.config.sample_size
     if not isinstance(size, int):
         raise InputError(f"{option}: the model is for images of sample_size={size}; data is read for square ones only")
-    dataset = open_dataset(data, image_size=size, fit=config.fit, seed=config.seed, progress=False)
+    dataset = open_dataset(data, image_size=size, fit=known.config.fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
         raise InputError(
             f"{option} {data}: the images have {report.channels} channels and the model takes "
             f"{unet.config.in_channels}; give images of the kind that it was trained on"
         )
-    if min(report.smallest) < size and config.fit != "pad":
+    smallest = size if known.smallest_image is None else min(size, known.smallest_image)
+    if min(report.smallest) < smallest:
         raise InputError(
-            f"{option} {data}: the images are {report.smallest[0]}x{report.smallest[1]} pixels and the model's {size}x"
-            f"{size}; enlarged ones are not what it was trained on; give larger ones"
+            f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that the "
+            f"model was trained on ({smallest}x{smallest}); enlarged ones would mislead; give larger ones"
         )
     if len(dataset) < FEWEST_IMAGES:
         raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")

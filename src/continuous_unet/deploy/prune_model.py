@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from continuous_unet.data import ImageDataset, train_validation_split
-from continuous_unet.deploy.calibration import noised_images, open_for, run_config
+from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.prune_options import REPORT, PruneOptions
 from continuous_unet.deploy.pruning import (
     accumulate_gradients,
@@ -105,11 +105,11 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
     pipeline = load_pipeline(model)
     check_prunable(pipeline.unet)
     widths = pruned_widths(pipeline.unet, options.ratio)
-    base = run_config(str(model)) or TrainConfig()
-    base = dataclasses.replace(base, **start_schedule(pipeline.scheduler))
+    known = origin(model)
+    base = dataclasses.replace(known.config, **start_schedule(pipeline.scheduler))
     if options.seed is not None:
         base = dataclasses.replace(base, seed=options.seed)
-    data = open_for(pipeline.unet, options.data, base)
+    data = open_for(pipeline.unet, options.data, known)
     config = dataclasses.replace(
         base,
         data=options.data,
@@ -131,7 +131,12 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
         sample_every=max(1, options.steps),
         device=options.device,
     ).validate()
-    report: dict[str, Any] = {"model": str(model), "options": dataclasses.asdict(options), "training": config.to_dict()}
+    report: dict[str, Any] = {
+        "model": str(model),
+        "smallest_image": known.smallest_image,
+        "options": dataclasses.asdict(options),
+        "training": config.to_dict(),
+    }
     held = _held_out(pipeline, report, data)
     report["original"] = held.measure(pipeline)
     if options.importance == "taylor":
@@ -156,7 +161,8 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
 
 def _held_out(pipeline: DiffusionSamplingPipeline, report: dict[str, Any], data: ImageDataset | None = None) -> _Held:
     config = TrainConfig(**report["training"])
-    data = open_for(pipeline.unet, config.data, config) if data is None else data
+    if data is None:
+        data = open_for(pipeline.unet, config.data, Origin(config, report["smallest_image"]))
     _, held_out = train_validation_split(data, config.num_validation, config.seed)
     return _Held(held_out, config.seed, torch.device(pick_device(config.device)))
 
@@ -174,7 +180,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         TrainConfig(**report["training"])
-        report["options"]["steps"]
+        report["options"]["steps"], report["smallest_image"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); prune again") from error
     return report
