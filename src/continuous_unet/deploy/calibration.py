@@ -42,7 +42,9 @@ def origin(model: str | os.PathLike) -> Origin:
     return Origin()
 
 
-def open_for(unet: Any, data: str, known: Origin, option: str = "--data") -> ImageDataset:
+def open_for(
+    unet: Any, data: str, known: Origin, option: str = "--data", size: tuple[int, int] | None = None
+) -> ImageDataset:
     """Images as a model takes them, without augmentation.
 
     Args:
@@ -50,21 +52,23 @@ def open_for(unet: Any, data: str, known: Origin, option: str = "--data") -> Ima
         data: what `open_dataset` takes.
         known: of the model: how images are cut to size.
         option: that named the data, for errors.
+        size: height and width, if not those of the model's `sample_size`.
 
     Raises:
         InputError: for images of other channels, smaller ones, too few, or without the classes that the model needs.
     """
-    size = unet.config.sample_size
-    if not isinstance(size, int):
-        raise InputError(f"{option}: the model is for images of sample_size={size}; data is read for square ones only")
-    dataset = open_dataset(data, image_size=size, fit=known.config.fit, seed=known.config.seed, progress=False)
+    sides = {unet.config.sample_size} if size is None else set(size)
+    if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
+        raise InputError(f"{option}: images of {sides} pixels are wanted, and data is read for square ones only")
+    (side,) = sides
+    dataset = open_dataset(data, image_size=side, fit=known.config.fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
         raise InputError(
             f"{option} {data}: the images have {report.channels} channels and the model takes "
             f"{unet.config.in_channels}; give images of the kind that it was trained on"
         )
-    smallest = size if known.smallest_image is None else min(size, known.smallest_image)
+    smallest = side if known.smallest_image is None else min(side, known.smallest_image)
     if min(report.smallest) < smallest:
         raise InputError(
             f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that the "

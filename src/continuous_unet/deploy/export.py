@@ -14,10 +14,12 @@ import torch
 
 from continuous_unet import __version__
 from continuous_unet.deploy import runtime
+from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.formats import Format, Written, find_format, load_writer
 from continuous_unet.deploy.network import ExportNetwork, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError, measure_parity
+from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.files import replace_folder, replace_text
@@ -49,7 +51,9 @@ def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: 
         raise InputError(f"--solver-loop loop is not for --format {options.format}; leave it out")
     pipeline = model if isinstance(model, DiffusionSamplingPipeline) else load_pipeline(model)
     network = prepare_network(pipeline.unet, options)
-    network.loop = network.loop and found.loops
+    network.loop = network.loop and found.loops and options.precision != "int8"
+    if options.precision == "int8":
+        network.calibration = _calibrate(model, pipeline, network, options)
     schedule = describe_schedule(pipeline.scheduler)
     info: dict[str, Any] = {}
 
@@ -63,6 +67,26 @@ def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: 
 
     replace_folder(target, write)
     return info
+
+
+def _calibrate(
+    model: str | os.PathLike | DiffusionSamplingPipeline,
+    pipeline: DiffusionSamplingPipeline,
+    network: ExportNetwork,
+    options: ExportOptions,
+) -> Calibration:
+    known = Origin() if isinstance(model, DiffusionSamplingPipeline) else origin(model)
+    data = open_for(
+        network.unet, str(options.calibration_data), known, "--calibration-data", (network.height, network.width)
+    )
+    batch = noised_images(
+        data,
+        pipeline.scheduler,
+        options.calibration_images,
+        with_labels=network.class_conditional,
+        seed=known.config.seed,
+    )
+    return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
 def describe_schedule(scheduler: Any) -> dict[str, Any]:
@@ -130,7 +154,10 @@ def _describe(
         },
         **written.facts,
         "schedule": schedule,
-        "scheduler": {"_class_name": type(scheduler).__name__, **json.loads(json.dumps(dict(scheduler.config), default=str))},
+        "scheduler": {
+            "_class_name": type(scheduler).__name__,
+            **json.loads(json.dumps(dict(scheduler.config), default=str)),
+        },
         "versions": {"continuous-unet": __version__, **_versions(("torch", "diffusers", *found.packages))},
     }
 

@@ -25,9 +25,12 @@ class ExportOptions:
     format: Literal["onnx", "openvino", "executorch", "torch"] = _option("onnx", "what the model is to run in")
     output: str = _option("", "a new folder for the network, export.json and the runtime")
     precision: Literal["fp32", "fp16", "int8"] = _option("fp32", "of the weights; inputs and outputs stay float32")
+    calibration_data: str | None = _option(None, "images as the model was trained on, for --precision int8")
+    calibration_images: int = _option(128, "of them, each with the noise of its own timestep")
     solver_steps: int | None = _option(None, "solver steps in each block; as trained if left out")
     solver_loop: Literal["auto", "unrolled", "loop"] = _option(
-        "auto", "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO; auto: a loop for many steps)"
+        "auto",
+        "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO; auto: a loop for many steps)",
     )
     static_shape: str | None = _option(None, "BATCHxHEIGHTxWIDTH, such as 1x64x64: no other shape is accepted then")
     any_size: bool = _option(False, "accept images of every size that the model does, not of one only")
@@ -44,6 +47,16 @@ class ExportOptions:
             raise InputError(f"--solver-steps {self.solver_steps} must be at least 1")
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"--tolerance {self.tolerance} must be positive")
+        if self.precision == "int8" and self.calibration_data is None:
+            raise InputError("--precision int8 needs --calibration-data: images as the model was trained on")
+        if self.precision != "int8" and self.calibration_data is not None:
+            raise InputError(f"--calibration-data is for --precision int8, and this is {self.precision}; leave it out")
+        if self.precision == "int8" and self.solver_loop == "loop":
+            raise InputError(
+                "--precision int8 writes each solver step out, with ranges of its own: no --solver-loop loop"
+            )
+        if self.calibration_images < 32:
+            raise InputError(f"--calibration-images {self.calibration_images} must be at least 32")
         if self.repeats < 0:
             raise InputError(f"--repeats {self.repeats} must not be negative")
         if self.static_shape is not None and self.any_size:
@@ -58,7 +71,9 @@ class ExportOptions:
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.static_shape)
         values = tuple(map(int, match.groups())) if match else (0, 0, 0)
         if min(values) < 1 or max(values) > 65_536:
-            raise InputError(f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64")
+            raise InputError(
+                f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64"
+            )
         return values[0], values[1], values[2]
 
     def allowed_error(self) -> float:
@@ -76,7 +91,9 @@ class ExportOptions:
             if not (target / "export.json").is_file():
                 raise InputError(f"--output {target} is not empty and holds no export; name a new folder")
             if not self.overwrite:
-                raise InputError(f"--output {target} holds an export already; name another, or allow it with --overwrite")
+                raise InputError(
+                    f"--output {target} holds an export already; name another, or allow it with --overwrite"
+                )
         elif target.exists() and not target.is_dir():
             raise InputError(f"--output {target} is a file; name a new folder")
         return target

@@ -146,9 +146,7 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
         )
         report["timesteps"] = accumulate_gradients(pipeline.unet, pipeline.scheduler, batch)
     torch.manual_seed(config.seed)  # importance="random" draws from it
-    narrow = DiffusionSamplingPipeline(
-        prune_unet(pipeline.unet, widths, options.importance).eval(), pipeline.scheduler
-    )
+    narrow = DiffusionSamplingPipeline(prune_unet(pipeline.unet, widths, options.importance).eval(), pipeline.scheduler)
     report["pruned"] = held.measure(narrow)
 
     def write(aside: Path) -> None:

@@ -400,7 +400,9 @@ def _check_size(height: int, width: int, factor: int, name: str) -> None:
 
 def _check_hidden(hidden: tuple[int | None, ...], levels: int, norm_num_groups: int) -> None:
     if len(hidden) != levels:
-        raise ValueError(f"field_channels has {len(hidden)} entries and block_out_channels {levels}: give one per level")
+        raise ValueError(
+            f"field_channels has {len(hidden)} entries and block_out_channels {levels}: give one per level"
+        )
     for width in hidden:
         if width is not None and (not isinstance(width, int) or width < 1 or width % norm_num_groups):
             raise ValueError(f"field_channels={hidden!r} must be multiples of norm_num_groups={norm_num_groups}")

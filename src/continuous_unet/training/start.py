@@ -44,10 +44,7 @@ def load_start(config: TrainConfig, image_size: int, channels: int, num_classes:
         "images of": (own.sample_size, image_size),
         "channels": (own.in_channels, channels),
         "classes": (own.num_class_embeds, num_classes),
-        **{
-            ours: (value, getattr(config, ours))
-            for ours, value in start_schedule(pipeline.scheduler).items()
-        },
+        **{ours: (value, getattr(config, ours)) for ours, value in start_schedule(pipeline.scheduler).items()},
     }
     for name, (has, given) in wanted.items():
         if has != given:
