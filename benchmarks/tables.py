@@ -229,7 +229,25 @@ def loading() -> str:
     return table(["workers", "images/s read", "images/s trained, preset `base`, CPU", "ratio, median of rounds"], body)
 
 
+def solver_loops() -> str:
+    head = ["solver steps", "in the graph", "nodes", "export", "latency", "of eager PyTorch", "error"]
+    body = []
+    for row in rows("solver-loops"):
+        spread = f"({float(row['ratio_p25']):.2f} to {float(row['ratio_p75']):.2f})"
+        body.append([
+            row["solver_steps"],
+            row["solver"],
+            row["nodes"],
+            f"{float(row['export_seconds']):.0f} s",
+            f"{float(row['latency_ms']):.1f} ms",
+            f"{float(row['ratio']):.2f} {spread}",
+            row["max_error"],
+        ])  # fmt: skip
+    return table(head, body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
     "search": search, "faults": faults, "loading": loading,
 }  # fmt: skip

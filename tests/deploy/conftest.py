@@ -34,8 +34,8 @@ def spoil_zeros(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def continuous(**options) -> ContinuousUNet2DModel:
-    arguments = {"in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
-    return spoil_zeros(ContinuousUNet2DModel(sample_size=8, **{**arguments, **options}))
+    arguments = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16)}
+    return spoil_zeros(ContinuousUNet2DModel(**{**arguments, "norm_num_groups": 4, **options}))
 
 
 def discrete() -> UNet2DModel:

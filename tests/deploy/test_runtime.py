@@ -40,7 +40,11 @@ def test_noise_is_normal_and_depends_on_seed_number_and_stream_alone():
     assert abs(noise.std() - 1) < 0.03
     assert 3.5 < abs(noise).max() < 6
     assert np.array_equal(noise.reshape(-1)[:7], runtime.normal_noise(3, 5, (7,)))
-    for other in (runtime.normal_noise(4, 5, (7,)), runtime.normal_noise(3, 6, (7,)), runtime.normal_noise(3, 5, (7,), 1)):
+    for other in (
+        runtime.normal_noise(4, 5, (7,)),
+        runtime.normal_noise(3, 6, (7,)),
+        runtime.normal_noise(3, 5, (7,), 1),
+    ):
         assert not np.array_equal(other, noise.reshape(-1)[:7])
     high = runtime.normal_noise(3 + 2**40, 5, (7,))  # the upper word of the seed counts, too
     assert not np.array_equal(high, noise.reshape(-1)[:7])

@@ -27,6 +27,9 @@ from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.schedulers import make_scheduler
 
+WEB_FILES = ("index.html", "diffusion.js")
+"""The page that makes images in a browser, in the folder `web`."""
+
 
 def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: ExportOptions) -> dict[str, Any]:
     """Write a model to `options.output`: the network, `export.json`, and `runtime.py` to run it with.
@@ -63,6 +66,9 @@ def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: 
         info.update(_describe(network, written, options, found, folder, pipeline.scheduler, schedule))
         info.update(_measure(network, written, options, folder, info))
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
+        if options.web:
+            for name in WEB_FILES:
+                shutil.copyfile(Path(__file__).parent / "web" / name, folder / name)
         replace_text(folder / runtime.INFO_FILE, json.dumps(info, indent=1) + "\n")
 
     replace_folder(target, write)

@@ -119,8 +119,8 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     if hasattr(unet, "set_solver"):
         if config.method in ADAPTIVE_METHODS:
             raise InputError(
-                f"method={config.method!r} chooses its steps while it runs and cannot be exported; set a method of fixed "
-                "steps (set_solver) and save the model again"
+                f"method={config.method!r} chooses its steps while it runs and cannot be exported; set a method of "
+                "fixed steps (set_solver) and save the model again"
             )
         unet.set_solver(gradient="backprop")  # the same values; the other modes are about training
     if options.solver_steps is not None:

@@ -38,6 +38,7 @@ class ExportOptions:
         None, "largest error against PyTorch that is let pass (1e-4 for fp32, 2e-2 for fp16, 0.5 for int8 if left out)"
     )
     repeats: int = _option(20, "timed evaluations beside PyTorch; 0 measures no latency")
+    web: bool = _option(False, "put a page beside the model that makes images in a browser (ONNX)")
     overwrite: bool = _option(False, "replace an export that is there")
 
     def validate(self) -> "ExportOptions":
@@ -59,6 +60,8 @@ class ExportOptions:
             raise InputError(f"--calibration-images {self.calibration_images} must be at least 32")
         if self.repeats < 0:
             raise InputError(f"--repeats {self.repeats} must not be negative")
+        if self.web and self.format != "onnx":
+            raise InputError(f"--web is for --format onnx, and --format {self.format} was given")
         if self.static_shape is not None and self.any_size:
             raise InputError("--any-size and --static-shape contradict each other; give one of them")
         self.shape()

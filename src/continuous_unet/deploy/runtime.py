@@ -126,7 +126,7 @@ class Schedule:
     def image_and_noise(
         self, x: np.ndarray, prediction: np.ndarray, signal: Any, noise: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The image and the unit noise that a prediction stands for, where `x` is `signal` of one and `noise` of the other."""
+        """The image and the unit noise that a prediction stands for; `x` is `signal` of one and `noise` of the other."""
         if self.prediction_type == "epsilon":
             return (x - noise * prediction) / signal, prediction
         if self.prediction_type == "sample":
@@ -294,7 +294,9 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(folder) / INFO_FILE
     if not path.is_file():
-        raise ExportedModelError(f"{folder} holds no exported model ({INFO_FILE} is missing); make one by `cunet export`")
+        raise ExportedModelError(
+            f"{folder} holds no exported model ({INFO_FILE} is missing); make one by `cunet export`"
+        )
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format_version"] != FORMAT_VERSION:
@@ -477,13 +479,17 @@ def denoise(
     schedule = model.schedule
     strongest = float(schedule.sigmas()[-1])
     if not 0 < ratio <= strongest:
-        raise ExportedModelError(f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's most")
+        raise ExportedModelError(
+            f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's most"
+        )
     padded = _padded(model, images.astype(np.float32) * 2 - 1)
     timestep = schedule.nearest_timestep(ratio)
     x = padded * np.sqrt(schedule.alphas_cumprod[timestep])
     times = [timestep]
     if mode == "sample":
-        times = sorted(set(np.linspace(timestep, 0, min(steps, timestep + 1)).round().astype(int).tolist()), reverse=True)
+        times = sorted(
+            set(np.linspace(timestep, 0, min(steps, timestep + 1)).round().astype(int).tolist()), reverse=True
+        )
     for time, after in zip(times, [*times[1:], None]):
         on_step()
         prediction = model(x, time, class_label)

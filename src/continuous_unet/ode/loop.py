@@ -102,9 +102,11 @@ def _advance_in_graph(problem: Problem, evaluate: Evaluate, carry: Carry) -> Car
         return step < problem.num_steps
 
     def body(step: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
-        t = problem.t0 + step.to(torch.float32) * problem.step_size
-        # a loop's results must not share memory with what goes in
-        return step + 1, *(c.clone() for c in problem.method.step(evaluate, t, problem.step_size, carry))
+        t: Any = problem.t0 + step.to(torch.float32) * problem.step_size
+        return step + 1, *apart(problem.method.step(evaluate, t, problem.step_size, carry))
 
-    _, *carry_at_end = while_loop(more, body, (torch.zeros((), dtype=torch.int64), *carry))
+    def apart(carry: Carry) -> Carry:  # what goes into a loop, and comes out, must not share memory
+        return tuple(c.clone() for c in carry)
+
+    _, *carry_at_end = while_loop(more, body, (torch.zeros((), dtype=torch.int64), *apart(carry)))
     return tuple(carry_at_end)

@@ -1,7 +1,7 @@
 """What a model can be exported to, one file each: `write(network, folder, options) -> Written`.
 
-A new format is a file here, an entry in `FORMATS`, a name in `ExportOptions.format`, and an entry in the table of
-`tests/deploy/formats.py`.
+A new format is a file here, an entry in `FORMATS`, a name in `ExportOptions.format`, and an entry in `FORMATS` of
+`tests/deploy/test_export.py`.
 """
 
 from collections.abc import Callable

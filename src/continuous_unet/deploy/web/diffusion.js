@@ -1,0 +1,189 @@
+// Images from an exported network in the browser: the same noise and the same sampler as runtime.py, to rounding.
+// No framework, no build; index.html is the page around it.
+
+/** The high 32 bits of a product of two 32-bit words. */
+function multiplyHigh(a, b) {
+  const [aLow, aHigh, bLow, bHigh] = [a & 0xffff, a >>> 16, b & 0xffff, b >>> 16];
+  const middle = aLow * bHigh + aHigh * bLow + Math.floor((aLow * bLow) / 65536);
+  return (aHigh * bHigh + Math.floor(middle / 65536)) >>> 0;
+}
+
+/** Philox4x32-10 (Salmon et al., SC 2011): four random words from a counter of four words and a key of two. */
+export function philox(key, counter) {
+  let [c0, c1, c2, c3] = counter;
+  let [k0, k1] = key;
+  for (let round = 0; round < 10; round++) {
+    const first = multiplyHigh(c0, 0xd2511f53);
+    const second = multiplyHigh(c2, 0xcd9e8d57);
+    const [low0, low2] = [Math.imul(c0, 0xd2511f53) >>> 0, Math.imul(c2, 0xcd9e8d57) >>> 0];
+    [c0, c1, c2, c3] = [(second ^ c1 ^ k0) >>> 0, low2, (first ^ c3 ^ k1) >>> 0, low0];
+    k0 = (k0 + 0x9e3779b9) >>> 0;
+    k1 = (k1 + 0xbb67ae85) >>> 0;
+  }
+  return [c0, c1, c2, c3];
+}
+
+/** Standard normal numbers of image `number` of a seed (0 to 2**53 - 1): see `normal_noise` in runtime.py. */
+export function normalNoise(seed, number, count) {
+  const key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
+  const noise = new Float32Array(Math.ceil(count / 4) * 4);
+  for (let block = 0; block * 4 < count; block++) {
+    const uniform = philox(key, [block, number, 0, 0]).map((word) => (word + 0.5) / 2 ** 32);
+    for (let pair = 0; pair < 4; pair += 2) {
+      const radius = Math.sqrt(-2 * Math.log(uniform[pair]));
+      const angle = 2 * Math.PI * uniform[pair + 1];
+      noise[block * 4 + pair] = radius * Math.cos(angle);
+      noise[block * 4 + pair + 1] = radius * Math.sin(angle);
+    }
+  }
+  return noise.subarray(0, count);
+}
+
+/** To the nearest whole number, halves to the even one, as NumPy rounds. */
+function roundToEven(value) {
+  const floor = Math.floor(value);
+  if (value - floor !== 0.5) return Math.round(value);
+  return floor % 2 === 0 ? floor : floor + 1;
+}
+
+/** The timesteps of DDIM, first to last. */
+export function ddimTimesteps(schedule, steps) {
+  const total = schedule.alphas_cumprod.length;
+  const indices = [...Array(steps).keys()];
+  if (schedule.timestep_spacing === "trailing") {
+    return indices.map((i) => roundToEven(total - i * (total / steps)) - 1);
+  }
+  if (schedule.timestep_spacing === "leading") {
+    return indices.map((i) => (steps - 1 - i) * Math.floor(total / steps) + schedule.steps_offset);
+  }
+  return indices.map((i) => (steps === 1 ? 0 : roundToEven(((steps - 1 - i) * (total - 1)) / (steps - 1))));
+}
+
+/** One step of DDIM without noise, in place: from x at a timestep, and the prediction there, to the next x. */
+export function ddimStep(schedule, steps, timestep, x, prediction) {
+  const alphas = schedule.alphas_cumprod;
+  const before = timestep - Math.floor(alphas.length / steps);
+  const alpha = alphas[timestep];
+  const after = before >= 0 ? alphas[before] : schedule.final_alpha_cumprod;
+  const [signal, noise] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
+  const [nextSignal, nextNoise] = [Math.sqrt(after), Math.sqrt(1 - after)];
+  const range = schedule.clip_sample ? schedule.clip_sample_range : Infinity;
+  for (let i = 0; i < x.length; i++) {
+    let image, epsilon;
+    if (schedule.prediction_type === "epsilon") {
+      epsilon = prediction[i];
+      image = (x[i] - noise * epsilon) / signal;
+    } else if (schedule.prediction_type === "sample") {
+      image = prediction[i];
+      epsilon = (x[i] - signal * image) / noise;
+    } else {
+      image = signal * x[i] - noise * prediction[i];
+      epsilon = signal * prediction[i] + noise * x[i];
+    }
+    x[i] = nextSignal * Math.min(range, Math.max(-range, image)) + nextNoise * epsilon;
+  }
+}
+
+const CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1/dist/";
+
+/** onnxruntime-web: from the folder `ort` beside the page if there is one, else from a content network. */
+export async function loadRuntime(backend) {
+  const file = backend === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
+  const beside = new URL("./ort/", import.meta.url).href;
+  let place = CDN;
+  try {
+    if ((await fetch(beside + file, { method: "HEAD" })).ok) place = beside;
+  } catch {
+    // no answer: the folder is not there
+  }
+  try {
+    const ort = await import(place + file);
+    ort.env.wasm.wasmPaths = place;
+    ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+    return ort;
+  } catch (error) {
+    throw new Error(
+      `onnxruntime-web could not be loaded from ${place}. Put its dist folder beside this page as "ort". (${error.message})`
+    );
+  }
+}
+
+/** An exported model: what export.json says, and a session of onnxruntime-web. */
+export class Model {
+  static async load(folder, backend = "wasm") {
+    const answer = await fetch(new URL("export.json", folder));
+    if (!answer.ok) throw new Error(`export.json is not there (${answer.status}): this page belongs into an export`);
+    const info = await answer.json();
+    const [ort, network] = await Promise.all([loadRuntime(backend), fetch(new URL(info.network, folder))]);
+    if (!network.ok) throw new Error(`${info.network} is not there (${network.status}): the export is not whole`);
+    const session = await ort.InferenceSession.create(await network.arrayBuffer(), { executionProviders: [backend] });
+    return new Model(ort, session, info);
+  }
+
+  constructor(ort, session, info) {
+    Object.assign(this, { ort, session, info, shape: info.image_shape });
+    const batch = info.inputs[0].shape[0];
+    this.batch = typeof batch === "number" ? batch : null;
+  }
+
+  /** The prediction for `count` images in x, one timestep and one class. */
+  async predict(x, count, timestep, label) {
+    const size = x.length / count;
+    const piece = this.batch ?? count;
+    const result = new Float32Array(x.length);
+    for (let start = 0; start < count; start += piece) {
+      const data = new Float32Array(piece * size);
+      data.set(x.subarray(start * size, Math.min(count, start + piece) * size));
+      const inputs = {
+        sample: new this.ort.Tensor("float32", data, [piece, ...this.shape]),
+        timestep: new this.ort.Tensor("float32", new Float32Array(piece).fill(timestep), [piece]),
+      };
+      if (this.info.num_classes !== null) {
+        inputs.class_labels = new this.ort.Tensor("int64", new BigInt64Array(piece).fill(BigInt(label)), [piece]);
+      }
+      const { prediction } = await this.session.run(inputs);
+      result.set((await prediction.getData()).subarray(0, (Math.min(count, start + piece) - start) * size), start * size);
+    }
+    return result;
+  }
+
+  /**
+   * New images in [0, 1], one after the other; image k depends on (seed, k) alone.
+   * onStep(done, total, images so far) is awaited before each evaluation; what it throws ends the sampling.
+   */
+  async generate({ count = 1, steps = 20, seed = 0, label = 0, onStep = async () => {} }) {
+    const size = this.shape.reduce((a, b) => a * b, 1);
+    const x = new Float32Array(count * size);
+    for (let k = 0; k < count; k++) x.set(normalNoise(seed, k, size), k * size);
+    const timesteps = ddimTimesteps(this.info.schedule, steps);
+    for (const [done, timestep] of timesteps.entries()) {
+      await onStep(done, timesteps.length, x);
+      ddimStep(this.info.schedule, steps, timestep, x, await this.predict(x, count, timestep, label));
+    }
+    await onStep(timesteps.length, timesteps.length, x);
+    if (!x.every(Number.isFinite)) throw new Error("the model made values that are not finite");
+    return x.map(toUnit);
+  }
+}
+
+/** From [-1, 1] to [0, 1]. */
+export function toUnit(value) {
+  return Math.min(1, Math.max(0, value / 2 + 0.5));
+}
+
+/** Draw image k of images in [-1, 1] on a canvas of its own size. */
+export function draw(canvas, [channels, height, width], images, k) {
+  canvas.width = width;
+  canvas.height = height;
+  const area = height * width;
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  for (let i = 0; i < area; i++) {
+    for (let c = 0; c < 4; c++) {
+      const channel = channels === 1 && c < 3 ? 0 : c;
+      const value = channel < channels ? images[(k * channels + channel) * area + i] : 1;
+      pixels.data[i * 4 + c] = Math.round(toUnit(value) * 255);
+    }
+  }
+  context.putImageData(pixels, 0, 0);
+}

@@ -1,0 +1,123 @@
+"""`cunet export` and `cunet run`, as typed; the second in a process, and an environment, without torch."""
+
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from continuous_unet.cli.main import main
+from continuous_unet.deploy import runtime
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def test_run_makes_the_images_of_the_module(exported, tmp_path, capsys):
+    options = ["--num", "3", "--steps", "4", "--sampler", "dpm++", "--seed", "2", "--batch-size", "2"]
+    assert main(["run", "--model", str(exported), *options, "--output", str(tmp_path / "x"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 3
+    images = runtime.to_pixels(runtime.generate(runtime.load(exported), 3, steps=4, sampler="dpm++", seed=2))
+    for file, pixels in zip(result["files"], images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), pixels[:, :, 0])
+
+
+def test_run_takes_noise_out_of_an_image(exported, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noisy.png")
+    options = ["--input", str(tmp_path / "noisy.png"), "--sigma", "30", "--output", str(tmp_path / "clean.png")]
+    assert main(["run", "--model", str(exported), *options]) == 0
+    noisy = (pixels / np.float32(255))[None, None]
+    expected = runtime.to_pixels(runtime.denoise(runtime.load(exported), noisy, 30))[0, :, :, 0]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "clean.png")), expected)
+
+
+def test_options_may_come_from_a_file(exported, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("num: 2\nsteps: 3\n")
+    assert main(["run", "--model", str(exported), "--config", str(tmp_path / "run.yaml"), "--print-config"]) == 0
+    options = yaml.safe_load(capsys.readouterr().out)
+    assert (options["num"], options["steps"], options["sampler"]) == (2, 3, "ddim")
+    assert main(["export", "--model", "nope", "--output", "x", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["format"] == "onnx"
+
+
+WRONG = {
+    "no model": (["run"], "required: --model"),
+    "missing": (["run", "--model", "nope"], "nope holds no exported model"),
+    "zero": (["run", "--model", "nope", "--num", "0"], "--num 0 must be at least 1"),
+    "steps": (["run", "--model", "{export}", "--steps", "5000"], "expected 1 to 1000"),
+    "class": (["run", "--model", "{export}", "--class-label", "1"], "trained without classes"),
+    "sigma": (["run", "--model", "{export}", "--sigma", "9"], "the noise of an image that is given"),
+    "no sigma": (["run", "--model", "{export}", "--input", "i.png"], "say how strong the noise"),
+    "no image": (["run", "--model", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
+    "jpeg": (["run", "--model", "{export}", "--output", "x.jpg"], "only .png files are written"),
+    "export nothing": (["export", "--output", "x"], "required: --model"),
+    "export missing": (["export", "--model", "nope", "--output", "x"], "nope does not exist"),
+    "export no output": (["export", "--model", "nope"], "--output is missing"),
+    "export format": (["export", "--model", "nope", "--format", "tflite"], "invalid choice: 'tflite'"),
+    "multiple": (["export", "--model", "{model}", "--output", "x", "--static-shape", "1x9x8"], "needs multiples of 2"),
+    "web": (["export", "--model", "nope", "--output", "x", "--web", "--format", "torch"], "--web is for --format onnx"),
+    "export an export": (["export", "--model", "{export}", "--output", "x"], "holds no model"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_bad_input_is_one_line_and_exit_code_2(kind, exported, model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = WRONG[kind]
+    assert main([word.format(export=exported, model=model) for word in arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert message in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_there_are_not_written_over(exported, tmp_path, capsys):
+    target = tmp_path / "images.png"
+    target.write_bytes(b"mine")
+    options = ["run", "--model", str(exported), "--num", "1", "--steps", "1", "--output", str(target)]
+    assert main(options) == 2
+    assert "allow it with --overwrite" in capsys.readouterr().err
+    assert target.read_bytes() == b"mine"
+    assert main([*options, "--overwrite"]) == 0
+    assert Image.open(target).size == (8, 8)
+
+
+def test_run_imports_neither_torch_nor_diffusers(exported, tmp_path, without_torch):
+    code = (
+        "from continuous_unet.cli.main import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or (3 if {'torch', 'diffusers'} & set(sys.modules) else 0))"
+    )
+    options = ["run", "--model", str(exported), "--num", "2", "--steps", "2", "--output", str(tmp_path / "x.png")]
+    command = [*without_torch["command"], without_torch["prelude"] + code, *options]
+    run = subprocess.run(command, capture_output=True, text=True, env=without_torch["environment"])
+    assert run.returncode == 0, run.stderr
+    assert Image.open(tmp_path / "x.png").size == (102, 52)
+
+
+@pytest.mark.slow
+def test_run_in_a_real_environment_without_torch(exported, tmp_path):
+    """A new environment with numpy, onnxruntime, Pillow and PyYAML alone; skipped where they cannot be had."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime", "pillow", "PyYAML"]
+    installed = subprocess.run(install, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"the packages cannot be had: {installed.stderr[-200:]}")
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
+    options = ["--num", "2", "--steps", "3", "--seed", "7"]
+    alone = [python, str(exported / "runtime.py"), *options, "--output", str(tmp_path / "alone.png")]
+    verb = [python, "-m", "continuous_unet", "run", "--model", str(exported), *options]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    for command in (alone, [*verb, "--output", str(tmp_path / "verb.png")]):
+        run = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert run.returncode == 0, run.stderr
+    assert main(["run", "--model", str(exported), *options, "--output", str(tmp_path / "here.png")]) == 0
+    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("alone.png", "verb.png", "here.png")]
+    assert all(np.abs(p.astype(int) - pictures[2]).max() <= 1 for p in pictures)

@@ -1,0 +1,313 @@
+"""Exports compute what PyTorch does, hold each weight once and no word of this machine, and fail whole."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.cli.main import main
+from continuous_unet.deploy import runtime
+from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.network import prepare_network
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.parity import ParityError
+from continuous_unet.errors import InputError
+from tests.deploy.conftest import continuous, discrete, pipeline
+
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxscript", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+
+
+SMALL = {"block_out_channels": (8,), "mid_block_type": None, "num_solver_steps": 1}
+"""The least model that has every part: tracing takes longer than anything else here."""
+
+
+def export(unet, folder, **options):
+    return export_model(pipeline(unet), ExportOptions(output=str(folder), **{"repeats": 0, **options}))
+
+
+def graph(unet, **options):
+    from continuous_unet.deploy.formats.to_onnx import to_onnx
+
+    return to_onnx(prepare_network(unet, ExportOptions(output="unused", **options)))
+
+
+def prediction(unet, *inputs):
+    with torch.no_grad():
+        return unet(*map(torch.as_tensor, inputs)).sample.numpy()
+
+
+def test_export_json_tells_what_was_made(exported, info):
+    assert info["inputs"] == [
+        {"name": "sample", "dtype": "float32", "shape": ["batch", 1, 8, 8]},
+        {"name": "timestep", "dtype": "float32", "shape": ["batch"]},
+    ]
+    assert info["outputs"] == [{"name": "prediction", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert info["opset"] == 20
+    assert info["model"]["parameters"] == sum(p.numel() for p in continuous().parameters())
+    assert info["model"]["solver"] == "unrolled"
+    assert info["scheduler"]["_class_name"] == "DDPMScheduler"
+    assert info["scheduler"]["prediction_type"] == "v_prediction"
+    assert info["size_bytes"] == (exported / "network.onnx").stat().st_size
+    assert {entry["batch_size"] for entry in info["parity"]["inputs"]} == {1, 3}
+    assert info["parity"]["short_sampling"]["steps"] == 3
+    assert info["parity"]["full_sampling"]["steps"] == 20
+    assert 0 < info["parity"]["max_error"] < 1e-5
+    assert info["latency"]["ratio"] > 0
+    model = onnx.load(exported / "network.onnx")
+    assert [value.name for value in model.graph.input] == ["sample", "timestep"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert sorted(p.name for p in exported.iterdir()) == ["export.json", "network.onnx", "runtime.py"]
+
+
+def test_the_network_is_the_model_at_timesteps_of_its_own(exported):
+    """Not only where the export itself looked; and for more images than a trace was told of."""
+    model, unet = runtime.load(exported), continuous()
+    x = np.random.default_rng(1).standard_normal((70, 1, 8, 8)).astype(np.float32)
+    timesteps = np.linspace(0, 999, 70).round().astype(np.float32)
+    assert np.abs(model(x, timesteps) - prediction(unet, x, timesteps)).max() < 1e-5
+    assert np.abs(prediction(unet, x, timesteps)).max() > 0.1
+
+
+CASES = {
+    "class-conditional": (lambda: continuous(**SMALL, num_class_embeds=3), {}),
+    "any size": (lambda: continuous(**{**SMALL, "block_out_channels": (8, 8)}, patch_size=2), {"any_size": True}),
+    "static": (lambda: continuous(**SMALL), {"static_shape": "2x16x8"}),
+    "paper": (lambda: continuous(**SMALL, method="rk4", gradient="checkpoint", field_type="general"), {}),
+    "carried velocity": (lambda: continuous(**SMALL, initial_velocity="carried", method="drift_kick_drift"), {}),
+    "other steps": (lambda: continuous(**SMALL, field_type="separable"), {"solver_steps": 2}),
+    "control": (lambda: continuous(**SMALL, block_type="residual", gradient="backprop"), {}),
+    "UNet2DModel": (discrete, {}),
+    "float16": (lambda: continuous(**SMALL), {"precision": "fp16"}),
+}
+
+
+SLOW_CASES = ("paper", "carried velocity", "other steps", "control")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW_CASES else c for c in CASES])
+def test_every_kind_of_model_and_shape(case, tmp_path):
+    make, options = CASES[case]
+    unet = make()
+    info = export(unet, tmp_path / "x", **options)
+    model = runtime.load(tmp_path / "x")
+    if "solver_steps" in options:
+        unet.set_solver(num_steps=options["solver_steps"])
+    batch, height, width = ExportOptions(output="x", **options).shape() or (2, 8, 8)
+    sizes = [(height, width), (16, 24)] if case == "any size" else [(height, width)]
+    half = case == "float16"
+    for size in sizes:
+        x = np.random.default_rng(1).standard_normal((batch, 1, *size)).astype(np.float32)
+        inputs = [x, np.array([10, 800], np.float32)]
+        if case == "class-conditional":
+            inputs.append(np.array([0, 2]))
+        result, expected = model(*inputs), prediction(unet, *inputs)
+        assert np.abs(result - expected).max() < (2e-2 if half else 1e-5) * max(1, np.abs(expected).max())
+    assert info["parity"]["max_error"] < (2e-2 if half else 1e-5)
+    if half:
+        assert info["inputs"][0]["dtype"] == "float32"
+        tensors = onnx.load(tmp_path / "x" / "network.onnx").graph.initializer
+        assert sum(len(t.raw_data) for t in tensors) < 2.2 * info["model"]["parameters"]
+    if case in ("static", "UNet2DModel"):
+        with pytest.raises(runtime.ExportedModelError, match="was exported for"):
+            model(np.zeros((1, 1, 24, 24), np.float32), 0)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_each_weight_is_there_once_and_nothing_of_this_machine(num_steps):
+    unet = continuous(**{**SMALL, "block_out_channels": (32,), "num_solver_steps": num_steps})
+    model = graph(unet)
+    weights = sum(p.numel() * 4 for p in unet.parameters())
+    initializers = sum(onnx.numpy_helper.to_array(t).nbytes for t in model.graph.initializer)
+    assert weights * 0.97 < initializers < weights * 1.05
+    content = model.SerializeToString()
+    for word in (str(Path.home()), str(Path(__file__).parents[2]), "site-packages", "continuous_unet/", ".py"):
+        assert word.encode() not in content, f"{word} is in the exported file"
+    assert b"metadata_props" not in content
+    assert all(not node.metadata_props and not node.doc_string for node in model.graph.node)
+
+
+def test_a_loop_does_not_grow_with_the_steps_and_computes_the_same(tmp_path):
+    from continuous_unet.deploy.formats.to_onnx import count_operators
+
+    six, nine = (continuous(**{**SMALL, "num_solver_steps": n}, method="reversible_leapfrog") for n in (6, 9))
+    info = export(six, tmp_path / "x")
+    assert info["model"]["solver"] == "loop"
+    assert info["operators"]["Loop"] == 2  # one for each block
+    assert info["operators"] == count_operators(graph(nine))
+    assert info["parity"]["max_error"] < 1e-5
+
+
+def operations_on_maps(model) -> int:
+    """Additions and multiplications whose result is a feature map."""
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    sides = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][2:] for v in values}
+    return sum(
+        node.op_type in ("Mul", "Add") and min(sides.get(node.output[0]) or [1]) > 1 for node in model.graph.node
+    )
+
+
+def test_norms_and_clocks_are_merged(monkeypatch):
+    """Three operations over whole maps fewer at each solver step, and the factor of the rate is one number."""
+    from continuous_unet.deploy.formats import to_onnx as module
+
+    cheaper = operations_on_maps(graph(continuous(**SMALL)))
+    monkeypatch.setattr(module, "simplify", lambda model: model)
+    plain = operations_on_maps(graph(continuous(**SMALL)))
+    blocks = 2
+    assert plain - cheaper == (3 + 1) * blocks
+
+
+def test_a_wrong_network_is_noticed_and_nothing_is_left(model, tmp_path, monkeypatch, capsys):
+    """The exporter is made to lose one weight in a hundred."""
+    from continuous_unet.deploy.formats import to_onnx as module
+
+    def lose(graph):
+        for tensor in graph.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            if array.ndim == 4:
+                array.reshape(-1)[::100] = 0
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        return graph
+
+    monkeypatch.setattr(module, "simplify", lose)
+    options = ["--output", str(tmp_path / "x"), "--repeats", "0", "--solver-steps", "1"]
+    assert main(["export", "--model", str(model), *options]) == 1
+    error = capsys.readouterr().err
+    assert "differs from PyTorch by" in error
+    assert "tolerance of 0.0001" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_old_one(exported, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(exported, tmp_path / "x")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(ParityError):
+        export(continuous(**SMALL), folder, tolerance=1e-12, overwrite=True)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+FORMATS = {
+    "openvino": ({}, lambda: continuous(**SMALL, num_class_embeds=3), ("network.bin", "network.xml")),
+    "openvino fp16": ({"precision": "fp16"}, lambda: continuous(**SMALL), ("network.bin", "network.xml")),
+    "openvino loop": (
+        {"solver_loop": "loop", "solver_steps": 2},
+        lambda: continuous(**SMALL),
+        ("network.bin", "network.xml"),
+    ),
+    "torch": ({}, lambda: continuous(**SMALL), ("network.pt2",)),
+    "executorch": ({}, lambda: continuous(**SMALL), ("network.pte",)),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c == "executorch" else c for c in FORMATS])
+def test_other_formats(case, tmp_path):
+    options, make, files = FORMATS[case]
+    name = case.split()[0]
+    if name != "torch":
+        pytest.importorskip(name, reason=f"the {name} extra is not installed")
+    info = export(make(), tmp_path / "x", format=name, **options)
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["export.json", *files, "runtime.py"]
+    assert info["parity"]["max_error"] < (2e-2 if "fp16" in case else 1e-5)
+    for file in files:
+        content = (tmp_path / "x" / file).read_bytes()
+        assert str(Path(__file__).parents[2]).encode() not in content
+        assert str(Path.home()).encode() + b"/" not in content
+    if name == "openvino":
+        images = runtime.generate(runtime.load(tmp_path / "x"), 1, steps=2, class_label=1 if case == name else None)
+        assert images.shape == (1, 1, 8, 8)
+    elif name == "executorch":
+        assert info["delegation"]["delegated"]["convolution"] > 5
+        assert info["delegation"]["subgraphs"] > 0
+        assert "convolution" not in info["delegation"]["undelegated"]
+    else:
+        with pytest.raises(runtime.ExportedModelError, match="the format 'torch' does not run here"):
+            runtime.load(tmp_path / "x")
+
+
+REFUSED = {
+    "precision": ({"format": "executorch", "precision": "fp16"}, "--precision fp16 is not for --format executorch"),
+    "shape": ({"static_shape": "1x8"}, "expected BATCHxHEIGHTxWIDTH"),
+    "both": ({"static_shape": "1x8x8", "any_size": True}, "contradict each other"),
+    "steps": ({"solver_steps": 0}, "must be at least 1"),
+    "tolerance": ({"tolerance": -1.0}, "must be positive"),
+    "no output": ({"output": ""}, "--output is missing"),
+    "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
+    "taken": ({"output": "taken"}, "is not empty and holds no export"),
+    "export there": ({"output": "export"}, "holds an export already"),
+    "file": ({"output": "file"}, "is a file"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_is_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("taken/thesis.txt").write_text("mine")
+    Path("export").mkdir()
+    Path("export/export.json").write_text("{}")
+    Path("file").write_text("")
+    options, message = REFUSED[kind]
+    if kind == "precision":  # comes before the question whether the package is there
+        monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.raises(InputError) as error:
+        export_model(pipeline(continuous(**SMALL)), ExportOptions(**{"output": "x", "repeats": 0, **options}))
+    assert message in str(error.value)
+    assert not Path("x").exists()
+    assert Path("taken/thesis.txt").read_text() == "mine"
+
+
+MODELS = {
+    "adaptive": (lambda: pipeline(continuous(method="dopri5", gradient="backprop")), "chooses its steps while it runs"),
+    "class embedding": (lambda: pipeline(continuous(class_embed_type="identity")), "cannot be exported"),
+    "no size": (lambda: pipeline(continuous(sample_size=None)), "say the size with --static-shape"),
+    "thresholding": (lambda: DiffusionSamplingPipeline(continuous(), DDPMScheduler(thresholding=True)), "thresholding"),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models_that_cannot_be_exported_are_refused(kind, tmp_path):
+    make, message = MODELS[kind]
+    with pytest.raises(InputError, match=message):
+        export_model(make(), ExportOptions(output=str(tmp_path / "x"), repeats=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", "--model", str(model), "--output", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'continuous-unet[export]'" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_what_torch_cannot_trace_is_one_line(tmp_path, monkeypatch):
+    unet = continuous()
+    monkeypatch.setattr(type(unet.conv_act), "forward", lambda self, x: x if bool(x.sum() > 0) else -x)
+    with pytest.raises(InputError, match="this model cannot be exported") as error:
+        export(unet, tmp_path / "x")
+    assert "\n" not in str(error.value)
+
+
+def test_the_model_itself_is_left_as_it_was():
+    unet = continuous(gradient="reversible").train()
+    prepare_network(unet, ExportOptions(output="unused", solver_steps=1))
+    assert unet.training
+    assert unet.config.num_solver_steps == 2
+    assert unet.config.gradient == "reversible"
+    assert all(p.requires_grad for p in unet.parameters())
+
+
+def test_json_is_valid_and_short_numbers_are_exact(info):
+    alphas = np.array(info["schedule"]["alphas_cumprod"], np.float32)
+    assert np.array_equal(alphas, pipeline(continuous()).scheduler.alphas_cumprod.numpy())
+    json.dumps(info, allow_nan=False)
