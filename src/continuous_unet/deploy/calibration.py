@@ -1,4 +1,4 @@
-"""Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels, to validate."""
+"""Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels."""
 
 import json
 import os
@@ -71,8 +71,8 @@ def open_for(
     smallest = side if known.smallest_image is None else min(side, known.smallest_image)
     if min(report.smallest) < smallest:
         raise InputError(
-            f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that the "
-            f"model was trained on ({smallest}x{smallest}); enlarged ones would mislead; give larger ones"
+            f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that "
+            f"the model was trained on ({smallest}x{smallest}); enlarged ones would mislead; give larger ones"
         )
     if len(dataset) < FEWEST_IMAGES:
         raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")

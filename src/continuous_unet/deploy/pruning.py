@@ -36,8 +36,8 @@ def check_prunable(unet: Any) -> None:
     """Raise InputError for a model that cannot be pruned, with the reason."""
     if not isinstance(unet, ContinuousUNet2DModel):
         raise InputError(
-            f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's features to "
-            "the first width, so a pruned one could not be saved; train a narrower one instead"
+            f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's "
+            "features to the first width, so a pruned one could not be saved; train a narrower one instead"
         )
     if unet.config.block_type == "first_order":
         raise InputError("models with block_type='first_order' are here to be compared with and cannot be pruned")
@@ -171,7 +171,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     }
     if narrow.class_embedding is not None:
         inputs["class_labels"] = _some_labels(narrow, device)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
         warnings.simplefilter("ignore")  # of tensors that are no parameters
         graph = tp.DependencyGraph().build_dependency(narrow, inputs, output_transform=lambda output: output.sample)
     chosen = []

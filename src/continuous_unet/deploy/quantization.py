@@ -47,8 +47,8 @@ def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration
 def quantize_onnx(single: Path, target: Path, calibration: Calibration) -> None:
     """A float32 ONNX file to one of int8 (QDQ: a pair of quantise and dequantise around each convolution).
 
-    Activations are unsigned with one scale a tensor and solver step, weights signed with one scale a channel. The range of
-    an activation is what the calibration shows, all of it.
+    Activations are unsigned with one scale a tensor and solver step, weights signed with one scale a channel. The range
+    of an activation is what the calibration shows, all of it.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,

@@ -228,9 +228,8 @@ class _Trainer:
                 model = build_unet(config.preset, **arguments, **config.model_options)
             except (ValueError, TypeError) as error:
                 raise InputError(f"the model cannot be made: {error}") from error
-        self.say(
-            f"{type(model).__name__} ({config.start_from or config.preset}): {model.num_parameters():,} parameters, on {self.device}"
-        )
+        origin = config.start_from or config.preset
+        self.say(f"{type(model).__name__} ({origin}): {model.num_parameters():,} parameters, on {self.device}")
         return model
 
     @torch.no_grad()

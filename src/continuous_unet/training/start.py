@@ -49,6 +49,6 @@ def load_start(config: TrainConfig, image_size: int, channels: int, num_classes:
     for name, (has, given) in wanted.items():
         if has != given:
             raise InputError(
-                f"the model {config.start_from} to start from has {name} {has}, and this run {given}; they must be alike"
+                f"the model {config.start_from} to start from has {name} {has}, and this run {given}; make them alike"
             )
     return pipeline.unet
