@@ -22,7 +22,7 @@ def _option(default: Any, text: str) -> Any:
 class ExportOptions:
     """Options of `export_model` and of `cunet export`; `validate` says what is wrong."""
 
-    format: Literal["onnx", "openvino", "executorch", "torch"] = _option("onnx", "what the model is to run in")
+    format: Literal["onnx", "openvino", "executorch", "torch", "aoti"] = _option("onnx", "what the model is to run in")
     output: str = _option("", "a new folder for the network, export.json and the runtime")
     precision: Literal["fp32", "fp16", "int8"] = _option("fp32", "of the weights; inputs and outputs stay float32")
     calibration_data: str | None = _option(None, "images as the model was trained on, for --precision int8")

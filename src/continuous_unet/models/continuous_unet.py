@@ -1,6 +1,8 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from continuous_unet.models.dynamic_block import BLOCKS, INITIAL_VELOCITIES, BlockConfig, SolverConfig, check_block
+from continuous_unet.models.embeddings import AdaptiveScaleShift, EmbeddingTable
 from continuous_unet.models.fields import FIELDS, FieldConfig, zeroed
 
 _DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
@@ -195,6 +198,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         solver = SolverConfig(num_solver_steps, integration_time, method, gradient, solver_rtol, solver_atol)
         check_block(block_type, field_type, method, gradient)
 
+        self._embeddings: EmbeddingTable | None = None
         emb_channels = time_embedding_dim or widths[0] * 4
         proj_channels = time_proj_channels or widths[0]
         self.time_proj = Timesteps(proj_channels, flip_sin_to_cos, freq_shift)
@@ -287,7 +291,17 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if self.config.center_input_sample:
             sample = 2 * sample - 1.0
 
-        emb = self._embed(sample, timestep, class_labels)
+        table = None if torch.compiler.is_compiling() else self._embeddings
+        if table is not None and class_labels is None and not torch.is_grad_enabled():
+            number = _single(timestep)
+            if number in table.rows:
+                with table.at(number) as emb:
+                    x = self._predict(sample, emb.expand(len(sample), -1))
+                return UNet2DOutput(sample=x) if return_dict else (x,)
+        x = self._predict(sample, self._embed(sample, timestep, class_labels))
+        return UNet2DOutput(sample=x) if return_dict else (x,)
+
+    def _predict(self, sample: Tensor, emb: Tensor) -> Tensor:
         patch_size = self.config.patch_size
         x = nn.functional.pixel_unshuffle(sample, patch_size) if patch_size > 1 else sample
         x = self.conv_in(x)
@@ -316,7 +330,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         if patch_size > 1:
             x = nn.functional.pixel_shuffle(x, patch_size)
-        return UNet2DOutput(sample=x) if return_dict else (x,)
+        return x
 
     def _embed(self, sample: Tensor, timestep: Tensor | float | int, class_labels: Tensor | None) -> Tensor:
         """Timestep and class to the embedding `(B, E)`, step by step as in `UNet2DModel`."""
@@ -342,6 +356,45 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if self.config.class_embed_type == "timestep":
             class_labels = self.time_proj(class_labels).to(self.dtype)
         return emb + self.class_embedding(class_labels).to(emb.dtype)
+
+    @contextlib.contextmanager
+    def precompute_embeddings(self, timesteps: Tensor | Sequence[float]) -> Iterator[None]:
+        """Within, evaluations at these timesteps use embeddings, scales and shifts that are computed here, all at once.
+
+        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and not
+        once per image and step. Takes effect without gradients, where the timestep is one number for all images; compiled
+        models and other timesteps compute their own. Change neither weights nor solver within.
+
+        Args:
+            timesteps: numbers, or `(S,)`.
+
+        Raises:
+            ValueError: for class-conditional models, whose embeddings depend on the class too.
+        """
+        if self.class_embedding is not None:
+            raise ValueError("embeddings of class-conditional models depend on the class and cannot be precomputed")
+        numbers = [float(timestep) for timestep in timesteps]
+        times: dict[AdaptiveScaleShift, list[float | Tensor]] = {
+            module: [] for module in self.modules() if isinstance(module, AdaptiveScaleShift)
+        }
+        hooks = [
+            module.register_forward_pre_hook(lambda module, arguments: times[module].append(arguments[0]))
+            for module in times
+        ]
+        size = self.config.patch_size * 2 ** (len(self.config.block_out_channels) - 1)
+        with torch.no_grad():
+            sample = torch.zeros(1, self.config.in_channels, size, size, device=self.device, dtype=self.dtype)
+            try:
+                self.forward(sample, numbers[0])  # to see at which times the solver evaluates the fields
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            emb = self._embed(sample.expand(len(numbers), -1, -1, -1), torch.tensor(numbers), None)
+            self._embeddings = EmbeddingTable(numbers, emb, times)
+        try:
+            yield
+        finally:
+            self._embeddings = None
 
     def set_solver(
         self, num_steps: int | None = None, method: str | None = None, gradient: str | None = None
@@ -383,6 +436,13 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
 # diffusers writes a class's module into model_index.json and later reads the class from there. It must be the name that
 # people import, and stay when files move.
 ContinuousUNet2DModel.__module__ = "continuous_unet"
+
+
+def _single(timestep: Tensor | float | int) -> float | None:
+    """The timestep, if it is one number for all images."""
+    if isinstance(timestep, Tensor):
+        return float(timestep) if timestep.ndim == 0 else None
+    return float(timestep)
 
 
 def _check_size(height: int, width: int, factor: int, name: str) -> None:
