@@ -8,6 +8,7 @@ import csv
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -31,6 +32,9 @@ def main() -> None:
     for steps in options.steps:
         torch.manual_seed(0)
         unet = ContinuousUNet2DModel(**presets.tiny(sample_size=16, num_solver_steps=steps))
+        for parameter in unet.parameters():  # layers that start at zero would make every error zero
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
         pipeline = DiffusionSamplingPipeline(unet.eval(), DDPMScheduler())
         with tempfile.TemporaryDirectory() as folder:
             models, made = {}, []
@@ -65,6 +69,10 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
+        write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
     with RESULTS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

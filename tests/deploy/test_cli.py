@@ -53,7 +53,7 @@ WRONG = {
     "steps": (["run", "--model", "{export}", "--steps", "5000"], "expected 1 to 1000"),
     "class": (["run", "--model", "{export}", "--class-label", "1"], "trained without classes"),
     "sigma": (["run", "--model", "{export}", "--sigma", "9"], "the noise of an image that is given"),
-    "no sigma": (["run", "--model", "{export}", "--input", "i.png"], "say how strong the noise"),
+    "no sigma": (["run", "--model", "{export}", "--input", "{image}"], "say how strong the noise"),
     "no image": (["run", "--model", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
     "jpeg": (["run", "--model", "{export}", "--output", "x.jpg"], "only .png files are written"),
     "export nothing": (["export", "--output", "x"], "required: --model"),
@@ -66,11 +66,18 @@ WRONG = {
 }
 
 
+@pytest.fixture(scope="session")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "grey.png"
+    Image.new("L", (8, 8), 128).save(path)
+    return path
+
+
 @pytest.mark.parametrize("kind", WRONG)
-def test_bad_input_is_one_line_and_exit_code_2(kind, exported, model, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_and_exit_code_2(kind, exported, model, image, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, message = WRONG[kind]
-    assert main([word.format(export=exported, model=model) for word in arguments]) == 2
+    assert main([word.format(export=exported, model=model, image=image) for word in arguments]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert len(output.err.splitlines()) == 1

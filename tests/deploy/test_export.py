@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.cli.main import main
@@ -194,6 +194,44 @@ def test_a_failed_export_leaves_the_old_one(exported, tmp_path):
         export(continuous(**SMALL), folder, tolerance=1e-12, overwrite=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+class Restoration(DiffusionPipeline):
+    """As the pipelines of trained denoisers and of super-resolution are."""
+
+    _optional_components = ["scheduler"]  # noqa: RUF012 (diffusers' name and kind)
+
+    def __init__(self, unet, scheduler=None, task="denoise", **options):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(**options)
+        self.task = task
+
+
+def test_models_for_restoration(tmp_path):
+    blind = Restoration(continuous(**SMALL), sigma_conditioned=True)
+    info = export_model(blind, ExportOptions(output=str(tmp_path / "denoise"), any_size=True, repeats=0))
+    assert info["schedule"] is None
+    assert "full_sampling" not in info["parity"]
+    noisy = np.random.default_rng(0).uniform(size=(1, 1, 9, 11)).astype(np.float32)
+    clean = runtime.denoise(runtime.load(tmp_path / "denoise"), noisy, 25)
+    whole = torch.tensor(noisy) * 2 - 1
+    expected = (whole - blind.unet(whole, 25).sample) / 2 + 0.5
+    assert np.abs(clean - expected.detach().clamp(0, 1).numpy()).max() < 1e-5
+
+    scheduler = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    larger = Restoration(continuous(**SMALL, in_channels=2), scheduler, task="upscale", scale=3)
+    info = export_model(larger, ExportOptions(output=str(tmp_path / "upscale"), any_size=True, repeats=0))
+    assert info["options"] == {"scale": 3, "residual_scale": 4.0}
+    result = runtime.upscale(runtime.load(tmp_path / "upscale"), noisy)
+    enlarged = torch.nn.functional.interpolate(torch.tensor(noisy), scale_factor=3, mode="bicubic", antialias=True)
+    condition = enlarged * 2 - 1
+    residual = -larger.unet(torch.cat([torch.zeros_like(condition), condition], dim=1), 999).sample / 4
+    assert np.abs(result - ((condition + residual) / 2 + 0.5).detach().clamp(0, 1).numpy()).max() < 1e-5
+
+    for task, options, message in (("inpaint", {}, "cannot be exported"), ("denoise", {"web": True}, "--web is for")):
+        with pytest.raises(InputError, match=message):
+            export_model(Restoration(continuous(**SMALL), task=task), ExportOptions(output="unused", **options))
 
 
 FORMATS = {

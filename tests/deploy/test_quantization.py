@@ -1,4 +1,4 @@
-"""Int8 exports are small, near the original, have float where it is wanted, and refuse what they cannot be fitted to."""
+"""Int8 exports are near the original, have float where it is wanted, and refuse what they cannot be fitted to."""
 
 from collections import Counter
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from continuous_unet.deploy import runtime
 from continuous_unet.deploy.export import describe_schedule
+from continuous_unet.deploy.parity import measure_parity
 from continuous_unet.deploy.runtime import ExportedModel, ExportedModelError, Schedule
 from continuous_unet.tasks.schedulers import make_scheduler
 
@@ -101,6 +102,19 @@ def test_samplers_are_those_of_diffusers(name, options, num_steps):
     assert np.abs(result - x.numpy()).max() <= 2e-5 * max(1, float(x.abs().max()))
 
 
+@pytest.mark.parametrize(("kind", "gain"), [("epsilon", 100), ("v_prediction", 1)])
+def test_an_error_of_sampling_counts_without_what_the_sampler_adds(kind, gain):
+    schedule = {**PERFECT["schedule"], "alphas_cumprod": np.linspace(0.9999, 1e-5, 1000).tolist()}
+    info = {**PERFECT, "schedule": {**schedule, "prediction_type": kind}}
+    right, wrong = (ExportedModel(lambda x, t, off=off: 0.5 * x + off, info) for off in (0, 1e-3))
+    found = measure_parity(wrong, right)
+    assert found["short_sampling"]["gain"] == pytest.approx(gain)
+    assert max(entry["max_error"] for entry in found["inputs"]) == pytest.approx(1e-3, rel=0.6)
+    expected = max(found["short_sampling"]["max_error"] / gain, *(e["max_error"] for e in found["inputs"]))
+    assert found["max_error"] == pytest.approx(expected)
+    assert measure_parity(right, right)["max_error"] == 0
+
+
 def test_the_schedule_of_an_export_is_that_of_the_training():
     training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample_range=1.5)
     values = json.loads(json.dumps(describe_schedule(training)))
@@ -118,6 +132,7 @@ PERFECT = {
     "format_version": 1,
     "format": "onnx",
     "files": {},
+    "task": "generation",
     "inputs": [{"shape": ["batch", 1, "height", "width"]}],
     "image_shape": [1, 8, 8],
     "size_multiple_of": 4,
@@ -158,6 +173,8 @@ def test_images_of_any_size_are_padded_and_cut():
 
     def network(x, timestep):
         shapes.append(x.shape)
+        assert np.array_equal(x[:, :, 9], x[:, :, 7])  # mirrored at the last row
+        assert np.array_equal(x[:, :, :, 15], x[:, :, :, 11])
         return np.zeros_like(x)
 
     image = np.random.default_rng(0).uniform(size=(1, 1, 9, 14)).astype(np.float32)
@@ -184,6 +201,56 @@ def test_image_k_does_not_depend_on_the_batch():
     alone = [runtime.generate(model, 5, steps=3, seed=1, batch_size=size) for size in (5, 2)]
     assert np.array_equal(*alone)
     assert not np.array_equal(alone[0][0], alone[0][1])
+
+
+@pytest.mark.parametrize(("conditioned", "told"), [(True, 25.0), (False, 0.0)])
+def test_a_trained_denoiser_predicts_the_noise(conditioned, told):
+    info = {**PERFECT, "task": "denoise", "options": {"sigma_conditioned": conditioned}, "schedule": None}
+    clean = np.random.default_rng(0).uniform(0.2, 0.8, (1, 1, 9, 12)).astype(np.float32)
+    noise = np.random.default_rng(1).standard_normal(clean.shape).astype(np.float32) * 0.1
+    heard = []
+
+    def network(x, timestep):
+        heard.append(float(timestep[0]))
+        return x - np.pad(clean * 2 - 1, ((0, 0), (0, 0), (0, 3), (0, 0)), mode="reflect")
+
+    model = ExportedModel(network, info)
+    assert np.abs(runtime.denoise(model, clean + noise, 25) - clean).max() < 1e-6
+    assert heard == [told]
+    for call, message in (
+        (lambda: runtime.generate(model, 1), "trained to denoise images: give one"),
+        (lambda: runtime.denoise(model, clean, 25, mode="sample"), "needs a diffusion model"),
+        (lambda: runtime.upscale(model, clean), "enlarges nothing"),
+    ):
+        with pytest.raises(ExportedModelError, match=message):
+            call()
+    if conditioned:
+        with pytest.raises(ExportedModelError, match="must be told how strong"):
+            runtime.denoise(model, clean, None)
+
+
+@pytest.mark.parametrize(("mode", "evaluations"), [("mean", 1), ("sample", 5)])
+def test_upscaling_adds_what_is_missing_to_the_enlarged_image(mode, evaluations):
+    """A network that knows the residual, given as v: at the end of the process there is no signal."""
+    alphas = np.append(np.linspace(0.9999, 0.01, 999), 0).astype(np.float32)
+    schedule = {"alphas_cumprod": alphas.tolist(), "prediction_type": "v_prediction"}
+    info = {**PERFECT, "task": "upscale", "options": {"scale": 2, "residual_scale": 4.0}, "schedule": schedule}
+    info = {**info, "image_shape": [2, 8, 8], "inputs": [{"shape": ["batch", 2, "height", "width"]}]}
+    small = np.random.default_rng(0).uniform(0.3, 0.7, (1, 3, 4, 6)).astype(np.float32)
+    missing = np.random.default_rng(1).uniform(-0.1, 0.1, (3, 1, 8, 12)).astype(np.float32)
+    conditions = []
+
+    def network(x, timestep):
+        conditions.append(x[:, 1:])
+        signal, noise = np.sqrt(alphas[int(timestep[0])]), np.sqrt(1 - alphas[int(timestep[0])])
+        unit = (x[:, :1] - signal * missing * 8) / noise
+        return signal * unit - noise * missing * 8
+
+    result = runtime.upscale(ExportedModel(network, info), small, mode=mode, steps=5)
+    bicubic = torch.nn.functional.interpolate(torch.tensor(small), scale_factor=2, mode="bicubic", antialias=True)
+    assert np.abs(conditions[0].reshape(1, 3, 8, 12) - (bicubic.numpy() * 2 - 1)).max() < 1e-5
+    assert np.abs(result - (bicubic.numpy() + missing.reshape(1, 3, 8, 12))).max() < 1e-4
+    assert len(conditions) == evaluations
 
 
 REFUSED = {

@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     parity = info["parity"]
     print(f"{options.output}: {info['format']}, {info['precision']}, {info['size_bytes'] / 2**20:.2f} MiB")
-    print(
-        f"error against PyTorch {parity['max_error']:.1e} (tolerance {parity['tolerance']:.1e}), "
-        f"over {parity['full_sampling']['steps']} sampling steps {parity['full_sampling']['max_error']:.1e}"
-    )
+    print(f"error against PyTorch {parity['max_error']:.1e} (tolerance {parity['tolerance']:.1e})", end="")
+    if "full_sampling" in parity:
+        sampling = parity["full_sampling"]
+        print(f", over {sampling['steps']} sampling steps {sampling['max_error']:.1e}", end="")
+    print()
     if "latency" in info:
         latency = info["latency"]
         print(

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -32,9 +33,9 @@ class RunOptions:
     seed: int = _option(0, "image k is made from this seed and k alone; not the images of `cunet sample`")
     batch_size: int = _option(64, "images at a time; does not change them")
     class_label: int | None = _option(None, "class of the images, for class-conditional models")
-    input: str | None = _option(None, "an image to take noise out of, instead of making new ones")
+    input: str | None = _option(None, "an image to take noise out of, or to enlarge, instead of making new ones")
     sigma: float | None = _option(None, "standard deviation of its noise, of pixel values up to 255")
-    mode: Literal["mean", "sample"] = _option("mean", "of denoising: one evaluation, or --steps of them, sharper")
+    mode: Literal["mean", "sample"] = _option("mean", "with --input: one evaluation, or --steps of them, sharper")
     threads: int | None = _option(None, "threads of an evaluation; as many as there are cores if left out")
     overwrite: bool = _option(False, "write over files that are there")
 
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             runtime.image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
             images = runtime.run(
-                runtime.load(arguments.model, options.threads),
+                runtime.load(arguments.model, options.threads, {"executorch": _open_executorch}),
                 image=options.input,
                 num=options.num,
                 steps=options.steps,
@@ -97,3 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{len(images)} images in {seconds:.1f} s: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
+
+
+def _open_executorch(path: Path, threads: int | None) -> Any:
+    """The one format here whose runtime needs torch."""
+    from continuous_unet.deploy.formats.to_executorch import open_executorch
+
+    return open_executorch(path, threads)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 
 from continuous_unet import __version__
 from continuous_unet.deploy import runtime
@@ -23,21 +24,26 @@ from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, 
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.files import replace_folder, replace_text
-from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.schedulers import make_scheduler
 
+TASKS: dict[str, dict[str, Any]] = {
+    "generation": {},
+    "denoise": {"sigma_conditioned": False},
+    "upscale": {"scale": 2, "residual_scale": 4.0},
+}
+"""What pipelines are for, and the settings of their config that `runtime.py` must know, with defaults."""
 WEB_FILES = ("index.html", "diffusion.js")
 """The page that makes images in a browser, in the folder `web`."""
 
 
-def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: ExportOptions) -> dict[str, Any]:
+def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOptions) -> dict[str, Any]:
     """Write a model to `options.output`: the network, `export.json`, and `runtime.py` to run it with.
 
     The folder appears when everything in it is written and measured, or not at all.
 
     Args:
-        model: what `load_pipeline` takes, or a pipeline.
+        model: what `load_pipeline` takes, or a pipeline: ours for sampling, or one with a `task` of `TASKS`.
         options: format, precision, shapes, tolerance.
 
     Returns:
@@ -52,18 +58,33 @@ def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: 
     found = find_format(options.format, options.precision)
     if options.solver_loop == "loop" and not found.loops:
         raise InputError(f"--solver-loop loop is not for --format {options.format}; leave it out")
-    pipeline = model if isinstance(model, DiffusionSamplingPipeline) else load_pipeline(model)
+    pipeline = model if isinstance(model, DiffusionPipeline) else load_pipeline(model)
     network = prepare_network(pipeline.unet, options)
-    network.loop = network.loop and found.loops and options.precision != "int8"
+    network.loop = network.loop and found.loops
+    task = getattr(pipeline, "task", "generation")
+    if task not in TASKS:
+        raise InputError(f"models for the task {task!r} cannot be exported; those for {', '.join(TASKS)} can")
+    if options.web and task != "generation":
+        raise InputError(f"--web is for models that make images, and this one is to {task}")
+    about = {
+        "task": task,
+        "options": {name: pipeline.config.get(name, default) for name, default in TASKS[task].items()},
+        "schedule": None if pipeline.scheduler is None else describe_schedule(pipeline.scheduler),
+        "scheduler": _scheduler_config(pipeline.scheduler),
+    }
+    if task == "denoise" and pipeline.scheduler is not None:
+        about["task"] = "generation"  # a diffusion model that denoises: runtime.denoise takes it as such
     if options.precision == "int8":
+        if about["task"] != "generation" or pipeline.scheduler is None:
+            raise InputError(f"--precision int8 is for models that make images, and this one is to {task}")
+        network.loop = False
         network.calibration = _calibrate(model, pipeline, network, options)
-    schedule = describe_schedule(pipeline.scheduler)
     info: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True)
         written = load_writer(found)(network, folder, options)
-        info.update(_describe(network, written, options, found, folder, pipeline.scheduler, schedule))
+        info.update({**_describe(network, written, options, found, folder), **about})
         info.update(_measure(network, written, options, folder, info))
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
         if options.web:
@@ -76,12 +97,12 @@ def export_model(model: str | os.PathLike | DiffusionSamplingPipeline, options: 
 
 
 def _calibrate(
-    model: str | os.PathLike | DiffusionSamplingPipeline,
-    pipeline: DiffusionSamplingPipeline,
+    model: str | os.PathLike | DiffusionPipeline,
+    pipeline: DiffusionPipeline,
     network: ExportNetwork,
     options: ExportOptions,
 ) -> Calibration:
-    known = Origin() if isinstance(model, DiffusionSamplingPipeline) else origin(model)
+    known = Origin() if isinstance(model, DiffusionPipeline) else origin(model)
     data = open_for(
         network.unet, str(options.calibration_data), known, "--calibration-data", (network.height, network.width)
     )
@@ -117,14 +138,18 @@ def describe_schedule(scheduler: Any) -> dict[str, Any]:
     }
 
 
+def _scheduler_config(scheduler: Any) -> dict[str, Any] | None:
+    if scheduler is None:
+        return None
+    return {"_class_name": type(scheduler).__name__, **json.loads(json.dumps(dict(scheduler.config), default=str))}
+
+
 def _describe(
     network: ExportNetwork,
     written: Written,
     options: ExportOptions,
     found: Format,
     folder: Path,
-    scheduler: Any,
-    schedule: dict[str, Any],
 ) -> dict[str, Any]:
     config = network.unet.config
     axes = network.axes()
@@ -145,7 +170,6 @@ def _describe(
         "network": written.files[0],
         "files": files,
         "size_bytes": sum(len(b) for b in contents.values()),
-        "task": "generation",
         "inputs": inputs,
         "outputs": outputs,
         "image_shape": [config.in_channels, network.height, network.width],
@@ -159,11 +183,6 @@ def _describe(
             "solver": None if steps is None else "loop" if network.loop else "unrolled",
         },
         **written.facts,
-        "schedule": schedule,
-        "scheduler": {
-            "_class_name": type(scheduler).__name__,
-            **json.loads(json.dumps(dict(scheduler.config), default=str)),
-        },
         "versions": {"continuous-unet": __version__, **_versions(("torch", "diffusers", *found.packages))},
     }
 

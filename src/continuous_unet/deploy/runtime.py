@@ -13,7 +13,7 @@ The same from Python:
     runtime.save_images(images, "images.png")
 
 What it does, by name: `normal_noise` (a counter-based generator, the same numbers as in the browser page), the samplers
-`ddim` and `dpm++` (equal to diffusers' schedulers to rounding), `generate`, `denoise`.
+`ddim` and `dpm++` (equal to diffusers' schedulers to rounding), `generate`, `denoise`, `upscale`.
 
 Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1], images that go in and out are in [0, 1].
 """
@@ -126,7 +126,7 @@ class Schedule:
     def image_and_noise(
         self, x: np.ndarray, prediction: np.ndarray, signal: Any, noise: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The image and the unit noise that a prediction stands for; `x` is `signal` of one and `noise` of the other."""
+        """The image and the unit noise that a prediction stands for; `x` is `signal` of one, `noise` of the other."""
         if self.prediction_type == "epsilon":
             return (x - noise * prediction) / signal, prediction
         if self.prediction_type == "sample":
@@ -217,7 +217,11 @@ class ExportedModel:
     def __init__(self, network: Network, info: dict[str, Any]) -> None:
         self.network = network
         self.info = info
-        self.schedule = read_schedule(info)
+        self.task: str = info["task"]
+        """`generation`, or what the model was trained for: `denoise`, `upscale`."""
+        self.options: dict[str, Any] = dict(info.get("options", {}))
+        """Of models for a task: `sigma_conditioned`; `scale` and `residual_scale`."""
+        self._schedule = None if info["schedule"] is None else read_schedule(info)
         shape = info["inputs"][0]["shape"]
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.largest_batch = int(self.batch_size or info.get("largest_batch", 2**31))
@@ -226,6 +230,13 @@ class ExportedModel:
         self.any_size = isinstance(shape[2], str)
         self.multiple_of = int(info["size_multiple_of"])
         self.num_classes: int | None = info["num_classes"]
+
+    @property
+    def schedule(self) -> Schedule:
+        """The diffusion process; models that were trained to give the clean image have none."""
+        if self._schedule is None:
+            raise ExportedModelError(f"this model was trained to {self.task}; it has no noise schedule to sample with")
+        return self._schedule
 
     def __call__(self, sample: np.ndarray, timestep: Any, class_labels: Any = None) -> np.ndarray:
         """Prediction `(B, C_out, H, W)` for `sample` `(B, C, H, W)`, one timestep or `(B,)`, one class or `(B,)`."""
@@ -353,26 +364,29 @@ def open_openvino(path: Path, threads: int | None = None) -> Network:
     return lambda *inputs: request.infer(list(inputs))[0].copy()
 
 
-OPENERS: dict[str, Callable[[Path, int | None], Network]] = {"onnx": open_onnx, "openvino": open_openvino}
+Opener = Callable[[Path, int | None], Network]
+OPENERS: dict[str, Opener] = {"onnx": open_onnx, "openvino": open_openvino}
 """Formats that need no torch."""
 
 
-def load(folder: str | os.PathLike, threads: int | None = None) -> ExportedModel:
+def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, Opener] | None = None) -> ExportedModel:
     """An exported model.
 
     Args:
         folder: what `cunet export` wrote.
         threads: of one evaluation; as many as there are cores if None.
+        more: formats beside `OPENERS`.
 
     Raises:
         ExportedModelError: if it is none, or damaged, or its runtime is missing.
     """
     info = read_info(folder)
-    if info["format"] not in OPENERS:
+    openers = {**OPENERS, **(more or {})}
+    if info["format"] not in openers:
         raise ExportedModelError(
-            f"the format {info['format']!r} does not run here ({', '.join(OPENERS)} do); export to one of these"
+            f"the format {info['format']!r} does not run here ({', '.join(openers)} do); export to one of these"
         )
-    return ExportedModel(OPENERS[info["format"]](Path(folder) / info["network"], threads), info)
+    return ExportedModel(openers[info["format"]](Path(folder) / info["network"], threads), info)
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -433,6 +447,8 @@ def generate(
     """
     if num_images < 1 or batch_size < 1:
         raise ExportedModelError(f"{num_images} images, {batch_size} at a time: both must be at least 1")
+    if model.task != "generation":
+        raise ExportedModelError(f"this model was trained to {model.task} images: give one as input")
     channels, height, width = self_shape = (model.shape[0], *(size or model.shape[1:]))
     model.check_shape((1, channels, height, width))
     made = []
@@ -446,7 +462,7 @@ def generate(
 def denoise(
     model: ExportedModel,
     images: np.ndarray,
-    sigma: float,
+    sigma: float | None,
     *,
     mode: str = "mean",
     steps: int = 20,
@@ -455,13 +471,14 @@ def denoise(
 ) -> np.ndarray:
     """Take white Gaussian noise out of images `(B, C, H, W)` in [0, 1].
 
-    A diffusion model knows noise of every strength: `image + sigma noise`, scaled to the form that it was trained on,
+    By a model that was trained for it, which predicts the noise; or by any diffusion model, which knows noise of every
+    strength: `image + sigma noise`, scaled to the form that it was trained on,
     is its input at the timestep of that sigma.
 
     Args:
         model: of `load`.
         images: of the exported size; with `--any-size`, of every size.
-        sigma: standard deviation of the noise, of pixel values up to 255.
+        sigma: standard deviation of the noise, of pixel values up to 255; None for a model that is not told.
         mode: `"mean"`, one evaluation, the most likely values; `"sample"`, several steps of DDIM down from that
             timestep, sharper.
         steps: evaluations of mode `"sample"`.
@@ -475,6 +492,19 @@ def denoise(
         raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
     if steps < 1:
         raise ExportedModelError(f"{steps} steps: expected at least 1")
+    if model.task == "denoise":
+        if mode == "sample":
+            raise ExportedModelError("mode sample needs a diffusion model; this one was trained to give the mean")
+        if sigma is None and model.options["sigma_conditioned"]:
+            raise ExportedModelError("this model must be told how strong the noise is: give sigma, of 255")
+        noisy = _padded(model, images.astype(np.float32) * 2 - 1)
+        on_step()
+        clean = noisy - model(noisy, sigma if model.options["sigma_conditioned"] else 0)
+        return _to_unit(clean[:, :, : images.shape[2], : images.shape[3]])
+    if model.task != "generation":
+        raise ExportedModelError(f"this model was trained to {model.task}, and takes out no noise")
+    if sigma is None:
+        raise ExportedModelError("say how strong the noise is: its standard deviation, of 255 (sigma)")
     ratio = sigma * 2 / 255  # of images in [-1, 1]
     schedule = model.schedule
     strongest = float(schedule.sigmas()[-1])
@@ -495,6 +525,62 @@ def denoise(
         prediction = model(x, time, class_label)
         x = _ddim_step(schedule, time, None if after is None else schedule.alphas_cumprod[after])(x, prediction)
     return _to_unit(x[:, :, : images.shape[2], : images.shape[3]])
+
+
+def upscale(
+    model: ExportedModel,
+    images: np.ndarray,
+    *,
+    mode: str = "mean",
+    steps: int = 20,
+    seed: int = 0,
+    on_step: Callable[[], None] = nothing,
+) -> np.ndarray:
+    """Enlarge images `(B, C, H, W)` in [0, 1] by a model that was trained for it (`options["scale"]` times).
+
+    The network is given the image enlarged by bicubic interpolation beside the state of the process, and predicts what
+    is missing in it.
+
+    Args:
+        model: of `load`; of one channel, it works on each channel of the images by itself.
+        images: whose enlarged size the network takes (any, with `--any-size`).
+        mode: `"mean"`, one evaluation, the most likely values; `"sample"`, DDIM from noise, sharper.
+        steps: evaluations of mode `"sample"`.
+        seed: of its noise.
+        on_step: called before each evaluation.
+    """
+    if model.task != "upscale":
+        raise ExportedModelError(f"this model was made for {model.task}, and enlarges nothing")
+    if mode not in ("mean", "sample"):
+        raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
+    scale, channels = int(model.options["scale"]), model.shape[0] // 2
+    planes = images.reshape(-1, 1, *images.shape[2:]) if channels == 1 else images
+    enlarged = _enlarged(planes.astype(np.float32), scale)
+    condition = _padded(model, enlarged * 2 - 1)
+
+    def network(x: np.ndarray, timestep: Any, class_labels: Any = None) -> np.ndarray:
+        return model(np.concatenate([x, condition], axis=1), timestep)
+
+    schedule = model.schedule
+    if mode == "sample":
+        noise = np.stack([normal_noise(seed, k, condition.shape[1:]) for k in range(len(condition))])
+        residual = sample(network, schedule, noise, steps, on_step=on_step)
+    else:
+        on_step()
+        last, zeros = len(schedule.alphas_cumprod) - 1, np.zeros_like(condition)
+        alpha = schedule.alphas_cumprod[last]
+        residual, _ = schedule.image_and_noise(zeros, network(zeros, last), np.sqrt(alpha), np.sqrt(1 - alpha))
+    residual = residual[:, :, : enlarged.shape[2], : enlarged.shape[3]] / model.options["residual_scale"]
+    result = _to_unit(enlarged * 2 - 1 + residual)
+    return result.reshape(len(images), -1, *result.shape[2:])
+
+
+def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
+    """By bicubic interpolation, `(B, C, scale H, scale W)`, float32; values may leave their range."""
+    pillow = _pillow()
+    size = (images.shape[3] * scale, images.shape[2] * scale)
+    planes = [np.asarray(pillow.fromarray(p).resize(size, pillow.Resampling.BICUBIC)) for i in images for p in i]
+    return np.stack(planes).reshape(*images.shape[:2], size[1], size[0])
 
 
 def _padded(model: ExportedModel, images: np.ndarray) -> np.ndarray:
@@ -618,7 +704,7 @@ def run(
     batch_size: int = 64,
     on_step: Callable[[], None] = nothing,
 ) -> np.ndarray:
-    """What both command lines do: new images, or, if there is an image to begin with, that one without its noise.
+    """What both command lines do: new images, or, if there is an image to begin with, that one cleaner or larger.
 
     Returns:
         Images `(B, C, H, W)` in [0, 1].
@@ -636,8 +722,9 @@ def run(
             batch_size=batch_size,
             on_step=on_step,
         )
-    if sigma is None:
-        raise ExportedModelError("say how strong the noise of the image is: its standard deviation, of 255 (sigma)")
+    if model.task == "upscale":
+        small = read_image(image, model.shape[0] // 2)
+        return upscale(model, small, mode=mode, steps=steps, seed=seed, on_step=on_step)
     noisy = read_image(image, model.shape[0])
     return denoise(model, noisy, sigma, mode=mode, steps=steps, class_label=class_label, on_step=on_step)
 
@@ -652,9 +739,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
     parser.add_argument("--seed", type=int, default=0, help="image k depends on it and on k alone (default: 0)")
     parser.add_argument("--class-label", type=int, help="for class-conditional models")
-    parser.add_argument("--input", help="an image to take noise out of")
+    parser.add_argument("--input", help="an image to take noise out of, or to enlarge")
     parser.add_argument("--sigma", type=float, help="standard deviation of its noise, of 255")
-    parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="of denoising (default: mean)")
+    parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
     parser.add_argument("--threads", type=int, help="threads of an evaluation")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_args(argv)
