@@ -1,6 +1,6 @@
 """Trained models outside the laboratory: latency, throughput, quality, parity and size of every form of them.
 
-    python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA            # everything, in the order of PARTS
+    python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA       # everything, in the order of PARTS
     python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA --only latency
 
 `--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data. What is
@@ -35,7 +35,7 @@ from continuous_unet.comparison.quality import (
     train_classifier,
 )
 from continuous_unet.data import train_validation_split
-from continuous_unet.deploy.calibration import open_for, origin
+from continuous_unet.deploy.calibration import noised_images, open_for, origin
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.formats.to_aoti import open_aoti
@@ -43,6 +43,7 @@ from continuous_unet.deploy.formats.to_executorch import open_executorch
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.prune_model import prune_model
 from continuous_unet.deploy.prune_options import PruneOptions
+from continuous_unet.deploy.quantization import CALIBRATION_BATCH, FLOAT_LAYERS, calibration_inputs, quantize_onnx
 from continuous_unet.deploy.runtime import OPENERS
 from continuous_unet.evaluation import Latency, count_macs, measure_latency
 from continuous_unet.tasks.generation import generate
@@ -177,12 +178,11 @@ def latency(bench: Bench) -> Iterator[dict[str, Any]]:
             inputs = torch.randn(1, unet.config.in_channels, size, size), torch.full((1,), 500.0)
             torch._dynamo.reset()
             functions = torch_variants(unet, inputs)
-            arrays = tuple(t.numpy() for t in inputs)
             for form, precision in EXPORTS:
                 folder = bench.export(side, form, precision)
                 if folder is not None:
-                    network = bench.network(folder, threads)
-                    functions[f"{form} {precision}"] = lambda network=network: network(*arrays)
+                    network, arrays = bench.network(folder, threads), tuple(t.numpy() for t in inputs)
+                    functions[f"{form} {precision}"] = lambda network=network, arrays=arrays: network(*arrays)
             with torch.inference_mode():
                 times = measure_latency(functions, repeats=bench.arguments.repeats)
             for name, time in times.items():
@@ -290,6 +290,27 @@ def solver_steps(bench: Bench) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Int8 with the first and last convolution in float, and with all of them in int8."""
+    judge = Judge(bench, fid=False)
+    pipeline = bench.pipeline("ours")
+    single = bench.export("ours", "onnx", "fp32")
+    assert single is not None
+    data = open_for(pipeline.unet, bench.arguments.data, origin(bench.arguments.ours))
+    batch = noised_images(data, pipeline.scheduler, 128, with_labels=False)
+    calibration = calibration_inputs(batch, CALIBRATION_BATCH)
+    exact = bench.network(single, 1)(batch["sample"].numpy(), batch["timestep"].float().numpy())
+    for name, kept in (("first and last in float", FLOAT_LAYERS), ("all in int8", ())):
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "network.onnx"
+            quantize_onnx(single / "network.onnx", path, calibration, kept)
+            network, size = OPENERS["onnx"](path, 1), path.stat().st_size
+        error = network(batch["sample"].numpy(), batch["timestep"].float().numpy()) - exact
+        unet = Exported(network, pipeline.unet.config, None)
+        loss = judge(DiffusionSamplingPipeline(unet, pipeline.scheduler))
+        yield {"side": "ours", "variant": name, "bytes": size, "error": float(np.sqrt((error**2).mean())), **loss}
+
+
 def bench_exported(bench: Bench, pipeline: DiffusionSamplingPipeline, folder: Path) -> DiffusionSamplingPipeline:
     info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     batch = info["inputs"][0]["shape"][0]
@@ -372,7 +393,7 @@ def operators(bench: Bench) -> Iterator[dict[str, Any]]:
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "exports": exports, "latency": latency, "end_to_end": end_to_end, "operators": operators, "quality": quality,
-    "solver_steps": solver_steps, "pruning": pruning,
+    "solver_steps": solver_steps, "float_layers": float_layers, "pruning": pruning,
 }  # fmt: skip
 
 

@@ -44,7 +44,9 @@ def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration
     return [{name: values[start : start + batch_size] for name, values in inputs.items()} for start in starts]
 
 
-def quantize_onnx(single: Path, target: Path, calibration: Calibration) -> None:
+def quantize_onnx(
+    single: Path, target: Path, calibration: Calibration, float_layers: tuple[str, ...] = FLOAT_LAYERS
+) -> None:
     """A float32 ONNX file to one of int8 (QDQ: a pair of quantise and dequantise around each convolution).
 
     Activations are unsigned with one scale a tensor and solver step, weights signed with one scale a channel. The range
@@ -67,7 +69,7 @@ def quantize_onnx(single: Path, target: Path, calibration: Calibration) -> None:
 
     graph = onnx.load(single).graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    kept = [node.name for node in convolutions if any(part in node.input[1] for part in FLOAT_LAYERS)]
+    kept = [node.name for node in convolutions if any(part in node.input[1] for part in float_layers)]
     with _quiet():
         quantize_static(
             single,
