@@ -295,7 +295,8 @@ def deploy_operators() -> str:
         "operators",
         ["side", "form", "operator", "time an image", "share"],
         lambda row: [
-            row["side"], row["variant"], f"`{row['operator']}`", f"{float(row['ms']):.2f} ms", f"{float(row['ratio']):.0%}"
+            row["side"], row["variant"], f"`{row['operator']}`", f"{float(row['ms']):.2f} ms",
+            f"{float(row['ratio']):.0%}",
         ],
     )  # fmt: skip
 
@@ -305,7 +306,8 @@ def deploy_quality() -> str:
         "quality",
         ["side", "form", "validation loss", "FID (small classifier)", "samples"],
         lambda row: [
-            row["side"], row["variant"], f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}", row["samples"]
+            row["side"], row["variant"], f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}",
+            row["samples"],
         ],
     )  # fmt: skip
 
@@ -337,7 +339,8 @@ def deploy_pruning() -> str:
         before = row.get("validation_loss_before_finetuning")
         return [
             row["variant"], f"{int(row['parameters']):,}", f"{int(row['macs']) / 1e6:,.1f} M", _ratio(row),
-            f"{float(before):.4f}" if before else "–", f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}",
+            f"{float(before):.4f}" if before else "–", f"{float(row['validation_loss']):.4f}",
+            f"{float(row['fid']):.2f}",
         ]  # fmt: skip
 
     head = ["model", "parameters", "MACs", "latency, eager, 1 thread", "validation loss as pruned", "fine-tuned", "FID"]

@@ -45,7 +45,8 @@ def check_prunable(unet: Any) -> None:
 
 def current_widths(unet: ContinuousUNet2DModel) -> Widths:
     """Of a model as it is."""
-    inner = tuple(stage.blocks[0].field.trunk.out_channels for stage in unet.down_blocks)
+    stages: Any = unet.down_blocks
+    inner = tuple(stage.blocks[0].field.trunk.out_channels for stage in stages)
     return Widths(tuple(unet.config.block_out_channels), inner)
 
 
@@ -90,7 +91,7 @@ def _attention_levels(unet: ContinuousUNet2DModel) -> list[bool]:
 class _Root:
     """A layer whose output channels are to be fewer; whatever depends on them follows."""
 
-    layer: nn.Module
+    layer: nn.Conv2d | nn.Linear
     keep: int
     groups: int
     """Runs of channels of one length that must stay as long as each other: those of a norm. 1: any channels may go."""
@@ -98,7 +99,7 @@ class _Root:
     """Channels that stay or go together: those of an attention head."""
 
 
-def _roots(unet: ContinuousUNet2DModel, widths: Widths) -> list[_Root]:
+def _roots(unet: Any, widths: Widths) -> list[_Root]:
     levels, groups = len(widths.levels), unet.config.norm_num_groups
     roots = [_Root(unet.conv_in, widths.levels[0], groups)]
     roots += [_Root(conv, widths.levels[i + 1], groups) for i, conv in enumerate(unet.downsamplers)]
@@ -225,8 +226,9 @@ def accumulate_gradients(
     labels = batch.get("class_labels")
 
     def loss(part: Tensor) -> Tensor:
-        given = [batch[name][part].to(device) for name in ("clean", "noise", "timestep")]
-        return diffusion_loss(unet, scheduler, *given, None if labels is None else labels[part].to(device)).mean()
+        clean, noise, timestep = (batch[name][part].to(device) for name in ("clean", "noise", "timestep"))
+        classes = None if labels is None else labels[part].to(device)
+        return diffusion_loss(unet, scheduler, clean, noise, timestep, classes).mean()
 
     parts = order.split(batch_size)
     with torch.no_grad():

@@ -361,9 +361,9 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
     def precompute_embeddings(self, timesteps: Tensor | Sequence[float]) -> Iterator[None]:
         """Within, evaluations at these timesteps use embeddings, scales and shifts that are computed here, all at once.
 
-        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and not
-        once per image and step. Takes effect without gradients, where the timestep is one number for all images; compiled
-        models and other timesteps compute their own. Change neither weights nor solver within.
+        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and
+        not once per image and step. Takes effect without gradients, where the timestep is one number for all images;
+        compiled models and other timesteps compute their own. Change neither weights nor solver within.
 
         Args:
             timesteps: numbers, or `(S,)`.
