@@ -3,11 +3,11 @@
     python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA       # everything, in the order of PARTS
     python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA --only latency
 
-`--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data. What is
 `--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data. What
 is made on the way (exports, pruned models, the classifier) stays in `--work` and is not made again, so the parts can be
 run one by one; the rows of a part replace its old ones in `benchmarks/results/deploy.csv`. Times of one table are taken
 in turns in one process, with the spread of the ratios within a round.
+"""
 
 import argparse
 import csv
