@@ -33,6 +33,7 @@ def test_compiles_whole_and_once():
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_sample_compile_makes_the_same_image(tmp_path):
     from PIL import Image, ImageChops
@@ -46,6 +47,7 @@ def test_sample_compile_makes_the_same_image(tmp_path):
     assert max(ImageChops.difference(*images).getextrema()) <= 1
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_aotinductor_package(tmp_path):
     info = export_model(
