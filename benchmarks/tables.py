@@ -246,10 +246,114 @@ def solver_loops() -> str:
     return table(head, body)
 
 
+def _deploy(part: str) -> list[dict[str, str]]:
+    return [row for row in rows("deploy") if row["part"] == part] if (RESULTS / "deploy.csv").is_file() else []
+
+
+def _deploy_table(part: str, head: list[str], line: Callable[[dict[str, str]], list[Any]]) -> str:
+    own = _deploy(part)
+    if not own:
+        return f"*Not measured yet: `python benchmarks/deploy.py … --only {part}`.*"
+    return table(head, [line(row) for row in own])
+
+
+def _ratio(row: dict[str, str]) -> str:
+    return f"{float(row['ratio']):.2f} ({float(row['ratio_p25']):.2f} to {float(row['ratio_p75']):.2f})"
+
+
+def deploy_exports() -> str:
+    return _deploy_table(
+        "exports",
+        ["side", "form", "size", "error of one evaluation", "worst error of 20 sampling steps"],
+        lambda row: [
+            row["side"], row["variant"], f"{float(row['bytes']) / 1e6:.2f} MB", f"{float(row['error']):.1e}",
+            f"{float(row['error_sampling']):.1e}",
+        ],
+    )  # fmt: skip
+
+
+def deploy_latency() -> str:
+    return _deploy_table(
+        "latency",
+        ["side", "form", "threads", "one image", "of eager PyTorch, same side"],
+        lambda row: [row["side"], row["variant"], row["threads"], f"{float(row['ms']):.2f} ms", _ratio(row)],
+    )
+
+
+def deploy_end_to_end() -> str:
+    return _deploy_table(
+        "end_to_end",
+        ["side", "form", "sampling steps", "images/s, 2 threads", "time, of the discrete side's best form"],
+        lambda row: [
+            row["side"], row["variant"], row["steps"], f"{float(row['images_per_second']):.2f}", _ratio(row)
+        ],
+    )  # fmt: skip
+
+
+def deploy_operators() -> str:
+    return _deploy_table(
+        "operators",
+        ["side", "form", "operator", "time an image", "share"],
+        lambda row: [
+            row["side"], row["variant"], f"`{row['operator']}`", f"{float(row['ms']):.2f} ms",
+            f"{float(row['ratio']):.0%}",
+        ],
+    )  # fmt: skip
+
+
+def deploy_quality() -> str:
+    return _deploy_table(
+        "quality",
+        ["side", "form", "validation loss", "FID (small classifier)", "samples"],
+        lambda row: [
+            row["side"], row["variant"], f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}",
+            row["samples"],
+        ],
+    )  # fmt: skip
+
+
+def deploy_steps() -> str:
+    return _deploy_table(
+        "solver_steps",
+        ["solver steps", "form", "validation loss", "worst error of 20 sampling steps"],
+        lambda row: [
+            row["solver_steps"], row["variant"], f"{float(row['validation_loss']):.4f}",
+            f"{float(row['error_sampling']):.1e}",
+        ],
+    )  # fmt: skip
+
+
+def deploy_float_layers() -> str:
+    return _deploy_table(
+        "float_layers",
+        ["convolutions", "size", "error of a prediction, root mean square", "validation loss"],
+        lambda row: [
+            row["variant"], f"{float(row['bytes']) / 1e6:.2f} MB", f"{float(row['error']):.4f}",
+            f"{float(row['validation_loss']):.4f}",
+        ],
+    )  # fmt: skip
+
+
+def deploy_pruning() -> str:
+    def line(row: dict[str, str]) -> list[Any]:
+        before = row.get("validation_loss_before_finetuning")
+        return [
+            row["variant"], f"{int(row['parameters']):,}", f"{int(row['macs']) / 1e6:,.1f} M", _ratio(row),
+            f"{float(before):.4f}" if before else "–", f"{float(row['validation_loss']):.4f}",
+            f"{float(row['fid']):.2f}",
+        ]  # fmt: skip
+
+    head = ["model", "parameters", "MACs", "latency, eager, 1 thread", "validation loss as pruned", "fine-tuned", "FID"]
+    return _deploy_table("pruning", head, line)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
-    "search": search, "faults": faults, "loading": loading,
+    "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
+    "deploy-latency": deploy_latency, "deploy-end-to-end": deploy_end_to_end, "deploy-operators": deploy_operators,
+    "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
+    "deploy-float-layers": deploy_float_layers,
 }  # fmt: skip
 for _name in ("compare-mnist",):  # folders of `results/` that `cunet compare` wrote
     TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)

@@ -21,6 +21,7 @@ VERBS = {
     "data": "look at images before training: data check",
     "profile": "parameters, MACs, memory and latency of a model",
     "export": "write a trained model for ONNX Runtime and others, with proof that it computes the same",
+    "prune": "remove the least important channels of a trained model, and fine-tune it",
     "run": "make or denoise images with an exported model, without torch",
 }
 """Each verb is a module of its name in this package, with `add_arguments(parser)` and `run(arguments) -> exit code`."""

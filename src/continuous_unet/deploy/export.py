@@ -15,10 +15,12 @@ from diffusers import DiffusionPipeline
 
 from continuous_unet import __version__
 from continuous_unet.deploy import runtime
+from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.formats import Format, Written, find_format, load_writer
 from continuous_unet.deploy.network import ExportNetwork, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError, measure_parity
+from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.files import replace_folder, replace_text
@@ -72,6 +74,11 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
     }
     if task == "denoise" and pipeline.scheduler is not None:
         about["task"] = "generation"  # a diffusion model that denoises: runtime.denoise takes it as such
+    if options.precision == "int8":
+        if about["task"] != "generation" or pipeline.scheduler is None:
+            raise InputError(f"--precision int8 is for models that make images, and this one is to {task}")
+        network.loop = False
+        network.calibration = _calibrate(model, pipeline, network, options)
     info: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
@@ -87,6 +94,26 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
 
     replace_folder(target, write)
     return info
+
+
+def _calibrate(
+    model: str | os.PathLike | DiffusionPipeline,
+    pipeline: DiffusionPipeline,
+    network: ExportNetwork,
+    options: ExportOptions,
+) -> Calibration:
+    known = Origin() if isinstance(model, DiffusionPipeline) else origin(model)
+    data = open_for(
+        network.unet, str(options.calibration_data), known, "--calibration-data", (network.height, network.width)
+    )
+    batch = noised_images(
+        data,
+        pipeline.scheduler,
+        options.calibration_images,
+        with_labels=network.class_conditional,
+        seed=known.config.seed,
+    )
+    return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
 def describe_schedule(scheduler: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The module that is exported: a U-Net with the inputs and outputs that every format has."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class ExportNetwork:
     size_multiple_of: int
     loop: bool
     """Whether the solver's loop stays a loop in the graph."""
+    calibration: Sequence[dict[str, np.ndarray]] = field(default_factory=list)
+    """Inputs by name, as they occur in sampling: what int8 is fitted to."""
 
     @property
     def class_conditional(self) -> bool:

@@ -22,9 +22,11 @@ def _option(default: Any, text: str) -> Any:
 class ExportOptions:
     """Options of `export_model` and of `cunet export`; `validate` says what is wrong."""
 
-    format: Literal["onnx", "openvino", "executorch", "torch"] = _option("onnx", "what the model is to run in")
+    format: Literal["onnx", "openvino", "executorch", "torch", "aoti"] = _option("onnx", "what the model is to run in")
     output: str = _option("", "a new folder for the network, export.json and the runtime")
     precision: Literal["fp32", "fp16", "int8"] = _option("fp32", "of the weights; inputs and outputs stay float32")
+    calibration_data: str | None = _option(None, "images as the model was trained on, for --precision int8")
+    calibration_images: int = _option(128, "of them, each with the noise of its own timestep")
     solver_steps: int | None = _option(None, "solver steps in each block; as trained if left out")
     solver_loop: Literal["auto", "unrolled", "loop"] = _option(
         "auto",
@@ -46,6 +48,16 @@ class ExportOptions:
             raise InputError(f"--solver-steps {self.solver_steps} must be at least 1")
         if self.tolerance is not None and not self.tolerance > 0:
             raise InputError(f"--tolerance {self.tolerance} must be positive")
+        if self.precision == "int8" and self.calibration_data is None:
+            raise InputError("--precision int8 needs --calibration-data: images as the model was trained on")
+        if self.precision != "int8" and self.calibration_data is not None:
+            raise InputError(f"--calibration-data is for --precision int8, and this is {self.precision}; leave it out")
+        if self.precision == "int8" and self.solver_loop == "loop":
+            raise InputError(
+                "--precision int8 writes each solver step out, with ranges of its own: no --solver-loop loop"
+            )
+        if self.calibration_images < 32:
+            raise InputError(f"--calibration-images {self.calibration_images} must be at least 32")
         if self.repeats < 0:
             raise InputError(f"--repeats {self.repeats} must not be negative")
         if self.web and self.format != "onnx":

@@ -1,6 +1,8 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from continuous_unet.models.dynamic_block import BLOCKS, INITIAL_VELOCITIES, BlockConfig, SolverConfig, check_block
+from continuous_unet.models.embeddings import AdaptiveScaleShift, EmbeddingTable
 from continuous_unet.models.fields import FIELDS, FieldConfig, zeroed
 
 _DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
@@ -80,6 +83,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         out_channels: channels of the output.
         center_input_sample: map an input in [0, 1] to [-1, 1] first.
         time_embedding_dim: width of the timestep embedding; four times the first width if None.
+        time_proj_channels: sines and cosines that the timestep embedding starts from; the first width if None.
         freq_shift: as in `UNet2DModel`.
         flip_sin_to_cos: as in `UNet2DModel`.
         down_block_types: per level, `"DownBlock2D"` or `"AttnDownBlock2D"` (with self-attention); no attention if None.
@@ -88,6 +92,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
             `down_block_types` if None.
         add_attention: self-attention in the middle block.
         block_out_channels: width of each level. Constant, moderate widths serve better here than doubling ones.
+        field_channels: channels between the convolutions of a field, on each level; the level's width (twice that for
+            `"separable"` fields) if None. Pruned models have fewer.
         layers_per_block: dynamic blocks in a row on each level. One is usual: depth is the solver's.
         dropout: dropout probability inside the fields.
         act_fn: activation, smooth ones preferred.
@@ -157,6 +163,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         gradient: str = "reversible",
         solver_rtol: float = 1e-3,
         solver_atol: float = 1e-4,
+        field_channels: tuple[int, ...] | None = None,
+        time_proj_channels: int | None = None,
     ) -> None:
         super().__init__()
         widths = tuple(block_out_channels)
@@ -165,6 +173,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if up_block_types is None:
             up_block_types = tuple(_UP_BLOCK_TYPES["Attn" in kind] for kind in reversed(down_block_types))
         up_block_types = tuple(up_block_types)
+        hidden = (None,) * levels if field_channels is None else tuple(field_channels)
+        _check_hidden(hidden, levels, norm_num_groups)
         _check_architecture(
             in_channels, out_channels, widths, down_block_types, mid_block_type, up_block_types, norm_num_groups,
             layers_per_block, patch_size, dropout, attention_head_dim, class_embed_type, num_class_embeds,
@@ -188,12 +198,14 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         solver = SolverConfig(num_solver_steps, integration_time, method, gradient, solver_rtol, solver_atol)
         check_block(block_type, field_type, method, gradient)
 
+        self._embeddings: EmbeddingTable | None = None
         emb_channels = time_embedding_dim or widths[0] * 4
-        self.time_proj = Timesteps(widths[0], flip_sin_to_cos, freq_shift)
-        self.time_embedding = TimestepEmbedding(widths[0], emb_channels)
+        proj_channels = time_proj_channels or widths[0]
+        self.time_proj = Timesteps(proj_channels, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(proj_channels, emb_channels)
         self.class_embedding: nn.Module | None = None
         if class_embed_type == "timestep":
-            self.class_embedding = TimestepEmbedding(widths[0], emb_channels)
+            self.class_embedding = TimestepEmbedding(proj_channels, emb_channels)
         elif class_embed_type == "identity":
             self.class_embedding = nn.Identity()
         elif num_class_embeds is not None:
@@ -201,11 +213,12 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
 
         previous: int | None = None  # width of the stage before, whose velocity may be carried over
 
-        def stage(name: str, width: int, num_blocks: int, with_attention: bool) -> _Stage:
+        def stage(name: str, level: int, num_blocks: int, with_attention: bool) -> _Stage:
             nonlocal previous
+            width = widths[level]
             field = FieldConfig(
                 width, emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout,
-                initial_decay=initial_decay,
+                initial_decay=initial_decay, hidden_channels=hidden[level],
             )  # fmt: skip
             blocks: list[nn.Module] = []
             for i in range(num_blocks):
@@ -233,17 +246,17 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         self.downsamplers = nn.ModuleList()
         for i, width in enumerate(widths):
             with_attention = down_block_types[i] == "AttnDownBlock2D"
-            self.down_blocks.append(stage(f"down_blocks.{i}", width, layers_per_block, with_attention))
+            self.down_blocks.append(stage(f"down_blocks.{i}", i, layers_per_block, with_attention))
             if i < levels - 1:
                 self.downsamplers.append(nn.Conv2d(width, widths[i + 1], 3, stride=2, padding=1))
-        self.mid_block = stage("mid_block", widths[-1], 1, add_attention) if mid_block_type is not None else None
+        self.mid_block = stage("mid_block", levels - 1, 1, add_attention) if mid_block_type is not None else None
         self.up_blocks = nn.ModuleList()
         self.merges = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
         for i, width in enumerate(reversed(widths)):
             with_attention = up_block_types[i] == "AttnUpBlock2D"
             self.merges.append(_Merge(width))
-            self.up_blocks.append(stage(f"up_blocks.{i}", width, layers_per_block, with_attention))
+            self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention))
             if i < levels - 1:
                 self.upsamplers.append(_Upsample(width, widths[levels - 2 - i]))
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=norm_eps)
@@ -278,7 +291,17 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if self.config.center_input_sample:
             sample = 2 * sample - 1.0
 
-        emb = self._embed(sample, timestep, class_labels)
+        table = None if torch.compiler.is_compiling() else self._embeddings
+        if table is not None and class_labels is None and not torch.is_grad_enabled():
+            number = _single(timestep)
+            if number in table.rows:
+                with table.at(number) as emb:
+                    x = self._predict(sample, emb.expand(len(sample), -1))
+                return UNet2DOutput(sample=x) if return_dict else (x,)
+        x = self._predict(sample, self._embed(sample, timestep, class_labels))
+        return UNet2DOutput(sample=x) if return_dict else (x,)
+
+    def _predict(self, sample: Tensor, emb: Tensor) -> Tensor:
         patch_size = self.config.patch_size
         x = nn.functional.pixel_unshuffle(sample, patch_size) if patch_size > 1 else sample
         x = self.conv_in(x)
@@ -307,7 +330,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         if patch_size > 1:
             x = nn.functional.pixel_shuffle(x, patch_size)
-        return UNet2DOutput(sample=x) if return_dict else (x,)
+        return x
 
     def _embed(self, sample: Tensor, timestep: Tensor | float | int, class_labels: Tensor | None) -> Tensor:
         """Timestep and class to the embedding `(B, E)`, step by step as in `UNet2DModel`."""
@@ -333,6 +356,45 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if self.config.class_embed_type == "timestep":
             class_labels = self.time_proj(class_labels).to(self.dtype)
         return emb + self.class_embedding(class_labels).to(emb.dtype)
+
+    @contextlib.contextmanager
+    def precompute_embeddings(self, timesteps: Tensor | Sequence[float]) -> Iterator[None]:
+        """Within, evaluations at these timesteps use embeddings, scales and shifts that are computed here, all at once.
+
+        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and
+        not once per image and step. Takes effect without gradients, where the timestep is one number for all images;
+        compiled models and other timesteps compute their own. Change neither weights nor solver within.
+
+        Args:
+            timesteps: numbers, or `(S,)`.
+
+        Raises:
+            ValueError: for class-conditional models, whose embeddings depend on the class too.
+        """
+        if self.class_embedding is not None:
+            raise ValueError("embeddings of class-conditional models depend on the class and cannot be precomputed")
+        numbers = [float(timestep) for timestep in timesteps]
+        times: dict[AdaptiveScaleShift, list[float | Tensor]] = {
+            module: [] for module in self.modules() if isinstance(module, AdaptiveScaleShift)
+        }
+        hooks = [
+            module.register_forward_pre_hook(lambda module, arguments: times[module].append(arguments[0]))
+            for module in times
+        ]
+        size = self.config.patch_size * 2 ** (len(self.config.block_out_channels) - 1)
+        with torch.no_grad():
+            sample = torch.zeros(1, self.config.in_channels, size, size, device=self.device, dtype=self.dtype)
+            try:
+                self.forward(sample, numbers[0])  # to see at which times the solver evaluates the fields
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            emb = self._embed(sample.expand(len(numbers), -1, -1, -1), torch.tensor(numbers), None)
+            self._embeddings = EmbeddingTable(numbers, emb, times)
+        try:
+            yield
+        finally:
+            self._embeddings = None
 
     def set_solver(
         self, num_steps: int | None = None, method: str | None = None, gradient: str | None = None
@@ -376,6 +438,13 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
 ContinuousUNet2DModel.__module__ = "continuous_unet"
 
 
+def _single(timestep: Tensor | float | int) -> float | None:
+    """The timestep, if it is one number for all images."""
+    if isinstance(timestep, Tensor):
+        return float(timestep) if timestep.ndim == 0 else None
+    return float(timestep)
+
+
 def _check_size(height: int, width: int, factor: int, name: str) -> None:
     if height % factor or width % factor:
 
@@ -387,6 +456,16 @@ def _check_size(height: int, width: int, factor: int, name: str) -> None:
             f"{name} is {height}x{width}; this model needs multiples of {factor} (nearest: {nearest(height)} by "
             f"{nearest(width)}): pad or resize the images, or use fewer levels"
         )
+
+
+def _check_hidden(hidden: tuple[int | None, ...], levels: int, norm_num_groups: int) -> None:
+    if len(hidden) != levels:
+        raise ValueError(
+            f"field_channels has {len(hidden)} entries and block_out_channels {levels}: give one per level"
+        )
+    for width in hidden:
+        if width is not None and (not isinstance(width, int) or width < 1 or width % norm_num_groups):
+            raise ValueError(f"field_channels={hidden!r} must be multiples of norm_num_groups={norm_num_groups}")
 
 
 def _check_architecture(

@@ -4,7 +4,9 @@ The timestep itself is embedded by diffusers' `Timesteps` and `TimestepEmbedding
 brings `t` in.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +55,50 @@ class AdaptiveScaleShift(nn.Module):
         self.features = OdeTimeFeatures(horizon)
         self.time = nn.Linear(2 * self.features.num_frequencies, emb_channels)
         self.out = nn.Linear(emb_channels, 2 * channels)
+        self.ready: dict[float, tuple[Tensor, Tensor]] | None = None
+        """Scale and shift by `t`, where they have been computed before; set by `EmbeddingTable`."""
+
+    def scale_shift(self, t: float | Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
+        """Both `(B, C, 1, 1)`, from `emb` `(B, E)`."""
+        clocks = nn.functional.silu(emb + self.time(self.features(t, emb)))
+        scale, shift = self.out(clocks)[:, :, None, None].chunk(2, dim=1)
+        return scale, shift
 
     def forward(self, t: float | Tensor, emb: Tensor, h: Tensor) -> Tensor:
         """`h` `(B, C, H, W)` scaled and shifted; `emb` is `(B, E)`."""
-        clocks = nn.functional.silu(emb + self.time(self.features(t, emb)))
-        scale, shift = self.out(clocks)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.scale_shift(t, emb) if self.ready is None else self.ready[t]  # type: ignore[index]
         return torch.addcmul(h + shift, h, scale)
+
+
+class EmbeddingTable:
+    """Embeddings of some timesteps, with every scale and shift that follows from them, computed once.
+
+    Args:
+        timesteps: numbers, S of them.
+        emb: their embeddings, `(S, E)`.
+        times: the ODE times at which each module is evaluated.
+    """
+
+    def __init__(
+        self, timesteps: list[float], emb: Tensor, times: dict[AdaptiveScaleShift, list[float | Tensor]]
+    ) -> None:
+        self.rows = {timestep: number for number, timestep in enumerate(timesteps)}
+        self.emb = emb
+        # times of adaptive methods are tensors, and others at every call
+        self.ready = {
+            clocks: {t: clocks.scale_shift(t, emb) for t in seen if not isinstance(t, Tensor)}
+            for clocks, seen in times.items()
+            if not any(isinstance(t, Tensor) for t in seen)
+        }
+
+    @contextlib.contextmanager
+    def at(self, timestep: float) -> Iterator[Tensor]:
+        """Let the modules take what belongs to one of the timesteps; gives its embedding, `(1, E)`."""
+        row = slice(self.rows[timestep], self.rows[timestep] + 1)
+        try:
+            for clocks, values in self.ready.items():
+                clocks.ready = {t: (scale[row], shift[row]) for t, (scale, shift) in values.items()}
+            yield self.emb[row]
+        finally:
+            for clocks in self.ready:
+                clocks.ready = None

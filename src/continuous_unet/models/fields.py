@@ -36,6 +36,8 @@ class FieldConfig:
     max_rate: float = 1.2
     initial_decay: float = 0.5
     """Share of the velocity that an untrained relaxation field leaves after unit time."""
+    hidden_channels: int | None = None
+    """Channels between the convolutions of the field; those of the block (twice those if separable) if None."""
 
 
 def zeroed(module: nn.Conv2d) -> nn.Conv2d:
@@ -51,12 +53,12 @@ class _FieldTrunk(nn.Module):
 
     def __init__(self, config: FieldConfig, in_channels: int) -> None:
         super().__init__()
-        groups, eps, channels = config.norm_num_groups, config.norm_eps, config.channels
-        self.out_channels = channels
+        groups, eps, hidden = config.norm_num_groups, config.norm_eps, config.hidden_channels or config.channels
+        self.out_channels = hidden
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, channels, eps=eps)
-        self.clocks = AdaptiveScaleShift(config.emb_channels, channels, config.horizon)
+        self.conv1 = nn.Conv2d(in_channels, hidden, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, hidden, eps=eps)
+        self.clocks = AdaptiveScaleShift(config.emb_channels, hidden, config.horizon)
         self.act = get_activation(config.act_fn)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -73,7 +75,8 @@ class _SeparableTrunk(nn.Module):
 
     def __init__(self, config: FieldConfig, in_channels: int) -> None:
         super().__init__()
-        groups, eps, wide = config.norm_num_groups, config.norm_eps, self.expansion * config.channels
+        groups, eps = config.norm_num_groups, config.norm_eps
+        wide = config.hidden_channels or self.expansion * config.channels
         self.out_channels = wide
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.expand = nn.Conv2d(in_channels, wide, 1)
@@ -95,7 +98,7 @@ class GeneralField(nn.Module):
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()
         self.trunk = _FieldTrunk(config, 2 * config.channels)
-        self.out = zeroed(nn.Conv2d(config.channels, config.channels, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(self.trunk.out_channels, config.channels, 3, padding=1))
 
     def forward(self, t: float | Tensor, x: Tensor, v: Tensor, emb: Tensor) -> Tensor:
         """Acceleration `(B, C, H, W)` from position and velocity of that shape and `emb` `(B, E)`."""
@@ -146,7 +149,7 @@ class FirstOrderField(nn.Module):
         super().__init__()
         doubled = replace(config, channels=2 * config.channels)
         self.trunk = _FieldTrunk(doubled, doubled.channels)
-        self.out = zeroed(nn.Conv2d(doubled.channels, doubled.channels, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(self.trunk.out_channels, doubled.channels, 3, padding=1))
 
     def forward(self, t: float | Tensor, z: Tensor, emb: Tensor) -> Tensor:
         """Rate of change `(B, 2C, H, W)` of a state of that shape; `emb` is `(B, E)`."""
@@ -159,7 +162,7 @@ class ResidualField(nn.Module):
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()
         self.trunk = _FieldTrunk(config, config.channels)
-        self.out = zeroed(nn.Conv2d(config.channels, config.channels, 3, padding=1))
+        self.out = zeroed(nn.Conv2d(self.trunk.out_channels, config.channels, 3, padding=1))
 
     def forward(self, t: float | Tensor, x: Tensor, emb: Tensor) -> Tensor:
         """Update `(B, C, H, W)` of features of that shape; `emb` is `(B, E)`."""

@@ -88,7 +88,8 @@ def keep_loops(keep: bool = True) -> Iterator[None]:
 
 def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
     """Take all steps from `t0` to `t1`."""
-    if _KEEP_LOOPS.get() and problem.num_steps > 1:
+    # torch.compile cannot look into a context variable, and leaves this condition at its first half
+    if torch.compiler.is_exporting() and _KEEP_LOOPS.get() and problem.num_steps > 1:
         return _advance_in_graph(problem, evaluate, carry)
     for step in range(problem.num_steps):
         carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)

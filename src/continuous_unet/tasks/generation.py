@@ -1,5 +1,6 @@
 """Unconditional and class-conditional image generation."""
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
 from continuous_unet.processes import Processes
 from continuous_unet.randomness import derive_seed
 from continuous_unet.signals import StopRequest
@@ -85,11 +87,12 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         images = images * self.scheduler.init_noise_sigma
         extra = _step_arguments(self.scheduler, generator, eta)
 
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            on_step()
-            model_input = self.scheduler.scale_model_input(images, timestep)
-            prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
-            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+        with _precomputed(self.unet, self.scheduler.timesteps):
+            for timestep in self.progress_bar(self.scheduler.timesteps):
+                on_step()
+                model_input = self.scheduler.scale_model_input(images, timestep)
+                prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
+                images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
         if not bool(images.isfinite().all()):  # would become black pixels, silently
             raise InputError(
@@ -185,6 +188,22 @@ def generate_share(
         )
         if ours:
             yield numbers, images
+
+
+FEWEST_PRECOMPUTED = 4
+"""Steps from which it pays to precompute the embeddings, which costs about one step."""
+
+
+def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextManager:
+    """Embeddings of all timesteps at once, where that pays: on a CPU, whose time goes into many small operations."""
+    pays = (
+        isinstance(unet, ContinuousUNet2DModel)
+        and unet.class_embedding is None
+        and unet._compiled_call_impl is None
+        and timesteps.device.type == "cpu"
+        and len(timesteps) >= FEWEST_PRECOMPUTED
+    )
+    return unet.precompute_embeddings(timesteps) if pays else contextlib.nullcontext()
 
 
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class TrainConfig:
     output: str = option("", "folder of the run")
     preset: str = option("small", f"model preset: {', '.join(PRESETS)}")
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
+    start_from: str | None = option(None, "a run or saved model to train further, in place of a preset's new one")
     steps: int = option(20_000, "updates of the weights")
     batch_size: int = option(32, "images per step and process")
     gradient_accumulation_steps: int = option(1, "batches per update")
@@ -97,6 +98,8 @@ class TrainConfig:
             raise InputError("no output was named; give the folder for the run with --output")
         if self.preset not in PRESETS:
             raise InputError(f"preset={self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        if self.start_from is not None and self.model_options:
+            raise InputError("model_options make a new model, and start_from names one that is there; give one of them")
         at_least = {
             1: ("steps", "batch_size", "gradient_accumulation_steps", "num_train_timesteps", "checkpoint_every",
                 "keep_checkpoints", "log_every", "validate_every", "sample_every", "num_samples", "sample_steps",

@@ -44,6 +44,7 @@ from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.samples import sample_grid
 from continuous_unet.training.snapshot import Snapshot
+from continuous_unet.training.start import load_start
 from continuous_unet.training.validation import validation_loss
 
 
@@ -220,11 +221,15 @@ class _Trainer:
         }
         if config.class_conditional:
             arguments["num_class_embeds"] = self.data.num_classes
-        try:
-            model = build_unet(config.preset, **arguments, **config.model_options)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"the model cannot be made: {error}") from error
-        self.say(f"{type(model).__name__} ({config.preset}): {model.num_parameters():,} parameters, on {self.device}")
+        if config.start_from is not None:
+            model = load_start(config, report.image_size, report.channels, arguments.get("num_class_embeds"))
+        else:
+            try:
+                model = build_unet(config.preset, **arguments, **config.model_options)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"the model cannot be made: {error}") from error
+        origin = config.start_from or config.preset
+        self.say(f"{type(model).__name__} ({origin}): {model.num_parameters():,} parameters, on {self.device}")
         return model
 
     @torch.no_grad()
@@ -576,7 +581,7 @@ class _Trainer:
         report = self.data.report
         has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
         facts = {
-            "preset": self.config.preset,
+            "preset": self.config.start_from or self.config.preset,
             "model": type(self.model).__name__,
             "data": self.config.data,
             "num_images": report.num_images,

@@ -42,8 +42,11 @@ class Written:
 
 FORMATS = {
     "onnx": Format("to_onnx", "export", ("onnx", "onnxscript", "onnxruntime"), ("fp32", "fp16", "int8"), loops=True),
-    "openvino": Format("to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), ("fp32", "fp16"), loops=True),
+    "openvino": Format(
+        "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), ("fp32", "fp16", "int8"), loops=True
+    ),
     "executorch": Format("to_executorch", "executorch", ("executorch",), ("fp32",)),
+    "aoti": Format("to_aoti", None, (), ("fp32",)),
     "torch": Format("to_torch", None, (), ("fp32",)),
 }
 """Formats by name."""

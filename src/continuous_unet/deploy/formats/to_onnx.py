@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
@@ -16,14 +15,13 @@ from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.quantization import Calibration, quantize_onnx
 from continuous_unet.deploy.runtime import open_onnx
 from continuous_unet.errors import InputError
 
 OPSET = 20
 """Read by ONNX Runtime, OpenVINO and onnxruntime-web alike."""
 FILE = "network.onnx"
-Calibration = Sequence[dict[str, np.ndarray]]
-"""Inputs of the network by name, as they occur in sampling."""
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
@@ -34,7 +32,7 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     if options.precision != "fp32":
         single = folder / "float32.onnx"
         path.rename(single)
-        PRECISIONS[options.precision](single, path, [])
+        PRECISIONS[options.precision](single, path, network.calibration)
         single.unlink()
         model = onnx.load(path)
     return Written([FILE], open_onnx, {"opset": OPSET, "operators": count_operators(model)})
@@ -129,9 +127,5 @@ def _to_half(single: Path, target: Path, calibration: Calibration) -> None:
     onnx.save(model, target)
 
 
-def _to_int8(single: Path, target: Path, calibration: Calibration) -> None:
-    raise InputError("--precision int8 is not there yet for --format onnx; use fp32 or fp16")
-
-
-PRECISIONS: dict[str, Callable[[Path, Path, Calibration], None]] = {"fp16": _to_half, "int8": _to_int8}
+PRECISIONS: dict[str, Callable[[Path, Path, Calibration], None]] = {"fp16": _to_half, "int8": quantize_onnx}
 """From a float32 ONNX file and calibration inputs to a file of another precision."""

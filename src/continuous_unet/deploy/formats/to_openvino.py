@@ -13,6 +13,7 @@ from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.to_onnx import OPSET, to_onnx
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.quantization import quantize_openvino
 from continuous_unet.deploy.runtime import open_openvino
 
 FILE = "network.xml"
@@ -21,6 +22,8 @@ FILE = "network.xml"
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
     """Write `network.xml` and its weights, `network.bin`; float16 weights for `--precision fp16`."""
     model = Core().read_model(to_onnx(network).SerializeToString())
+    if options.precision == "int8":
+        model = quantize_openvino(model, network.calibration)
     save_model(model, str(folder / FILE), compress_to_fp16=options.precision == "fp16")
     operators = dict(Counter(node.get_type_name() for node in model.get_ops()).most_common())
     return Written([FILE, "network.bin"], open_openvino, {"opset": OPSET, "operators": operators})

@@ -1,0 +1,440 @@
+"""Trained models outside the laboratory: latency, throughput, quality, parity and size of each form.
+
+    python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA       # everything, in the order of PARTS
+    python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA --only latency
+
+`--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data. What
+is made on the way (exports, pruned models, the classifier) stays in `--work` and is not made again, so the parts can be
+run one by one; the rows of a part replace its old ones in `benchmarks/results/deploy.csv`. Times of one table are taken
+in turns in one process, with the spread of the ratios within a round.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from solvers import write
+from torch import Tensor, nn
+
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.comparison.quality import (
+    distances,
+    fake_features,
+    load_classifier,
+    real_features,
+    train_classifier,
+)
+from continuous_unet.data import train_validation_split
+from continuous_unet.deploy.calibration import noised_images, open_for, origin
+from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.formats import FORMATS
+from continuous_unet.deploy.formats.to_aoti import open_aoti
+from continuous_unet.deploy.formats.to_executorch import open_executorch
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.prune_model import prune_model
+from continuous_unet.deploy.prune_options import PruneOptions
+from continuous_unet.deploy.quantization import CALIBRATION_BATCH, FLOAT_LAYERS, calibration_inputs, quantize_onnx
+from continuous_unet.deploy.runtime import OPENERS
+from continuous_unet.evaluation import Latency, count_macs, measure_latency
+from continuous_unet.tasks.generation import generate
+from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.training.validation import validation_loss
+
+SIDES = ("ours", "discrete")
+EXPORTS = (
+    ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "fp16"),
+    ("openvino", "int8"), ("aoti", "fp32"), ("executorch", "fp32"),
+)  # fmt: skip
+RATIOS = (0.3, 0.5)
+SOLVER_STEPS = (1, 2, 4)
+CPU = torch.device("cpu")
+Network = Callable[..., np.ndarray]
+
+
+class Bench:
+    """The models of both sides and what was made of them so far."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.work: Path = arguments.work
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.runs = {"ours": arguments.ours, "discrete": arguments.discrete}
+
+    def pipeline(self, side: str) -> DiffusionSamplingPipeline:
+        return load_pipeline(self.runs[side])
+
+    def export(self, side: str, form: str, precision: str, solver_steps: int | None = None) -> Path | None:
+        """A folder of `cunet export`, made if it is not there; None where the format's packages are missing.
+
+        OpenVINO and ExecuTorch plan for one image, ONNX and AOTInductor take any number.
+        """
+        if any(importlib.util.find_spec(package) is None for package in FORMATS[form].packages):
+            return None
+        steps = "" if solver_steps is None else f"-{solver_steps}steps"
+        folder = self.work / f"{side}-{form}-{precision}{steps}"
+        if not (folder / "export.json").is_file():
+            print(f"export: {folder.name}", flush=True)
+            size = self.pipeline(side).unet.config.sample_size
+            options = ExportOptions(
+                format=form, precision=precision, output=str(folder), solver_steps=solver_steps, repeats=0,
+                calibration_data=self.arguments.data if precision == "int8" else None, tolerance=10.0,
+                static_shape=f"1x{size}x{size}" if form in ("openvino", "executorch") else None,
+            )  # fmt: skip
+            export_model(self.runs[side], options)
+        return folder
+
+    def network(self, folder: Path, threads: int) -> Network:
+        info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        openers = {**OPENERS, "aoti": open_aoti, "executorch": open_executorch}
+        return openers[info["format"]](folder / info["network"], threads)
+
+    def pruned(self, ratio: float) -> Path:
+        """A folder of `cunet prune`, made or finished if it is not there."""
+        folder = self.work / f"pruned-{ratio:g}"
+        options = PruneOptions(
+            data=self.arguments.data, output=str(folder), ratio=ratio, steps=self.arguments.finetune_steps
+        )
+        report = json.loads((folder / "prune.json").read_text()) if (folder / "prune.json").is_file() else None
+        if report is None or (options.steps and "finetuned" not in report):
+            print(f"prune: {folder.name}", flush=True)
+            prune_model(self.runs["ours"], options, resume=report is not None)
+        return folder
+
+
+class Exported(nn.Module):
+    """An exported network behind the contract of a U-Net, so that it is sampled and validated by the same code."""
+
+    def __init__(self, network: Network, config: Any, batch: int | None) -> None:
+        super().__init__()
+        self.network, self.config, self.batch = network, config, batch
+        self.dtype, self.device = torch.float32, CPU
+
+    def forward(
+        self, sample: Tensor, timestep: Any, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput:
+        times = torch.as_tensor(timestep, dtype=torch.float32).expand(len(sample))
+        inputs = [sample.numpy(), times.numpy(), *([] if class_labels is None else [class_labels.numpy()])]
+        size = self.batch or len(sample)
+        parts = [self.network(*(a[i : i + size] for a in inputs)) for i in range(0, len(sample), size)]
+        return UNet2DOutput(sample=torch.from_numpy(np.concatenate(parts)))
+
+
+def exports(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Every file's size, and its worst error against PyTorch over a whole sampling run from the same noise."""
+    for side in SIDES:
+        for form, precision in EXPORTS:
+            folder = bench.export(side, form, precision)
+            if folder is None:
+                print(f"{form}: not installed, left out")
+                continue
+            info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+            parity = info["parity"]
+            yield {
+                "side": side, "variant": f"{form} {precision}", "bytes": info["size_bytes"],
+                "parameters": info["model"]["parameters"],
+                "error": max(entry["max_error"] for entry in parity["inputs"]),
+                "error_sampling": parity["full_sampling"]["max_error"], "steps": parity["full_sampling"]["steps"],
+            }  # fmt: skip
+
+
+def torch_variants(unet: Any, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], Any]]:
+    """PyTorch's own ways to run a model, on their own copies of it."""
+    copies = {name: load_copy(unet) for name in ("eager", "channels_last", "compiled", "compiled bf16")}
+    copies["channels_last"] = copies["channels_last"].to(memory_format=torch.channels_last)
+    copies["compiled"].compile()
+    half = copies["compiled bf16"].to(torch.bfloat16)
+    half.compile()
+    sample, timestep = inputs
+    given = {name: sample for name in copies}
+    given["channels_last"] = sample.to(memory_format=torch.channels_last)
+    given["compiled bf16"] = sample.to(torch.bfloat16)
+    return {name: lambda name=name: copies[name](given[name], timestep).sample for name in copies}
+
+
+def load_copy(unet: Any) -> Any:
+    copy = type(unet)(**{name: value for name, value in unet.config.items() if not name.startswith("_")})
+    copy.load_state_dict(unet.state_dict())
+    return copy.eval()
+
+
+def latency(bench: Bench) -> Iterator[dict[str, Any]]:
+    """One image through each form of each side, relative to that side in eager PyTorch."""
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for side in SIDES:
+            unet = bench.pipeline(side).unet
+            size = unet.config.sample_size
+            inputs = torch.randn(1, unet.config.in_channels, size, size), torch.full((1,), 500.0)
+            torch._dynamo.reset()
+            functions = torch_variants(unet, inputs)
+            for form, precision in EXPORTS:
+                folder = bench.export(side, form, precision)
+                if folder is not None:
+                    network, arrays = bench.network(folder, threads), tuple(t.numpy() for t in inputs)
+                    functions[f"{form} {precision}"] = lambda network=network, arrays=arrays: network(*arrays)
+            with torch.inference_mode():
+                times = measure_latency(functions, repeats=bench.arguments.repeats)
+            for name, time in times.items():
+                yield {"side": side, "variant": name, "threads": threads, **timed(time)}
+
+
+def timed(time: Latency) -> dict[str, Any]:
+    return {
+        "ms": time.median_ms, "ms_p25": time.p25_ms, "ms_p75": time.p75_ms, "ratio": time.ratio,
+        "ratio_p25": time.ratio_p25, "ratio_p75": time.ratio_p75,
+    }  # fmt: skip
+
+
+def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Whole images on two cores: each side in the form that was fastest at two threads, and ours pruned; in turns."""
+    threads, steps = 2, bench.arguments.steps
+    torch.set_num_threads(threads)
+    before = [
+        row for row in read(bench.arguments.output) if row["part"] == "latency" and row["threads"] == str(threads)
+    ]
+    forms = {f"{form} {precision}" for form, precision in EXPORTS if form != "executorch"}
+    functions: dict[str, Callable[[], Any]] = {}
+    labels: dict[str, tuple[str, str]] = {}
+    for side in reversed(SIDES):
+        own = [row for row in before if row["side"] == side and row["variant"] in forms]
+        if not own:
+            raise SystemExit("run --only latency first: it tells which form is the fastest")
+        best = min(own, key=lambda row: float(row["ms"]))["variant"]
+        for variant in dict.fromkeys((best, "eager")):
+            functions[f"{side}, {variant}"] = sampler(bench, side, variant, threads, steps)
+            labels[f"{side}, {variant}"] = side, variant
+    with torch.inference_mode():
+        times = measure_latency(functions, repeats=max(3, bench.arguments.repeats // 10), warmup=1)
+    for name, time in times.items():
+        side, variant = labels[name]
+        row = {"side": side, "variant": variant, "threads": threads, "steps": steps, **timed(time)}
+        yield {**row, "images_per_second": 1000 / time.median_ms}
+
+
+def sampler(bench: Bench, side: str, variant: str, threads: int, steps: int) -> Callable[[], Any]:
+    """One image by so many steps of DDIM."""
+    pipeline = bench.pipeline(side)
+    if variant != "eager":
+        folder = bench.export(side, *variant.split())
+        assert folder is not None
+        pipeline = DiffusionSamplingPipeline(
+            Exported(bench.network(folder, threads), pipeline.unet.config, 1), pipeline.scheduler
+        )
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda: list(generate(pipeline, 1, num_inference_steps=steps, batch_size=1))
+
+
+def quality(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Validation loss and FID of every form, with the same noise."""
+    judge = Judge(bench)
+    for side in SIDES:
+        pipeline = bench.pipeline(side)
+        yield {"side": side, "variant": "eager", **judge(pipeline)}
+        for form, precision in EXPORTS:
+            if form in ("executorch", "aoti"):
+                continue
+            folder = bench.export(side, form, precision)
+            if folder is not None:
+                yield {"side": side, "variant": f"{form} {precision}", **judge(bench_exported(bench, pipeline, folder))}
+
+
+def pruning(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Ours with fewer channels: cost, latency in turns with the original, validation loss and FID; also in int8."""
+    judge = Judge(bench)
+    whole = bench.pipeline("ours")
+    pipelines = {"original": whole}
+    rows: dict[str, dict[str, Any]] = {"original": {}}
+    for ratio in RATIOS:
+        folder = bench.pruned(ratio)
+        name = f"pruned {ratio:.0%}"
+        pipelines[name] = load_pipeline(folder)
+        report = json.loads((folder / "prune.json").read_text(encoding="utf-8"))
+        rows[name] = {"validation_loss_before_finetuning": report["pruned"]["validation_loss"]}
+    size = whole.unet.config.sample_size
+    sample = torch.randn(1, whole.unet.config.in_channels, size, size)
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        functions = {name: lambda unet=p.unet: unet(sample, 500) for name, p in pipelines.items()}
+        times = measure_latency(functions, repeats=bench.arguments.repeats)
+        for name, pipeline in pipelines.items():
+            macs = count_macs(pipeline.unet, sample, 500).macs
+            cost = {"parameters": pipeline.unet.num_parameters(), "macs": macs, "threads": 1, **timed(times[name])}
+            yield {"side": "ours", "variant": name, **cost, **rows[name], **judge(pipeline)}
+
+
+def solver_steps(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Int8 by number of solver steps: shared weights meet their rounding at each of them."""
+    judge = Judge(bench, fid=False)
+    pipeline = bench.pipeline("ours")
+    for steps in SOLVER_STEPS:
+        for precision in ("fp32", "int8"):
+            own = pipeline.unet.config.num_solver_steps
+            folder = bench.export("ours", "onnx", precision, None if steps == own else steps)
+            assert folder is not None
+            info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+            yield {
+                "side": "ours", "variant": f"onnx {precision}", "solver_steps": steps,
+                "error_sampling": info["parity"]["full_sampling"]["max_error"],
+                **judge(bench_exported(bench, pipeline, folder)),
+            }  # fmt: skip
+
+
+def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Int8 with the first and last convolution in float, and with all of them in int8."""
+    judge = Judge(bench, fid=False)
+    pipeline = bench.pipeline("ours")
+    single = bench.export("ours", "onnx", "fp32")
+    assert single is not None
+    data = open_for(pipeline.unet, bench.arguments.data, origin(bench.arguments.ours))
+    batch = noised_images(data, pipeline.scheduler, 128, with_labels=False)
+    calibration = calibration_inputs(batch, CALIBRATION_BATCH)
+    exact = bench.network(single, 1)(batch["sample"].numpy(), batch["timestep"].float().numpy())
+    for name, kept in (("first and last in float", FLOAT_LAYERS), ("all in int8", ())):
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "network.onnx"
+            quantize_onnx(single / "network.onnx", path, calibration, kept)
+            network, size = OPENERS["onnx"](path, 1), path.stat().st_size
+        error = network(batch["sample"].numpy(), batch["timestep"].float().numpy()) - exact
+        unet = Exported(network, pipeline.unet.config, None)
+        loss = judge(DiffusionSamplingPipeline(unet, pipeline.scheduler))
+        yield {"side": "ours", "variant": name, "bytes": size, "error": float(np.sqrt((error**2).mean())), **loss}
+
+
+def bench_exported(bench: Bench, pipeline: DiffusionSamplingPipeline, folder: Path) -> DiffusionSamplingPipeline:
+    info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    batch = info["inputs"][0]["shape"][0]
+    network = bench.network(folder, os.cpu_count() or 1)
+    unet = Exported(network, pipeline.unet.config, None if isinstance(batch, str) else batch)
+    return DiffusionSamplingPipeline(unet, pipeline.scheduler)
+
+
+class Judge:
+    """Validation loss on the images that our run held out, and FID to as many others, by the small classifier."""
+
+    def __init__(self, bench: Bench, fid: bool = True) -> None:
+        torch.set_num_threads(os.cpu_count() or 1)
+        arguments = bench.arguments
+        known = origin(arguments.ours)
+        data = open_for(bench.pipeline("ours").unet, arguments.data, known)
+        count = min(known.config.num_validation or 256, len(data) // 2)
+        self.data, self.held_out = train_validation_split(data, count, known.config.seed)
+        self.seed, self.arguments, self.fid = known.config.seed, arguments, fid
+        if not fid:
+            return
+        path, facts = bench.work / "classifier.safetensors", bench.work / "classifier.json"
+        if not facts.is_file():
+            print("classifier", flush=True)
+            steps = arguments.extractor_steps
+            trained = train_classifier(self.data, self.held_out, steps=steps, seed=0, device=CPU, path=path)
+            facts.write_text(json.dumps(trained), encoding="utf-8")
+        channels = data.report.channels
+        self.extractor = load_classifier(path, json.loads(facts.read_text(encoding="utf-8")), channels, CPU)
+        numbers = np.random.default_rng(0).permutation(len(self.data))[: arguments.samples].tolist()
+        self.real = real_features(self.data, numbers, self.extractor, CPU)
+
+    def __call__(self, pipeline: DiffusionSamplingPipeline) -> dict[str, Any]:
+        loss = validation_loss(
+            pipeline.unet, pipeline.scheduler, self.held_out, seed=self.seed, with_labels=False, device=CPU
+        )["validation_loss"]
+        if not self.fid:
+            return {"validation_loss": loss}
+        pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
+        pipeline.set_progress_bar_config(disable=True)
+        images = generate(pipeline, self.arguments.samples, num_inference_steps=10, batch_size=50)
+        fake, _ = fake_features(images, self.extractor, CPU)
+        fid = distances(self.real, fake)["fid"]
+        return {
+            "validation_loss": loss,
+            "fid": fid,
+            "samples": self.arguments.samples,
+            "extractor": self.extractor.name,
+        }
+
+
+def operators(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Where ONNX Runtime's time goes, float32 and int8, one thread: the share of each operator."""
+    import onnxruntime
+
+    for side in SIDES:
+        for precision in ("fp32", "int8"):
+            folder = bench.export(side, "onnx", precision)
+            assert folder is not None
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.log_severity_level = 1, 3
+            options.enable_profiling = True
+            with tempfile.TemporaryDirectory() as place:
+                options.profile_file_prefix = str(Path(place) / "profile")
+                session = onnxruntime.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
+                config = bench.pipeline(side).unet.config
+                shape = (1, config.in_channels, config.sample_size, config.sample_size)
+                inputs = {"sample": np.zeros(shape, np.float32), "timestep": np.full(1, 500, np.float32)}
+                for _ in range(bench.arguments.repeats):
+                    session.run(None, inputs)
+                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            spent: Counter[str] = Counter()
+            for event in events:
+                if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+                    spent[event["args"]["op_name"]] += event["dur"]
+            for name, duration in spent.most_common(8):
+                share = {"ms": duration / 1000 / bench.arguments.repeats, "ratio": duration / spent.total()}
+                yield {"side": side, "variant": f"onnx {precision}", "threads": 1, "operator": name, **share}
+
+
+PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
+    "exports": exports, "latency": latency, "end_to_end": end_to_end, "operators": operators, "quality": quality,
+    "solver_steps": solver_steps, "float_layers": float_layers, "pruning": pruning,
+}  # fmt: skip
+
+
+def read(output: Path) -> list[dict[str, str]]:
+    path = output / "deploy.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", required=True, help="run or model: a continuous U-Net")
+    parser.add_argument("--discrete", required=True, help="run or model: a UNet2DModel of the usual size")
+    parser.add_argument("--data", required=True, help="what both were trained on")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/deploy-benchmark"), help="folder of exports and the like"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the rows")
+    parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="parts to run")
+    parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
+    parser.add_argument("--samples", type=int, default=1000, help="images of each FID")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps of an image, end to end")
+    parser.add_argument("--finetune-steps", type=int, default=1000, help="updates after pruning")
+    parser.add_argument("--extractor-steps", type=int, default=1500, help="steps of training the classifier")
+    arguments = parser.parse_args()
+    bench = Bench(arguments)
+    for part in arguments.only:
+        rows = []
+        for row in PARTS[part](bench):
+            rows.append({"part": part, **row})
+            print(
+                ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()),
+                flush=True,
+            )
+        kept = [row for row in read(arguments.output) if row["part"] != part]
+        order = list(PARTS)
+        write(arguments.output / "deploy.csv", sorted([*kept, *rows], key=lambda row: order.index(row["part"])))
+
+
+if __name__ == "__main__":
+    main()

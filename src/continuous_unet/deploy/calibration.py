@@ -1,0 +1,114 @@
+"""Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continuous_unet.data import ImageDataset, open_dataset
+from continuous_unet.errors import InputError
+from continuous_unet.randomness import derive_seed
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.validation import GOLDEN_RATIO
+
+FEWEST_IMAGES = 32
+"""Below, ranges and rankings follow single images."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of how a model was trained."""
+
+    config: TrainConfig = field(default_factory=TrainConfig)
+    """Of its run; the defaults if the run is not there."""
+    smallest_image: int | None = None
+    """Smallest side of the images that it was trained on, pixels, before they were cut to size."""
+
+
+def origin(model: str | os.PathLike) -> Origin:
+    """Of the folder of a run, or of `cunet prune`; of another model nothing is known."""
+    for folder in (Path(model), Path(model) / "finetuning"):
+        if (folder / "config.yaml").is_file():
+            try:
+                data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]
+                smallest = min(int(side) for side in data["smallest"])
+            except (OSError, ValueError, KeyError, TypeError):
+                smallest = None
+            return Origin(TrainConfig.load(folder / "config.yaml"), smallest)
+    return Origin()
+
+
+def open_for(
+    unet: Any, data: str, known: Origin, option: str = "--data", size: tuple[int, int] | None = None
+) -> ImageDataset:
+    """Images as a model takes them, without augmentation.
+
+    Args:
+        unet: whose channels and size they must have.
+        data: what `open_dataset` takes.
+        known: of the model: how images are cut to size.
+        option: that named the data, for errors.
+        size: height and width, if not those of the model's `sample_size`.
+
+    Raises:
+        InputError: for images of other channels, smaller ones, too few, or without the classes that the model needs.
+    """
+    sides = {unet.config.sample_size} if size is None else set(size)
+    if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
+        raise InputError(f"{option}: images of {sides} pixels are wanted, and data is read for square ones only")
+    (side,) = sides
+    dataset = open_dataset(data, image_size=side, fit=known.config.fit, seed=known.config.seed, progress=False)
+    report = dataset.report
+    if report.channels != unet.config.in_channels:
+        raise InputError(
+            f"{option} {data}: the images have {report.channels} channels and the model takes "
+            f"{unet.config.in_channels}; give images of the kind that it was trained on"
+        )
+    smallest = side if known.smallest_image is None else min(side, known.smallest_image)
+    if min(report.smallest) < smallest:
+        raise InputError(
+            f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that "
+            f"the model was trained on ({smallest}x{smallest}); enlarged ones would mislead; give larger ones"
+        )
+    if len(dataset) < FEWEST_IMAGES:
+        raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")
+    classes = unet.config.num_class_embeds
+    if classes is not None and dataset.num_classes != classes:
+        raise InputError(
+            f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}"
+        )
+    return dataset
+
+
+def noised_images(
+    dataset: ImageDataset, scheduler: Any, count: int, *, with_labels: bool, seed: int = 0
+) -> dict[str, Tensor]:
+    """Training images with the noise of all timesteps, each its own: what a model sees while it is trained.
+
+    Args:
+        dataset: images of the model's kind; all of them if there are fewer than `count`.
+        scheduler: the diffusion process.
+        count: images, drawn at random by the seed.
+        with_labels: give the classes too.
+        seed: of choice and noise.
+
+    Returns:
+        `clean` and `noise` `(B, C, H, W)`, `timestep` `(B,)`, spread evenly over the whole range, `sample`
+        `(B, C, H, W)`, the noisy images, and `class_labels` `(B,)`.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("calibration", seed))
+    chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    items = [dataset[index] for index in chosen]
+    clean = torch.stack([item["image"] for item in items])
+    noise = torch.randn(clean.shape, generator=generator)
+    steps = scheduler.config.num_train_timesteps
+    timestep = torch.tensor([int((i * GOLDEN_RATIO) % 1 * steps) for i in range(len(items))])
+    batch = {"clean": clean, "noise": noise, "timestep": timestep}
+    batch["sample"] = scheduler.add_noise(clean, noise, timestep)
+    if with_labels:
+        batch["class_labels"] = torch.tensor([item["label"] for item in items])
+    return batch

@@ -1,0 +1,135 @@
+"""Int8 exports are near the original, have float where it is wanted, and refuse what they cannot be fitted to."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.cli.main import main
+from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.quantization import calibration_inputs
+from continuous_unet.errors import InputError
+from tests.deploy.conftest import continuous
+
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxscript", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+pytest.importorskip("sklearn", reason="the digits extra is not installed")
+
+SMALL = {"block_out_channels": (16,), "mid_block_type": None, "num_solver_steps": 2, "num_class_embeds": 10}
+STEPS = SMALL["num_solver_steps"]
+
+
+def gentle(**options):
+    """With weights whose network is no worse conditioned than trained ones are."""
+    unet = continuous(**{**SMALL, **options})
+    for module in unet.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.data *= 0.3
+    return unet
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory):
+    """A class-conditional model, exported to ONNX in int8; not to be changed."""
+    folder = tmp_path_factory.mktemp("int8") / "exported"
+    options = ExportOptions(
+        output=str(folder), precision="int8", calibration_data="digits", calibration_images=32, repeats=0
+    )
+    return folder, export_model(DiffusionSamplingPipeline(gentle(), DDPMScheduler()), options)
+
+
+def weight_of(node, graph):
+    """Name of the weight that a convolution reads, directly or through a dequantiser."""
+    makers = {output: maker for maker in graph.node for output in maker.output}
+    name = node.input[1]
+    return makers[name].input[0] if name in makers else name
+
+
+def test_all_convolutions_but_the_first_and_the_last_are_int8(int8):
+    folder, _ = int8
+    graph = onnx.load(folder / "network.onnx").graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    quantised = Counter()
+    for node in graph.node:
+        if node.op_type == "Conv":
+            ends = "conv_in" in node.input[1] or "conv_out" in node.input[1]
+            kinds = [makers.get(name) for name in node.input[:2]]
+            assert kinds == ([makers.get(node.input[0]), None] if ends else ["DequantizeLinear", "DequantizeLinear"])
+            quantised[weight_of(node, graph).removesuffix("_quantized")] += not ends
+    steps = {count for name, count in quantised.items() if "trunk.conv1" in name}
+    assert steps == {STEPS}  # unrolled: a field is read at every step, with ranges of its own
+    types = {t.name: t.data_type for t in graph.initializer}
+    assert types["unet.conv_in.weight"] == onnx.TensorProto.FLOAT
+    assert any(kind == onnx.TensorProto.INT8 for name, kind in types.items() if "trunk.conv1.weight" in name)
+
+
+def test_shared_weights_are_stored_once(int8):
+    folder, _ = int8
+    names = [t.name for t in onnx.load(folder / "network.onnx").graph.initializer if "trunk.conv1.weight" in t.name]
+    assert len([name for name in names if name.endswith("_quantized")]) == 2  # down and up
+
+
+def test_the_error_is_that_of_rounding_and_not_zero(int8):
+    _, info = int8
+    assert 1e-4 < info["parity"]["max_error"] < 0.3
+    assert info["precision"] == "int8"
+
+
+def test_openvino_int8(tmp_path):
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    pytest.importorskip("nncf", reason="the quantize extra is not installed")
+    from openvino import Core
+
+    info = export_model(
+        DiffusionSamplingPipeline(gentle(num_class_embeds=None), DDPMScheduler()),
+        ExportOptions(
+            output=str(tmp_path / "out"), format="openvino", precision="int8", calibration_data="digits",
+            calibration_images=32, repeats=0,
+        ),
+    )  # fmt: skip
+    assert 1e-4 < info["parity"]["max_error"] < 0.3
+    model = Core().read_model(tmp_path / "out" / "network.xml")
+    inputs = [
+        node.input_value(0).get_node().get_type_name()
+        for node in model.get_ops()
+        if node.get_type_name() == "Convolution"
+    ]
+    assert inputs.count("FakeQuantize") >= len(inputs) - 3
+
+
+def test_batches_are_whole():
+    batch = {"sample": torch.zeros(10, 1, 8, 8), "timestep": torch.arange(10), "class_labels": torch.arange(10)}
+    inputs = calibration_inputs(batch, 4)
+    assert [i["timestep"].tolist() for i in inputs] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert inputs[0]["timestep"].dtype == np.float32
+    assert inputs[0]["class_labels"].dtype == np.int64
+    with pytest.raises(InputError, match="fewer than one batch of 11"):
+        calibration_inputs(batch, 11)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "needs --calibration-data"),
+        (["--calibration-data", "shapes"], "3 channels and the model takes 1"),
+        (["--calibration-data", "few"], "too few"),
+        (["--calibration-data", "tiny"], "smaller than any"),
+        (["--calibration-data", "digits", "--solver-loop", "loop"], "no --solver-loop loop"),
+        (["--calibration-data", "nowhere"], "nowhere"),
+    ],
+)
+def test_refused_in_one_line(model, tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "few.npz", images=np.zeros((5, 8, 8), np.uint8))
+    np.savez(tmp_path / "tiny.npz", images=np.zeros((40, 4, 4), np.uint8))
+    options = [f"{word}.npz" if word in ("few", "tiny") else word for word in options]
+    assert main(["export", "--model", str(model), "--precision", "int8", "--output", "out", *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
