@@ -444,13 +444,13 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
-    real = loop.diffusion_loss
+    real = generation.diffusion_loss
 
     def poisoned(model, *args):
         loss = real(model, *args)
         return loss * torch.tensor([1, float("nan"), 1, 1]) if model.training else loss
 
-    monkeypatch.setattr(loop, "diffusion_loss", poisoned)
+    monkeypatch.setattr(generation, "diffusion_loss", poisoned)
     with pytest.raises(TrainingDiverged, match="4 steps in a row"):
         train(tiny(max_non_finite_steps=4))
     left_out = [r for r in records(tmp_path / "run") if "non_finite" in r]

@@ -50,6 +50,22 @@ def base(**overrides: Any) -> dict[str, Any]:
     return {"block_out_channels": (96, 128, 160), "patch_size": 2, "attention_head_dim": 32, **overrides}
 
 
+def restorer(**overrides: Any) -> dict[str, Any]:
+    """Ours for restoration: no attention, so that photographs can be cut into tiles, and a 2x2 space-to-depth stem.
+
+    For super-resolution by s, `patch_size=s` makes the blocks run at the resolution of the small image; `cunet train`
+    sets it. The timestep says little or nothing here, and gets a narrow embedding.
+    """
+    return {
+        "block_out_channels": (48, 48, 48),
+        "patch_size": 2,
+        "add_attention": False,
+        "time_embedding_dim": 32,
+        "gradient": "backprop",
+        **overrides,
+    }
+
+
 def ddpm(**overrides: Any) -> dict[str, Any]:
     """The discrete side of comparisons at 64x64x3: diffusers' `UNet2DModel`, DDPM's architecture, 57.9 M parameters.
 
@@ -81,6 +97,7 @@ PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
     "tiny": tiny,
     "small": small,
     "base": base,
+    "restorer": restorer,
     "ddpm": ddpm,
     "ddpm_small": ddpm_small,
 }
