@@ -22,6 +22,7 @@ from continuous_unet.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import TrainConfig, checkpoints, train
 from continuous_unet.training.loop import TrainingDiverged
+from continuous_unet.training.tasks import generation
 
 
 def records(run):
@@ -191,8 +192,8 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
 
         return call
 
-    for name in ("validation_loss", "sample_grid"):
-        monkeypatch.setattr(loop, name, told(name, getattr(loop, name)))
+    for module, name in ((loop, "validation_loss"), (generation, "sample_grid")):
+        monkeypatch.setattr(module, name, told(name, getattr(module, name)))
     result = train(config)
     assert (result.stopped_by, result.steps) == ((None, 6) if part == "nothing" else (signal.SIGTERM, step))
     assert (tmp_path / "part" / "report.md").exists() == (part == "nothing")

@@ -73,8 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         with torch.no_grad():
             result = photograph.from_bands(bands)
         told = [] if sigma is None or options.sigma != "auto" else [f"noise estimated: sigma {sigma:.1f} of 255"]
-        if sigma is not None and pipeline.scheduler is None and not (
-            pipeline.config.sigma_min <= sigma <= pipeline.config.sigma_max
+        if (
+            sigma is not None
+            and pipeline.scheduler is None
+            and not (pipeline.config.sigma_min <= sigma <= pipeline.config.sigma_max)
         ):
             low, high = pipeline.config.sigma_min, pipeline.config.sigma_max
             told.append(f"sigma {sigma:.1f} is outside what the model was trained on, {low:g} to {high:g}")

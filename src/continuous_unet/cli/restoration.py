@@ -12,6 +12,9 @@ from continuous_unet.errors import InputError
 
 
 def option(default: Any, text: str) -> Any:
+    """A field with the help text that the command line shows."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 

@@ -3,8 +3,8 @@
 cunet upscale photo.jpg --output large.png
 cunet upscale photos/ --scale 4 --output large/
 
-Without --model, the models of scale 2 and 4 that come with the package; they work on the luma, and the colour is enlarged by
-bicubic interpolation.
+Without --model, the models of scale 2 and 4 that come with the package; they work on the luma, and the colour is
+enlarged by bicubic interpolation.
 """
 
 import argparse

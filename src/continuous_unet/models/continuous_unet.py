@@ -94,8 +94,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
-        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the output
-            depends on its surroundings and not on the size of the image, as restoration in tiles wants.
+        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the
+            output depends on its surroundings and not on the size of the image, as restoration in tiles wants.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave again, so that no

@@ -42,8 +42,8 @@ class FieldConfig:
 class PixelNorm(nn.Module):
     """Each pixel's channels to zero mean and unit variance, then a learned scale and shift.
 
-    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not on
-    the rest of the image, which restoration wants, where photographs are cut into tiles.
+    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not
+    on the rest of the image, which restoration wants, where photographs are cut into tiles.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -55,7 +55,9 @@ class PixelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)`, normalised over C."""
         by_pixel = x.permute(0, 2, 3, 1)
-        return nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
 
 
 NORM_TYPES = ("group", "pixel", "none")

@@ -53,9 +53,9 @@ def base(**overrides: Any) -> dict[str, Any]:
 def restorer(**overrides: Any) -> dict[str, Any]:
     """Ours for restoration: 0.27 M parameters and a 2x2 space-to-depth stem.
 
-    No attention, and each pixel normalised by itself: photographs can be cut into tiles. The timestep says little or nothing
-    here, and gets a narrow embedding. For super-resolution by s, `patch_size=s` makes the blocks run at the resolution of
-    the small image; `cunet train` sets it.
+    No attention, and each pixel normalised by itself: photographs can be cut into tiles. The timestep says little or
+    nothing here, and gets a narrow embedding. For super-resolution by s, `patch_size=s` makes the blocks run at the
+    resolution of the small image; `cunet train` sets it.
     """
     return {
         "block_out_channels": (40, 40, 40),
@@ -100,8 +100,8 @@ PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
     "tiny": tiny,
     "small": small,
     "base": base,
-    "restorer": restorer,
     "ddpm": ddpm,
     "ddpm_small": ddpm_small,
+    "restorer": restorer,
 }
 """The presets by name."""

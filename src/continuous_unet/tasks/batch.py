@@ -24,7 +24,8 @@ class BatchResult:
     """What became of the files."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Of those done: `input`, `output`, `width` and `height` of the result, `seconds`, `notes`, and what the work tells."""
+    """Of those done: `input`, `output`, `width` and `height` of the result, `seconds`, `notes`, and what the work
+    tells."""
     failed: list[dict[str, str]] = field(default_factory=list)
     """Of the others: `input` and `reason`."""
     megapixels: float = 0.0

@@ -1,8 +1,8 @@
 """Noise out of images, by a model that was trained for it or by any diffusion model.
 
-A diffusion model knows images under noise of every strength. `x0 + sigma n` is brought to the variance-preserving form by
-`sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / alpha_bar_t)` is that sigma, and then either the
-mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
+A diffusion model knows images under noise of every strength. `x0 + sigma n` is brought to the variance-preserving
+form by `sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / alpha_bar_t)` is that sigma, and then
+either the mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
 """
 
 import math
@@ -122,9 +122,7 @@ class DenoisingPipeline(RestorationPipeline):
         sigmas: list[float | None] = []
         for one in as_tensors(image, self._execution_device):
             sigmas.append(self.strength(one, sigma))
-            results.append(
-                whole(self.bands(one, sigmas[-1], mode, num_inference_steps, generator, tiles, before_tile))
-            )
+            results.append(whole(self.bands(one, sigmas[-1], mode, num_inference_steps, generator, tiles, before_tile)))
         output = as_output(results, output_type)
         return DenoisingOutput(images=output, sigmas=sigmas) if return_dict else (output, sigmas)
 
@@ -157,40 +155,62 @@ class DenoisingPipeline(RestorationPipeline):
         `sigma` is a result of `strength`; the other arguments are those of the call. By mode `"mean"` only a band is in
         memory at a time, by mode `"sample"` the whole image is.
         """
+        if self.scheduler is not None:
+            assert sigma is not None
+            yield from self.bands_at(
+                image, self.timestep_of(sigma), mode, num_inference_steps, generator, tiles, before_tile
+            )
+            return
+        check_choice("mode", mode, MODES)
+        if mode == "sample":
+            raise InputError(
+                "mode 'sample' needs a diffusion model (cunet train --task generation); this one was trained to give "
+                "the mean"
+            )
+        known = sigma if self.config.sigma_conditioned else None
+        yield from self._in_tiles(image, lambda tile: remove_noise(self.unet, tile, known), tiles, before_tile)
+
+    def bands_at(
+        self,
+        image: Tensor,
+        timestep: int,
+        mode: str = "mean",
+        num_inference_steps: int = 20,
+        generator: torch.Generator | None = None,
+        tiles: Tiles | None = None,
+        before_tile: Callable[[], None] = lambda: None,
+    ) -> Iterator[Tensor]:
+        """As `bands`, by a diffusion model, of an image whose noise is that of a timestep."""
         check_choice("mode", mode, MODES)
         if num_inference_steps < 1:
             raise InputError(f"num_inference_steps={num_inference_steps} must be at least 1")
-        channels = image.shape[0]
-        noisy = image[None] * 2 - 1
-        if self.scheduler is None:
-            if mode == "sample":
-                raise InputError(
-                    "mode 'sample' needs a diffusion model (cunet train --task generation); this one was trained to give "
-                    "the mean"
-                )
-            known = sigma if self.config.sigma_conditioned else None
+        alpha = self.scheduler.alphas_cumprod[timestep].item() ** 0.5
+        if mode == "sample":
+            inputs = to_model_channels(image[None] * 2 - 1, self.channels) * alpha
+            result = self._run_back(inputs, timestep, num_inference_steps, generator, tiles, before_tile)
+            yield (from_model_channels(result, image.shape[0])[0] + 1) / 2
+            return
 
-            def denoise(tile: Tensor) -> Tensor:
-                return remove_noise(self.unet, tile, known)
-        else:
-            assert sigma is not None
-            timestep = self.timestep_of(sigma)
-            alpha = self.scheduler.alphas_cumprod[timestep].item() ** 0.5
-            if mode == "sample":
-                inputs = to_model_channels(noisy, self.channels) * alpha
-                result = self._run_back(inputs, timestep, num_inference_steps, generator, tiles, before_tile)
-                yield (from_model_channels(result, channels)[0] + 1) / 2
-                return
+        def denoise(tile: Tensor) -> Tensor:
+            return clean_image(self.scheduler, evaluated(self.unet, tile * alpha, timestep), tile * alpha, timestep)
 
-            def denoise(tile: Tensor) -> Tensor:
-                prediction = evaluated(self.unet, tile * alpha, timestep)
-                return clean_image(self.scheduler, prediction, tile * alpha, timestep)
+        yield from self._in_tiles(image, denoise, tiles, before_tile)
+
+    def _in_tiles(
+        self,
+        image: Tensor,
+        denoise: Callable[[Tensor], Tensor],
+        tiles: Tiles | None,
+        before_tile: Callable[[], None],
+    ) -> Iterator[Tensor]:
+        """A function of the model's images in [-1, 1], on the tiles of an image `(C, H, W)` in [0, 1]."""
 
         def one_tile(tile: Tensor) -> Tensor:
-            return from_model_channels(denoise(to_model_channels(tile, self.channels)), channels)
+            inputs = to_model_channels(tile * 2 - 1, self.channels)
+            return from_model_channels(denoise(inputs), tile.shape[1])
 
         multiple = network_multiple(self.unet)
-        for band in in_tiles(one_tile, noisy, multiple=multiple, tiles=tiles, before_tile=before_tile):
+        for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=before_tile):
             yield (band[0] + 1) / 2
 
     def timestep_of(self, sigma: float) -> int:
@@ -215,7 +235,7 @@ class DenoisingPipeline(RestorationPipeline):
         tiles: Tiles | None,
         before_tile: Callable[[], None],
     ) -> Tensor:
-        """The reverse process of DDPM from a timestep, by steps that skip; needs as much memory as some whole images."""
+        """The reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""
         scheduler = DDPMScheduler.from_config(self.scheduler.config)
         times = torch.linspace(timestep, 0, min(num_steps, timestep + 1)).round().long().unique().flip(0)
         scheduler.set_timesteps(timesteps=times.tolist(), device=state.device)

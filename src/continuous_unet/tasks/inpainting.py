@@ -76,7 +76,8 @@ class InpaintingPipeline(RestorationPipeline):
                 raise InputError(f"{name}={value} must be at least 1")
         if not jump_length < num_inference_steps <= count:
             raise InputError(
-                f"num_inference_steps={num_inference_steps} must be more than jump_length={jump_length} and at most {count}"
+                f"num_inference_steps={num_inference_steps} must be more than jump_length={jump_length}, and at most "
+                f"{count}"
             )
         device = self._execution_device
         images, masks = as_tensors(image, device), as_tensors(mask, device)
@@ -87,8 +88,8 @@ class InpaintingPipeline(RestorationPipeline):
             hole = masks[number if len(masks) > 1 else 0].mean(dim=0, keepdim=True) > 0.5
             if hole.shape[1:] != one.shape[1:]:
                 raise InputError(
-                    f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {one.shape[2]}x{one.shape[1]} pixels; they "
-                    "must be of one size"
+                    f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {one.shape[2]}x{one.shape[1]} pixels; "
+                    "they must be of one size"
                 )
             steps = num_inference_steps, jump_length, jump_n_sample
             results.append(self._fill(one, hole, steps, generator, tiles, before_tile))

@@ -30,7 +30,11 @@ _LONGEST_LIST = 64
 _LIBRARIES = ("continuous_unet", "diffusers")
 
 
-_RESTORERS: dict[str, Any] = {"denoise": DenoisingPipeline, "upscale": SuperResolutionPipeline, "inpaint": InpaintingPipeline}
+_RESTORERS: dict[str, Any] = {
+    "denoise": DenoisingPipeline,
+    "upscale": SuperResolutionPipeline,
+    "inpaint": InpaintingPipeline,
+}
 """Pipelines by the verb that uses them."""
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _OPTIONS: dict[str, type] = {
@@ -70,10 +74,12 @@ def load_restorer(
     unet, scheduler, index = _load_parts(path)
     trained_for = _trained_for(index)
     if trained_for != task and not (trained_for == "generation" and task != "upscale"):
-        wanted = "super-resolution" if task == "upscale" else "generation" + (" or denoise" if task == "denoise" else "")
+        wanted = (
+            "super-resolution" if task == "upscale" else "generation" + (" or denoise" if task == "denoise" else "")
+        )
         raise InputError(
-            f"{name} was trained for {'super-resolution' if trained_for == 'upscale' else trained_for}; expected a model "
-            f"of cunet train --task {wanted}"
+            f"{name} was trained for {'super-resolution' if trained_for == 'upscale' else trained_for}; expected a "
+            f"model of cunet train --task {wanted}"
         )
     config = unet.config
     if trained_for == "generation" and (config.num_class_embeds is not None or config.class_embed_type is not None):
@@ -81,14 +87,14 @@ def load_restorer(
     expected = config.out_channels * (2 if task == "upscale" else 1)
     if config.out_channels not in (1, 3) or config.in_channels != expected:
         raise InputError(
-            f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey or "
-            f"RGB images{' beside their enlarged ones' if task == 'upscale' else ''}"
+            f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
+            f"or RGB images{' beside their enlarged ones' if task == 'upscale' else ''}"
         )
     options = {key: index[key] for key in _OPTIONS if key in index}
     _check_options(options, path)
-    pipeline = _RESTORERS[task](unet, scheduler, **options)
+    pipeline = _RESTORERS[task](torch.nn.Module.to(unet, dtype or torch.float32), scheduler, **options)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device=device, dtype=dtype or torch.float32)
+    return pipeline.to(device=device)
 
 
 def _trained_for(index: dict[str, Any]) -> str:

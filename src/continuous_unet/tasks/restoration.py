@@ -50,9 +50,7 @@ class RestorationPipeline(DiffusionPipeline):
         def evaluate(tile: Tensor) -> Tensor:
             return evaluated(self.unet, tile, timestep)
 
-        bands = in_tiles(
-            evaluate, state, multiple=network_multiple(self.unet), tiles=tiles, before_tile=before_tile
-        )
+        bands = in_tiles(evaluate, state, multiple=network_multiple(self.unet), tiles=tiles, before_tile=before_tile)
         return torch.cat(list(bands), dim=2)
 
 
@@ -76,8 +74,8 @@ def as_tensors(images: Images, device: torch.device) -> list[Tensor]:
     """Images to tensors `(C, H, W)` in [0, 1], C = 1 or 3.
 
     Args:
-        images: a PIL image (grey or RGB; others are converted), a tensor `(C, H, W)` or `(B, C, H, W)` in [0, 1] (values
-            beyond are kept: noise is not clipped), or a list of those.
+        images: a PIL image (grey or RGB; others are converted), a tensor `(C, H, W)` or `(B, C, H, W)` in [0, 1]
+            (values beyond are kept: noise is not clipped), or a list of those.
         device: where to put them.
 
     Raises:

@@ -1,8 +1,8 @@
 """Large images from small ones. The network, given the enlarged image, predicts what is missing in it.
 
 Diffused is `residual = RESIDUAL_SCALE (image - enlarged)`, beside the enlarged image (after SR3, arXiv 2104.07636). The
-process ends without signal (zero terminal SNR): asked there, with zeros in place of the noise, the network gives the mean of
-the residual in one evaluation; run back from there, it gives one sharp image of the possible ones.
+process ends without signal (zero terminal SNR): asked there, with zeros in place of the noise, the network gives the
+mean of the residual in one evaluation; run back from there, it gives one sharp image of the possible ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -156,7 +156,7 @@ class SuperResolutionPipeline(RestorationPipeline):
         return images.expand(-1, self.channels, -1, -1)
 
     def _with_residual(self, enlarged: Tensor, residual: Tensor) -> Tensor:
-        """Residuals are of images in [-1, 1], the images in [0, 1]. Luma added to each colour leaves the chroma alone."""
+        """Residuals are of images in [-1, 1], the images in [0, 1]. Luma added to every colour keeps chroma."""
         if enlarged.shape[1] == 1:
             residual = residual.mean(dim=1, keepdim=True)
         return enlarged + residual / 2

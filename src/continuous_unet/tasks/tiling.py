@@ -1,7 +1,7 @@
 """Images of any size through a network: padded to its multiple, in overlapping tiles that are blended smoothly.
 
-What is in memory at a time is a row of tiles, whatever the height of the image. The tiles lie on multiples of the network's
-own factor, so that strides and space-to-depth fall on the same pixels as in the whole image.
+What is in memory at a time is a row of tiles, whatever the height of the image. The tiles lie on multiples of the
+network's own factor, so that strides and space-to-depth fall on the same pixels as in the whole image.
 """
 
 import math
@@ -25,7 +25,7 @@ class Tiles:
     def __post_init__(self) -> None:
         if self.overlap < 0 or self.size < 2 * max(self.overlap, 8):
             raise InputError(
-                f"tiles of {self.size} pixels that overlap by {self.overlap}: the size must be at least 16 and at least "
+                f"tiles of {self.size} pixels that overlap by {self.overlap}: the size must be at least 16 and "
                 "twice the overlap"
             )
 
@@ -95,7 +95,7 @@ def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
 
 
 def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
-    """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero at an inner edge."""
+    """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero."""
     start, stop = spans[number]
     weights = torch.ones((stop - start) * scale)
     ramp = torch.sin((torch.arange(overlap * scale) + 0.5) / max(overlap * scale, 1) * math.pi / 2) ** 2

@@ -1,4 +1,4 @@
-"""What a run can learn. A new task is a class in a file here and an entry in `TASKS`, and in `tests/training/tasks.py`."""
+"""What a run can learn. A new task is a class in a file here, an entry in `TASKS`, and one in the list of its test."""
 
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.tasks.base import RestorationTask, TrainingTask

@@ -18,9 +18,9 @@ from continuous_unet.training.noise import index_noise
 class TrainingTask(ABC):
     """The model's channels, the loss and the error of a batch, a picture of the progress, and what is saved.
 
-    Every task gets the same random numbers: clean images, standard normal noise of their shape and a timestep per image,
-    uniform over 0 to `num_train_timesteps - 1`. What it makes of them is its business: a denoiser takes the strength of
-    the noise from the timestep.
+    Every task gets the same random numbers: clean images, standard normal noise of their shape and a timestep per
+    image, uniform over 0 to `num_train_timesteps - 1`. What it makes of them is its business: a denoiser takes the
+    strength of the noise from the timestep.
 
     Args:
         config: of the run.
@@ -95,9 +95,7 @@ class RestorationTask(TrainingTask):
     image_size = 48
 
     @abstractmethod
-    def restored(
-        self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def restored(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The degraded and the restored images, `(B, C, H, W)` in [-1, 1] but not clipped; arguments as of `loss`."""
 
     def deviation(self, difference: Tensor) -> Tensor:
@@ -123,5 +121,3 @@ class RestorationTask(TrainingTask):
         degraded, restored = self.restored(model, clean.to(device), noise.to(device), times.to(device))
         columns = torch.stack([degraded.cpu(), restored.cpu(), clean], dim=1).flatten(0, 1)
         return make_grid((columns / 2 + 0.5).clamp(0, 1), columns=3)
-
-

@@ -23,9 +23,7 @@ class DenoiseTask(RestorationTask):
 
     def pipeline(self, model: Any) -> DenoisingPipeline:
         low, high = sigma_range(self.config.sigma)
-        return DenoisingPipeline(
-            model, sigma_min=low, sigma_max=high, sigma_conditioned=self.config.sigma_conditioned
-        )
+        return DenoisingPipeline(model, sigma_min=low, sigma_max=high, sigma_conditioned=self.config.sigma_conditioned)
 
     def usage(self, run: str) -> str:
         return f"cunet denoise photo.png --model {run} --output denoised.png"
