@@ -11,8 +11,8 @@ def estimate_sigma(image: Tensor) -> float:
     """The standard deviation of white Gaussian noise, in the image's own unit.
 
     "An Efficient Statistical Method for Image Noise Level Estimation" (Chen, Zhu and Heng, ICCV 2015): patches of an
-    image lie near a subspace, so that the smallest eigenvalues of their covariance are those of the noise; as many of them
-    count as leave mean and median equal. Noise that was clipped, compressed or smoothed is estimated too low.
+    image lie near a subspace, so that the smallest eigenvalues of their covariance are those of the noise; as many of
+    them count as leave mean and median equal. Noise that was clipped, compressed or smoothed is estimated too low.
 
     Args:
         image: `(C, H, W)`, at least 8x8 pixels for a useful answer; the channels' mean is given.

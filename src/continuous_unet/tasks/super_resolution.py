@@ -29,7 +29,7 @@ from continuous_unet.tasks.restoration import (
     whole,
 )
 from continuous_unet.tasks.schedulers import make_scheduler
-from continuous_unet.tasks.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.tasks.tiling import Tiles, in_tiles, network_multiple, padded
 
 MODES = ("mean", "sample")
 RESIDUAL_SCALE = 4.0
@@ -133,9 +133,11 @@ class SuperResolutionPipeline(RestorationPipeline):
             return
 
         def one_tile(tile: Tensor) -> Tensor:
-            enlarged = enlarge(tile, scale)
-            residual = predict_residual(self.unet, self.scheduler, self._to_model(enlarged) * 2 - 1)
-            return self._with_residual(enlarged, residual)
+            enlarged = enlarge(tile, scale)  # before it is padded: at the edge of an image as in training
+            height, width = enlarged.shape[2:]
+            inputs = padded(self._to_model(enlarged) * 2 - 1, multiple)
+            residual = predict_residual(self.unet, self.scheduler, inputs)
+            return self._with_residual(enlarged, residual[:, :, :height, :width])
 
         multiple = network_multiple(self.unet)
         bands = in_tiles(
@@ -144,6 +146,7 @@ class SuperResolutionPipeline(RestorationPipeline):
             multiple=multiple // gcd(multiple, scale),
             scale=scale,
             tiles=tiles,
+            pad=False,
             before_tile=before_tile,
         )
         for band in bands:

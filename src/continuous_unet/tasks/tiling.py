@@ -46,6 +46,7 @@ def in_tiles(
     multiple: int,
     scale: int = 1,
     tiles: Tiles | None = None,
+    pad: bool = True,
     before_tile: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
     """Apply a function to overlapping tiles.
@@ -56,6 +57,7 @@ def in_tiles(
         multiple: see `network_multiple`; images are padded to it by reflection.
         scale: how often the function enlarges.
         tiles: of the input.
+        pad: at the edge of the image, to the multiple; False for a function that takes any size.
         before_tile: called before each; what it raises ends the work.
 
     Yields:
@@ -69,8 +71,8 @@ def in_tiles(
         band: Any = None
         for x, (left, right) in enumerate(columns):
             before_tile()
-            tile = _padded(images[:, :, top:bottom, left:right], multiple)
-            result = function(tile)[:, :, : (bottom - top) * scale, : (right - left) * scale]
+            tile = images[:, :, top:bottom, left:right]
+            result = function(padded(tile, multiple) if pad else tile)[:, :, : (bottom - top) * scale, : (right - left) * scale]
             if len(rows) == len(columns) == 1:
                 yield result
                 return
@@ -95,10 +97,15 @@ def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
 
 
 def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
-    """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero."""
+    """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero.
+
+    They fall in the middle half of what two tiles share: the outer quarter, which knows least of its surroundings, counts
+    nothing.
+    """
     start, stop = spans[number]
     weights = torch.ones((stop - start) * scale)
-    ramp = torch.sin((torch.arange(overlap * scale) + 0.5) / max(overlap * scale, 1) * math.pi / 2) ** 2
+    position = (torch.arange(overlap * scale) + 0.5) / max(overlap * scale, 1)
+    ramp = torch.sin((2 * position - 0.5).clamp(0, 1) * math.pi / 2) ** 2
     if number > 0:
         weights[: len(ramp)] = ramp
     if number + 1 < len(spans):
@@ -106,8 +113,8 @@ def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int
     return weights
 
 
-def _padded(tile: Tensor, multiple: int) -> Tensor:
-    """To the next multiple, at the bottom and the right, by reflection; by repetition where there is too little."""
+def padded(tile: Tensor, multiple: int) -> Tensor:
+    """`(B, C, H, W)` to the next multiple, at the bottom and the right, by reflection; by repetition where there is too little."""
     height, width = tile.shape[2:]
     padding = -width % multiple, -height % multiple
     if not any(padding):
