@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from continuous_unet.tasks.batch import plan_files
     from continuous_unet.tasks.tiling import Tiles
 
+    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     name = options.model or "denoise-grey"
     pipeline = load(options, name, "denoise")
     if pipeline.scheduler is None and options.mode == "sample":
@@ -85,5 +86,4 @@ def run(arguments: argparse.Namespace) -> int:
             told.append(f"{'colour' if image.shape[0] == 3 else 'grey'} image, denoised {how}")
         return dataclasses.replace(result, notes=[*result.notes, *told]), {"sigma": sigma}
 
-    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     return run_files(arguments, options, jobs, restore, model=name, mode=options.mode)

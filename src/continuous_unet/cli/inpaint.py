@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from continuous_unet.tasks.photographs import read_photograph
     from continuous_unet.tasks.tiling import Tiles
 
+    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     pipeline = load(options, str(options.model), "inpaint")
     if options.steps > pipeline.scheduler.config.num_train_timesteps:
         count = pipeline.scheduler.config.num_train_timesteps
@@ -83,5 +84,4 @@ def run(arguments: argparse.Namespace) -> int:
         ).images
         return photograph.from_bands([filled]), {}
 
-    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     return run_files(arguments, options, jobs, restore, model=options.model)

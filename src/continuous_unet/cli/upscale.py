@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from continuous_unet.tasks.loading import pretrained_models
     from continuous_unet.tasks.tiling import Tiles
 
+    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     name = options.model or f"upscale-x{options.scale or 2}"
     if options.model is None and name not in pretrained_models():
         raise InputError(f"no model of scale {options.scale} comes with the package; train one, and name it by --model")
@@ -67,5 +68,4 @@ def run(arguments: argparse.Namespace) -> int:
         with torch.no_grad():
             return photograph.from_bands(bands, scale), {}
 
-    jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     return run_files(arguments, options, jobs, restore, model=name, mode=options.mode, scale=scale)

@@ -23,6 +23,7 @@ from continuous_unet.tasks.tiling import Tiles
 
 Check = Callable[[], None]
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
+SSIM_WINDOW = 11
 
 
 def nothing() -> None:
@@ -63,7 +64,16 @@ class Quality:
         self.count = 0
 
     def add(self, restored: Tensor, clean: Tensor) -> None:
-        """Two images `(C, H, W)` of values up to 255."""
+        """Two images `(C, H, W)` of values up to 255.
+
+        Raises:
+            InputError: if they are smaller than the window of SSIM.
+        """
+        if min(clean.shape[1:]) < SSIM_WINDOW:
+            raise InputError(
+                f"an image leaves {clean.shape[2]}x{clean.shape[1]} pixels to measure; SSIM needs {SSIM_WINDOW} by "
+                f"{SSIM_WINDOW}"
+            )
         pair = restored[None].float(), clean[None].float()
         ssim: Any = self._ssim(*pair, data_range=255.0)  # a pair only where it is asked for more
         found = {"psnr": float(self._psnr(*pair, data_range=255.0)), "ssim": float(ssim)}
