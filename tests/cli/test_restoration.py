@@ -206,7 +206,9 @@ def test_a_signal_stops_the_batch(place):
     for i in range(30):
         Image.fromarray(rng.integers(0, 256, (160, 160), dtype=np.uint8)).save(place / "many" / f"{i:02}.png")
     command = [sys.executable, "-m", "continuous_unet", "denoise", "many", "--model", "denoiser", "-o", "out"]
-    process = subprocess.Popen([*command, "--tile", "32", "--overlap", "8"], stderr=subprocess.PIPE, text=True, cwd=place)
+    process = subprocess.Popen(
+        [*command, "--tile", "32", "--overlap", "8"], stderr=subprocess.PIPE, text=True, cwd=place
+    )
     while not (place / "out").is_dir() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)

@@ -108,4 +108,3 @@ def test_lpips_says_why_it_cannot_be_had(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
     with pytest.raises(InputError, match="LPIPS cannot be measured here"):
         Quality(lpips=True)
-

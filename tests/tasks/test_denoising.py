@@ -43,9 +43,7 @@ def test_the_mean_of_a_known_distribution(prediction_type):
 def test_samples_of_a_known_distribution():
     _, noisy = clean_and_noisy(50.0)
     generator = torch.Generator().manual_seed(0)
-    output = gaussian()(
-        noisy, sigma=50.0, mode="sample", num_inference_steps=60, generator=generator, output_type="pt"
-    )
+    output = gaussian()(noisy, sigma=50.0, mode="sample", num_inference_steps=60, generator=generator, output_type="pt")
     mean, std = posterior(noisy, 50.0)
     difference = output.images[0] - mean
     assert float(difference.mean()) == pytest.approx(0.0, abs=0.005)
@@ -82,9 +80,7 @@ def test_a_conditioned_model_is_told_the_sigma():
     pipeline, noisy = blind(sigma_conditioned=True), torch.rand(1, 8, 8)
     with torch.no_grad():
         noise = pipeline.unet(noisy[None] * 2 - 1, 17.5).sample[0]
-    torch.testing.assert_close(
-        pipeline(noisy, sigma=17.5, output_type="pt").images[0], (noisy - noise / 2).clamp(0, 1)
-    )
+    torch.testing.assert_close(pipeline(noisy, sigma=17.5, output_type="pt").images[0], (noisy - noise / 2).clamp(0, 1))
     assert not torch.equal(*(pipeline(noisy, sigma=s, output_type="pt").images for s in (5.0, 50.0)))
 
 

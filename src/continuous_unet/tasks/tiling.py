@@ -72,7 +72,9 @@ def in_tiles(
         for x, (left, right) in enumerate(columns):
             before_tile()
             tile = images[:, :, top:bottom, left:right]
-            result = function(padded(tile, multiple) if pad else tile)[:, :, : (bottom - top) * scale, : (right - left) * scale]
+            result = function(padded(tile, multiple) if pad else tile)[
+                :, :, : (bottom - top) * scale, : (right - left) * scale
+            ]
             if len(rows) == len(columns) == 1:
                 yield result
                 return
@@ -99,8 +101,8 @@ def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
 def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
     """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero.
 
-    They fall in the middle half of what two tiles share: the outer quarter, which knows least of its surroundings, counts
-    nothing.
+    They fall in the middle half of what two tiles share: the outer quarter, which knows least of its surroundings,
+    counts nothing.
     """
     start, stop = spans[number]
     weights = torch.ones((stop - start) * scale)
@@ -114,7 +116,7 @@ def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int
 
 
 def padded(tile: Tensor, multiple: int) -> Tensor:
-    """`(B, C, H, W)` to the next multiple, at the bottom and the right, by reflection; by repetition where there is too little."""
+    """`(B, C, H, W)` to the next multiple, at the bottom and the right, by reflection, or repetition if too small."""
     height, width = tile.shape[2:]
     padding = -width % multiple, -height % multiple
     if not any(padding):
