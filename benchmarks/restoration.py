@@ -128,10 +128,9 @@ def card(name: str) -> None:
         "## Limits",
         "",
         (
-            "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another: expect less."
+            "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
             if verb == "denoise"
-            else "Made for images that were made small by antialiased bicubic interpolation. Blur, noise and compression "
-            "stay, and grow."
+            else "Made for images that were made small by antialiased bicubic interpolation. Blur and noise stay, and grow."
         ),
         "",
     ]
