@@ -130,7 +130,7 @@ def card(name: str) -> None:
         (
             "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
             if verb == "denoise"
-            else "Made for images that were made small by antialiased bicubic interpolation. Blur and noise stay, and grow."
+            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow."
         ),
         "",
     ]
