@@ -60,6 +60,8 @@ def pack(run: Path) -> None:
     config = TrainConfig.load(run / "config.yaml")
     config.data, config.output = Path(config.data).name, f"runs/{run.name}"
     config.save(RESULTS / run.name / "config.yaml")
+    for path in target.rglob("*.safetensors"):
+        path.chmod(0o644)  # a temporary file became it, which only its owner may read
     print(f"{target.relative_to(ROOT)}: {sum(p.stat().st_size for p in target.rglob('*')) / 1e3:.0f} kB")
 
 

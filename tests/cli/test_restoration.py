@@ -85,6 +85,16 @@ def test_denoising_by_a_diffusion_model(place, capsys):
     assert one == again != other
 
 
+def test_a_blind_model_says_that_it_needs_no_sigma(place, capsys):
+    assert main(["denoise", "photos/b.png", "--model", "denoiser", "-o", "x.png", "--sigma", "9", "--json"]) == 0
+    assert printed(capsys)["files"][0]["notes"] == ["the sigma was not used: the model is blind"]
+
+
+def test_restorers_have_a_profile(place, capsys):
+    assert main(["profile", "upscaler", "--sample-size", "9", "--repeats", "1", "--json"]) == 0
+    assert printed(capsys)["sample_shape"] == [1, 2, 9, 9]
+
+
 def test_upscaling(place, capsys):
     assert main(["upscale", "photos/a.png", "--model", "upscaler", "-o", "large.webp"]) == 0
     assert Image.open("large.webp").size == (33, 39)

@@ -1,10 +1,12 @@
 """Every task through the one training loop: exact resumption, what is validated, what is saved, what is learned."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from continuous_unet.errors import InputError
@@ -69,6 +71,18 @@ def test_a_run_and_its_resumption(kind, tiny, tmp_path):
     for wrong in (other, "inpaint"):
         with pytest.raises(InputError, match="expected a model of cunet train --task"):
             load_restorer(tmp_path / "whole", wrong)
+
+
+def test_a_stream_of_photographs(tiny, tmp_path):
+    """Nothing can be held out of it; the picture of the progress shows its first images."""
+    pytest.importorskip("webdataset")
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "0.tar", "w") as shard:
+        for i in range(6):
+            Image.effect_noise((24, 20), 50).save(tmp_path / f"{i}.png")
+            shard.add(tmp_path / f"{i}.png", f"{i}.png")
+    train(restoration(tiny, task="denoise", data=str(tmp_path / "shards"), num_validation=0, steps=2, sample_every=2))
+    assert Image.open(tmp_path / "run" / "samples" / "step-00000002.png").width > 3 * 16
 
 
 def test_a_denoiser_learns(tiny, tmp_path):

@@ -81,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         ):
             low, high = pipeline.config.sigma_min, pipeline.config.sigma_max
             told.append(f"sigma {sigma:.1f} is outside what the model was trained on, {low:g} to {high:g}")
+        if not pipeline.needs_sigma and options.sigma != "auto":
+            told.append("the sigma was not used: the model is blind")
         if image.shape[0] != pipeline.channels:
             how = "channel by channel" if pipeline.channels == 1 else "as grey in all three channels"
             told.append(f"{'colour' if image.shape[0] == 3 else 'grey'} image, denoised {how}")

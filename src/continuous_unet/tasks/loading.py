@@ -314,7 +314,7 @@ def load_model_or_preset(
         elif not Path(name).exists():
             raise InputError(f"{name} is no file, and no preset ({', '.join(PRESETS)})")
         else:
-            unet = load_pipeline(name).unet
+            unet = _load_parts(Path(name))[0]
     except InputError:
         raise
     except ValueError as error:

@@ -1,12 +1,14 @@
 """What a training task decides; everything else of a run is the loop's."""
 
 from abc import ABC, abstractmethod
+from itertools import islice
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from continuous_unet.processes import Processes
 from continuous_unet.signals import StopRequest
@@ -113,11 +115,13 @@ class RestorationTask(TrainingTask):
     ) -> Image.Image:
         """Degraded, restored and clean image side by side, one row an image; every process makes the same."""
         processes.check(stop)
-        count = min(self.config.num_samples, 8, len(images))
         device = next(model.parameters()).device
-        clean = torch.stack([images[k]["image"] for k in range(count)])
-        noise = torch.stack([index_noise(clean[0], self.config.seed, k) for k in range(count)])
-        times = torch.full((count,), self.config.num_train_timesteps // 2)
+        most = min(self.config.num_samples, 8)
+        # a stream has no places to look things up at: its first images are taken
+        items = images if isinstance(images, IterableDataset) else (images[k] for k in range(min(most, len(images))))
+        clean = torch.stack([item["image"] for item in islice(items, most)])
+        noise = torch.stack([index_noise(clean[0], self.config.seed, k) for k in range(len(clean))])
+        times = torch.full((len(clean),), self.config.num_train_timesteps // 2)
         degraded, restored = self.restored(model, clean.to(device), noise.to(device), times.to(device))
         columns = torch.stack([degraded.cpu(), restored.cpu(), clean], dim=1).flatten(0, 1)
         return make_grid((columns / 2 + 0.5).clamp(0, 1), columns=3)
