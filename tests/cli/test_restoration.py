@@ -117,6 +117,7 @@ def test_a_bad_file_is_counted_and_the_rest_is_done(place, capsys):
     result = json.loads(output.out)
     assert [f["input"] for f in result["files"]] == ["photos/a.png", "photos/c.jpg"]
     assert [f["input"] for f in result["failed"]] == ["photos/b.png", "missing.png"]
+    assert result["failed"][1]["reason"] == "there is no such file"
     assert len([line for line in output.err.splitlines() if line.startswith("photos/b.png: ")]) == 1
 
 

@@ -50,6 +50,24 @@ def test_samples_of_a_known_distribution():
     assert float(difference.std()) == pytest.approx(std, rel=0.1)
 
 
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_the_model_sees_the_variance_preserving_form(mode, monkeypatch):
+    pipeline, (_, noisy) = gaussian(), clean_and_noisy(50.0, (1, 8, 8))
+    real, seen = pipeline.unet.forward, []
+
+    def forward(sample, timestep):
+        seen.append((sample, int(timestep)))
+        return real(sample, timestep)
+
+    monkeypatch.setattr(pipeline.unet, "forward", forward)
+    pipeline(noisy, sigma=50.0, mode=mode, num_inference_steps=4)
+    sample, timestep = seen[0]
+    alpha = float(pipeline.scheduler.alphas_cumprod[timestep])
+    assert ((1 - alpha) / alpha) ** 0.5 == pytest.approx(100 / 255, rel=0.02)
+    torch.testing.assert_close(sample, alpha**0.5 * (noisy[None] * 2 - 1))
+    assert len(seen) == (1 if mode == "mean" else 4)
+
+
 def test_the_sigma_is_estimated():
     ramp = torch.linspace(0.2, 0.8, 96)[None, :, None].expand(1, 96, 96)
     output = gaussian()(ramp + 20 / 255 * torch.randn(1, 96, 96), output_type="pt")

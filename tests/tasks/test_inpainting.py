@@ -23,7 +23,7 @@ def fill(image, mask, kind="epsilon", **options):
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_holes_get_what_the_model_knows_and_the_rest_stays(kind):
-    image = torch.rand(1, 64, 48)
+    image = torch.rand(1, 64, 48) / 3  # no sums of powers of two, which would survive being scaled and scaled back
     mask = torch.zeros(1, 64, 48)
     mask[:, 8:56, 8:40] = 1
     filled = fill(image, mask, kind)[0]

@@ -114,6 +114,8 @@ def restore_files(
         begun = time.perf_counter()
         try:
             check()
+            if not source.exists():
+                raise InputError("there is no such file")
             photograph = read_photograph(source)
             restored, told = restore(photograph, check)
             with explain_write_errors(target.parent):
