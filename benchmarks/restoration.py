@@ -47,6 +47,9 @@ def pack(run: Path) -> None:
     """A run's model, in half precision, to the package; its records to the results."""
     verb = "upscale" if (run / "model" / "scheduler").is_dir() else "denoise"
     pipeline = load_restorer(run, verb, dtype=torch.float16)
+    if verb == "upscale":
+        # a tenth of a short training is too little to learn more than the mean: samples were seen to be grainy
+        pipeline.register_to_config(can_sample=False)
     target = PRETRAINED / run.name
     shutil.rmtree(target, ignore_errors=True)
     pipeline.save_pretrained(target)
@@ -132,7 +135,8 @@ def card(name: str) -> None:
         (
             "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
             if verb == "denoise"
-            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow."
+            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow. `--mode "
+            "sample` is refused: a tenth of this short training was for it, and its images were grainy."
         ),
         "",
     ]

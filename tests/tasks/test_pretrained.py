@@ -1,9 +1,12 @@
 """The models that come with the package: there, good, seamless, and quick to find by name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import continuous_unet
 from continuous_unet.cli.main import main
 from continuous_unet.data.decode import to_array
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
@@ -31,11 +34,8 @@ def psnr(one, other):
 
 def test_they_are_there_with_their_cards():
     assert pretrained_models() == NAMES
-    import continuous_unet
-
     for name in NAMES:
-        folder = f"{continuous_unet.__path__[0]}/pretrained/{name}"
-        card = open(f"{folder}/README.md", encoding="utf-8").read()
+        card = (Path(continuous_unet.__file__).parent / "pretrained" / name / "README.md").read_text(encoding="utf-8")
         assert "How it was made" in card
         assert "PSNR" in card
 
@@ -77,8 +77,11 @@ def test_the_verbs_find_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (12, 8), 99).save("a.png")
     assert main(["denoise", "a.png", "-o", "b.png"]) == 0
-    assert main(["upscale", "a.png", "-o", "c.png", "--mode", "sample", "--steps", "2"]) == 0
+    assert main(["upscale", "a.png", "-o", "c.png"]) == 0
     assert Image.open("c.png").size == (24, 16)
+    assert main(["upscale", "a.png", "-o", "d.png", "--scale", "4"]) == 0
+    assert Image.open("d.png").size == (48, 32)
+    assert main(["upscale", "a.png", "-o", "e.png", "--mode", "sample"]) == 2
 
 
 def test_colour_is_kept():
