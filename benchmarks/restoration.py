@@ -41,6 +41,11 @@ TERMS = {
     "Train400": "400 grey images of 180x180 from the Berkeley set, as DnCNN was trained on; research use",
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
+HISTORY = {
+    "denoise-grey": "The run was begun with a schedule of 16,000 steps, stopped at step 2,597 and resumed with one of "
+    "7,000, as its records show; the file of settings has the 7,000. ",
+}
+"""What of a run its settings do not tell."""
 
 
 def pack(run: Path) -> None:
@@ -57,12 +62,17 @@ def pack(run: Path) -> None:
     for name in KEPT:
         shutil.copy(run / name, RESULTS / run.name / name)
     facts = json.loads((RESULTS / run.name / "run.json").read_text(encoding="utf-8"))
-    facts["data"]["source"] = Path(facts["data"]["source"]).name  # not where it lay on this machine
-    facts["command"] = ["cunet", "train", "--config", f"examples/{run.name}.yaml"]
+    # without the places of the machine it ran on
+    facts["data"]["source"] = Path(facts["data"]["source"]).name
+    facts["command"] = [Path(word).name if Path(word).is_absolute() else word for word in facts["command"]]
     (RESULTS / run.name / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    config = TrainConfig.load(run / "config.yaml")
-    config.data, config.output = Path(config.data).name, f"runs/{run.name}"
-    config.save(RESULTS / run.name / "config.yaml")
+    settings = TrainConfig.load(run / "config.yaml")
+    settings.data, settings.output = Path(settings.data).name, f"runs/{run.name}"
+    settings.save(RESULTS / run.name / "config.yaml")
+    config_file = target / "unet" / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where it lay on this machine
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in target.rglob("*.safetensors"):
         path.chmod(0o644)  # a temporary file became it, which only its owner may read
     print(f"{target.relative_to(ROOT)}: {sum(p.stat().st_size for p in target.rglob('*')) / 1e3:.0f} kB")
@@ -116,11 +126,11 @@ def card(name: str) -> None:
         "",
         "## How it was made",
         "",
-        f"By `cunet train --config examples/{name}.yaml --data {source}` (and `--resume` with as many steps): "
-        f"{last['step']:,} steps, {last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of "
-        f"two CPU cores. Trained on {source} ({TERMS[source]}). Weights are the averages, in float16.",
+        f"By `cunet train --config examples/{name}.yaml --data {source}`: {last['step']:,} steps, "
+        f"{last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of two CPU cores. "
+        f"Trained on {source} ({TERMS[source]}). Weights are the averages, in float16.",
         "",
-        "More steps would make it better: the learning curve had not flattened.",
+        f"{HISTORY.get(name, '')}The training was short, and can be gone on with by `--resume --steps`.",
         "",
         "## What it reaches",
         "",
