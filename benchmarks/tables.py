@@ -347,13 +347,74 @@ def deploy_pruning() -> str:
     return _deploy_table("pruning", head, line)
 
 
+def restoration(verb: str) -> str:
+    """What the models of the package reach, a line per set and strength of noise or scale."""
+    key, before = ("sigma", "noisy") if verb == "denoise" else ("scale", "bicubic")
+    body = [
+        [
+            f"`{row['model']}`",
+            row["data"],
+            f"{float(row[key]):g}",
+            f"{float(row['input_psnr']):.2f}",
+            f"**{float(row['psnr']):.2f}**",
+            f"{float(row['ssim']):.4f}",
+            f"{int(row['parameters']) / 1e3:.0f} k",
+        ]
+        for row in rows("restoration")
+        if row["model"].startswith(verb)
+    ]
+    return table(["model", "set", key, f"PSNR, {before}", "PSNR, dB", "SSIM", "parameters"], body)
+
+
+def restoration_sides() -> str:
+    everything = rows("restoration-sides")
+    body = []
+    for side in dict.fromkeys(row["side"] for row in everything):
+        own = [row for row in everything if row["side"] == side]
+        body.append([
+            side,
+            f"{int(own[0]['parameters']) / 1e3:.0f} k",
+            f"{float(own[0]['macs_per_pixel']) / 1e3:.1f} k",
+            *(f"{float(row['psnr']):.2f}" for row in own),
+            f"{float(own[0]['megapixels_per_second']):.2f}",
+            f"{float(own[0]['latency_ratio']):.0%}",
+            f"{int(own[0]['peak_memory_bytes']) / 2**20:.0f} MiB",
+        ])  # fmt: skip
+    sigmas = [f"PSNR, sigma {float(row['sigma']):g}" for row in everything if row["side"] == everything[0]["side"]]
+    head = ["side", "parameters", "MACs per pixel", *sigmas, "megapixels/s", "latency", "peak memory, 481x321"]
+    return table(head, body)
+
+
+def restoration_noising() -> str:
+    everything = rows("restoration-noising")
+    steps = list(dict.fromkeys(row["step"] for row in everything))
+    body = []
+    for side, mode in dict.fromkeys((row["side"], row["mode"]) for row in everything):
+        own = {row["step"]: row for row in everything if (row["side"], row["mode"]) == (side, mode)}
+        body.append([side, mode, *(f"{float(own[s]['psnr']):.2f} / {float(own[s]['ssim']):.3f}" for s in steps)])
+    first = {row["step"]: row for row in everything}
+    noisy = [f"{float(first[s]['input_psnr']):.2f} / {float(first[s]['input_ssim']):.3f}" for s in steps]
+    return table(["PSNR, dB / SSIM", "mode", *(f"step {s}" for s in steps)], [["noisy", "–", *noisy], *body])
+
+
+def restoration_photograph() -> str:
+    body = [
+        [f"`cunet {row['verb']}`", row["input"], row["output"], f"{int(row['process_peak_bytes']) / 2**20:,.0f} MiB",
+         f"{float(row['seconds']):.0f} s"]
+        for row in rows("restoration-photograph")
+    ]  # fmt: skip
+    return table(["command", "grey image", "result", "most memory of the process", "time, shared machine"], body)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
     "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
     "deploy-latency": deploy_latency, "deploy-end-to-end": deploy_end_to_end, "deploy-operators": deploy_operators,
     "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
-    "deploy-float-layers": deploy_float_layers,
+    "deploy-float-layers": deploy_float_layers, "restoration-denoise": partial(restoration, "denoise"),
+    "restoration-upscale": partial(restoration, "upscale"), "restoration-sides": restoration_sides,
+    "restoration-noising": restoration_noising, "restoration-photograph": restoration_photograph,
 }  # fmt: skip
 for _name in ("compare-mnist",):  # folders of `results/` that `cunet compare` wrote
     TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)

@@ -30,6 +30,7 @@ from stops import slowly
 import continuous_unet.training.loop as loop
 from continuous_unet.tasks import generation
 from continuous_unet.training import checkpoints
+from continuous_unet.training.tasks import generation as learning
 
 STEPS = {
     "steps": 12,
@@ -149,7 +150,7 @@ def bad_numbers(lab: Lab) -> None:
 
     def poison(steps: range) -> Hook:
         def before() -> None:
-            real_loss, real_step, now = loop.diffusion_loss, loop._Trainer._take_step, [0]
+            real_loss, real_step, now = learning.diffusion_loss, loop._Trainer._take_step, [0]
 
             def loss(model, *args):
                 value = real_loss(model, *args)
@@ -159,7 +160,7 @@ def bad_numbers(lab: Lab) -> None:
                 now[0] = self.step + 1
                 return real_step(self, batches)
 
-            loop.diffusion_loss, loop._Trainer._take_step = loss, step
+            learning.diffusion_loss, loop._Trainer._take_step = loss, step
 
         return before
 

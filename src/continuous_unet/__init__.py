@@ -11,16 +11,29 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "ContinuousUNet2DModel": "continuous_unet.models.continuous_unet",
+    "DenoisingPipeline": "continuous_unet.tasks.denoising",
     "DiffusionSamplingPipeline": "continuous_unet.tasks.generation",
+    "InpaintingPipeline": "continuous_unet.tasks.inpainting",
+    "SuperResolutionPipeline": "continuous_unet.tasks.super_resolution",
     # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
     "ModelMixin": "diffusers.models.modeling_utils",
 }
 
-__all__ = ["ContinuousUNet2DModel", "DiffusionSamplingPipeline", "__version__"]
+__all__ = [
+    "ContinuousUNet2DModel",
+    "DenoisingPipeline",
+    "DiffusionSamplingPipeline",
+    "InpaintingPipeline",
+    "SuperResolutionPipeline",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
+    from continuous_unet.tasks.denoising import DenoisingPipeline
     from continuous_unet.tasks.generation import DiffusionSamplingPipeline
+    from continuous_unet.tasks.inpainting import InpaintingPipeline
+    from continuous_unet.tasks.super_resolution import SuperResolutionPipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -69,7 +69,7 @@ WRONG = {
     "data missing, check": (["data", "check", "nope"], "nope does not exist"),
     "data what": (["data", "mend", "nope"], "invalid choice: 'mend'"),
     "scheduler": (["sample", "nope", "--scheduler", "magic"], "invalid choice: 'magic'"),
-    "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base, ddpm, ddpm_small)"),
+    "profile missing": (["profile", "nope"], "no preset (paper, tiny, small, base, ddpm, ddpm_small, restorer)"),
     "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
     "device": (["profile", "tiny", "--device", "abacus"], "cpu always can"),
 }

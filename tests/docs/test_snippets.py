@@ -39,12 +39,15 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path):
-    """What the snippets speak of: a folder of photographs."""
+    """What the snippets speak of: a folder of photographs, and a mask of their size."""
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(16):
         pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.jpg")
+    hole = np.zeros((40, 48), np.uint8)
+    hole[10:20, 10:20] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
     return tmp_path
 
 

@@ -22,6 +22,7 @@ from continuous_unet.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import TrainConfig, checkpoints, train
 from continuous_unet.training.loop import TrainingDiverged
+from continuous_unet.training.tasks import generation
 
 
 def records(run):
@@ -191,8 +192,8 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
 
         return call
 
-    for name in ("validation_loss", "sample_grid"):
-        monkeypatch.setattr(loop, name, told(name, getattr(loop, name)))
+    for module, name in ((loop, "validation_loss"), (generation, "sample_grid")):
+        monkeypatch.setattr(module, name, told(name, getattr(module, name)))
     result = train(config)
     assert (result.stopped_by, result.steps) == ((None, 6) if part == "nothing" else (signal.SIGTERM, step))
     assert (tmp_path / "part" / "report.md").exists() == (part == "nothing")
@@ -444,13 +445,13 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
-    real = loop.diffusion_loss
+    real = generation.diffusion_loss
 
     def poisoned(model, *args):
         loss = real(model, *args)
         return loss * torch.tensor([1, float("nan"), 1, 1]) if model.training else loss
 
-    monkeypatch.setattr(loop, "diffusion_loss", poisoned)
+    monkeypatch.setattr(generation, "diffusion_loss", poisoned)
     with pytest.raises(TrainingDiverged, match="4 steps in a row"):
         train(tiny(max_non_finite_steps=4))
     left_out = [r for r in records(tmp_path / "run") if "non_finite" in r]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import continuous_unet.training.loop as loop
 from continuous_unet.training import TrainConfig
+from continuous_unet.training.tasks import generation
 
 config, folder = TrainConfig.load(sys.argv[1]).validate(), Path(sys.argv[2])
 rank = int(os.environ["RANK"])
 trainer = loop._Trainer(config, resume=False)
-real_loss, real_step = loop.diffusion_loss, trainer._take_step
+real_loss, real_step = generation.diffusion_loss, trainer._take_step
 
 
 def poisoned_loss(*args):
@@ -30,7 +31,7 @@ def step_with_signal(batches):
     return real_step(batches)
 
 
-loop.diffusion_loss = poisoned_loss
+generation.diffusion_loss = poisoned_loss
 trainer._take_step = step_with_signal
 result = trainer.run()
 digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())).hexdigest()

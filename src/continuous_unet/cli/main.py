@@ -17,6 +17,10 @@ from continuous_unet.signals import Terminated, leave_on_sigterm
 VERBS = {
     "train": "train a continuous U-Net on images",
     "sample": "make images with a trained model",
+    "denoise": "remove noise from images",
+    "upscale": "enlarge images",
+    "inpaint": "fill holes of images with a diffusion model",
+    "evaluate": "measure a restoration model on images: denoise, upscale",
     "compare": "train and measure models side by side, and write a report",
     "data": "look at images before training: data check",
     "profile": "parameters, MACs, memory and latency of a model",

@@ -19,7 +19,7 @@ from continuous_unet.errors import InputError
 from continuous_unet.randomness import derive_seed
 
 logger = logging.getLogger(__name__)
-FITS = ("crop", "pad", "stretch")
+FITS = ("crop", "pad", "stretch", "patch")
 
 
 @dataclass
@@ -177,9 +177,9 @@ def open_dataset(
         image_size: side in pixels; if None, the images' own, which must then be one and square.
         channels: 1, 3 or 4; if None, 1 where all images are grey and 3 otherwise.
         split: `"train"` or `"test"`, for sources that have both.
-        fit: how images become square: `"crop"`, `"pad"` or `"stretch"` (see `decode.fit_image`).
+        fit: how images become square: `"crop"`, `"pad"`, `"stretch"` or `"patch"` (see `decode.fit_image`).
         random_flip: mirror half of the images.
-        random_crop: crop at random instead of in the middle (with `fit="crop"`).
+        random_crop: crop at random instead of in the middle (with `fit="crop"` and `fit="patch"`).
         seed: of the augmentation.
         on_bad_image: `"skip"` leaves unreadable files out and names them; `"error"` stops at the first.
         max_bad_images: with `"skip"`, stop all the same if more than this share of the images cannot be used; one

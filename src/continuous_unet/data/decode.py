@@ -83,7 +83,8 @@ def fit_image(image: Image.Image, size: int, fit: str, offset: tuple[float, floa
         image: mode L, RGB, RGBA or F.
         size: side of the result, pixels.
         fit: `"crop"`: the shorter side to `size`, then a crop; `"pad"`: shrunk if larger than `size`, never enlarged,
-            then centred on black; `"stretch"`: both sides to `size`.
+            then centred on black; `"stretch"`: both sides to `size`; `"patch"`: a piece at the image's own resolution,
+            which is enlarged only if it is smaller than that.
         offset: where a crop lies, 0 to 1 of the free room in x and y.
     """
     width, height = image.size
@@ -97,6 +98,8 @@ def fit_image(image: Image.Image, size: int, fit: str, offset: tuple[float, floa
         canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
         return canvas
     scale = size / min(width, height)
+    if fit == "patch":
+        scale = max(1.0, scale)
     image = _resize(image, max(size, round(width * scale)), max(size, round(height * scale)))
     left = round((image.width - size) * offset[0])
     top = round((image.height - size) * offset[1])

@@ -13,6 +13,7 @@ from continuous_unet.data import ImageDataset, open_dataset
 from continuous_unet.errors import InputError
 from continuous_unet.randomness import derive_seed
 from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.tasks import make_task
 from continuous_unet.training.validation import GOLDEN_RATIO
 
 FEWEST_IMAGES = 32
@@ -61,7 +62,8 @@ def open_for(
     if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
         raise InputError(f"{option}: images of {sides} pixels are wanted, and data is read for square ones only")
     (side,) = sides
-    dataset = open_dataset(data, image_size=side, fit=known.config.fit, seed=known.config.seed, progress=False)
+    fit = known.config.fit or make_task(known.config).fit
+    dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
         raise InputError(

@@ -24,7 +24,7 @@ from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, 
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.files import replace_folder, replace_text
-from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.schedulers import make_scheduler
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
     The folder appears when everything in it is written and measured, or not at all.
 
     Args:
-        model: what `load_pipeline` takes, or a pipeline: ours for sampling, or one with a `task` of `TASKS`.
+        model: what `load_model` takes, or a pipeline: ours for sampling, or one with a `task` of `TASKS`.
         options: format, precision, shapes, tolerance.
 
     Returns:
@@ -58,7 +58,7 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
     found = find_format(options.format, options.precision)
     if options.solver_loop == "loop" and not found.loops:
         raise InputError(f"--solver-loop loop is not for --format {options.format}; leave it out")
-    pipeline = model if isinstance(model, DiffusionPipeline) else load_pipeline(model)
+    pipeline = model if isinstance(model, DiffusionPipeline) else load_model(model)
     network = prepare_network(pipeline.unet, options)
     network.loop = network.loop and found.loops
     task = getattr(pipeline, "task", "generation")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from continuous_unet.models.dynamic_block import BLOCKS, INITIAL_VELOCITIES, BlockConfig, SolverConfig, check_block
 from continuous_unet.models.embeddings import AdaptiveScaleShift, EmbeddingTable
-from continuous_unet.models.fields import FIELDS, FieldConfig, zeroed
+from continuous_unet.models.fields import FIELDS, NORM_TYPES, FieldConfig, make_norm, zeroed
 
 _DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 _UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
@@ -100,6 +100,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
+        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the
+            output depends on its surroundings and not on the size of the image, as restoration in tiles wants.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave again, so that no
@@ -149,6 +151,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         attention_head_dim: int | None = 8,
         norm_num_groups: int = 8,
         norm_eps: float = 1e-5,
+        norm_type: str = "group",
         class_embed_type: str | None = None,
         num_class_embeds: int | None = None,
         patch_size: int = 1,
@@ -182,6 +185,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         if sample_size is not None:
             height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
             _check_size(height, width, patch_size * 2 ** (levels - 1), "sample_size")
+        if norm_type not in NORM_TYPES:
+            raise ValueError(f"norm_type={norm_type!r} is unknown; expected one of {', '.join(NORM_TYPES)}")
         if field_type not in FIELDS:
             raise ValueError(f"field_type={field_type!r} is unknown; expected one of {', '.join(FIELDS)}")
         if integration_time is None:
@@ -213,13 +218,16 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
 
         previous: int | None = None  # width of the stage before, whose velocity may be carried over
 
+        def field_config(level: int) -> FieldConfig:
+            return FieldConfig(
+                widths[level], emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout,
+                initial_decay=initial_decay, norm_type=norm_type, hidden_channels=hidden[level],
+            )  # fmt: skip
+
         def stage(name: str, level: int, num_blocks: int, with_attention: bool) -> _Stage:
             nonlocal previous
             width = widths[level]
-            field = FieldConfig(
-                width, emb_channels, integration_time, norm_num_groups, norm_eps, act_fn, dropout,
-                initial_decay=initial_decay, hidden_channels=hidden[level],
-            )  # fmt: skip
+            field = field_config(level)
             blocks: list[nn.Module] = []
             for i in range(num_blocks):
                 block = BlockConfig(field, solver, f"{name}.blocks.{i}", field_type, initial_velocity, read_velocity)
@@ -259,7 +267,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
             self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention))
             if i < levels - 1:
                 self.upsamplers.append(_Upsample(width, widths[levels - 2 - i]))
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=norm_eps)
+        self.conv_norm_out = make_norm(field_config(0), widths[0])
         self.conv_act = get_activation(act_fn)
         self.conv_out = zeroed(nn.Conv2d(widths[0], out_channels * patch_size**2, 3, padding=1))
 

@@ -36,8 +36,43 @@ class FieldConfig:
     max_rate: float = 1.2
     initial_decay: float = 0.5
     """Share of the velocity that an untrained relaxation field leaves after unit time."""
+    norm_type: str = "group"
     hidden_channels: int | None = None
     """Channels between the convolutions of the field; those of the block (twice those if separable) if None."""
+
+
+class PixelNorm(nn.Module):
+    """Each pixel's channels to zero mean and unit variance, then a learned scale and shift.
+
+    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not
+    on the rest of the image, which restoration wants, where photographs are cut into tiles.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)`, normalised over C."""
+        by_pixel = x.permute(0, 2, 3, 1)
+        return nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
+
+
+NORM_TYPES = ("group", "pixel", "none")
+"""Normalisation inside fields: over groups of channels of the whole image, over the channels of each pixel, or none."""
+
+
+def make_norm(config: FieldConfig, channels: int) -> nn.Module:
+    """The normalisation of a map of so many channels."""
+    if config.norm_type == "none":
+        return nn.Identity()
+    if config.norm_type == "pixel":
+        return PixelNorm(channels, config.norm_eps)
+    return nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
 
 
 def zeroed(module: nn.Conv2d) -> nn.Conv2d:
@@ -53,11 +88,11 @@ class _FieldTrunk(nn.Module):
 
     def __init__(self, config: FieldConfig, in_channels: int) -> None:
         super().__init__()
-        groups, eps, hidden = config.norm_num_groups, config.norm_eps, config.hidden_channels or config.channels
+        hidden = config.hidden_channels or config.channels
         self.out_channels = hidden
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = make_norm(config, in_channels)
         self.conv1 = nn.Conv2d(in_channels, hidden, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, hidden, eps=eps)
+        self.norm2 = make_norm(config, hidden)
         self.clocks = AdaptiveScaleShift(config.emb_channels, hidden, config.horizon)
         self.act = get_activation(config.act_fn)
         self.dropout = nn.Dropout(config.dropout)
@@ -75,13 +110,12 @@ class _SeparableTrunk(nn.Module):
 
     def __init__(self, config: FieldConfig, in_channels: int) -> None:
         super().__init__()
-        groups, eps = config.norm_num_groups, config.norm_eps
         wide = config.hidden_channels or self.expansion * config.channels
         self.out_channels = wide
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = make_norm(config, in_channels)
         self.expand = nn.Conv2d(in_channels, wide, 1)
         self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
-        self.norm2 = nn.GroupNorm(groups, wide, eps=eps)
+        self.norm2 = make_norm(config, wide)
         self.clocks = AdaptiveScaleShift(config.emb_channels, wide, config.horizon)
         self.act = get_activation(config.act_fn)
         self.dropout = nn.Dropout(config.dropout)
@@ -179,7 +213,7 @@ class InitialVelocity(nn.Module):
 
     def __init__(self, config: FieldConfig, knows_timestep: bool = False, carried_channels: int | None = None) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(config.norm_num_groups, config.channels, eps=config.norm_eps)
+        self.norm = make_norm(config, config.channels)
         self.act = get_activation(config.act_fn)
         self.conv = zeroed(nn.Conv2d(config.channels, config.channels, 1))
         self.scale_shift = nn.Linear(config.emb_channels, 2 * config.channels) if knows_timestep else None

@@ -16,7 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from continuous_unet.errors import InputError
 from continuous_unet.models.build import UNETS, build_unet
+from continuous_unet.tasks.denoising import DenoisingPipeline
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
+from continuous_unet.tasks.inpainting import InpaintingPipeline
+from continuous_unet.tasks.super_resolution import SuperResolutionPipeline
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _LARGEST_JSON_BYTES = 16 * 2**20
@@ -25,6 +28,117 @@ _LARGEST = {"layers_per_block": 64, "num_solver_steps": 1_000, "sample_size": 2_
 _LARGEST_OTHER = 65_536
 _LONGEST_LIST = 64
 _LIBRARIES = ("continuous_unet", "diffusers")
+
+
+_RESTORERS: dict[str, Any] = {
+    "denoise": DenoisingPipeline,
+    "upscale": SuperResolutionPipeline,
+    "inpaint": InpaintingPipeline,
+}
+"""Pipelines by the verb that uses them."""
+_PRETRAINED = Path(__file__).parents[1] / "pretrained"
+_OPTIONS: dict[str, type] = {
+    "sigma_min": float, "sigma_max": float, "sigma_conditioned": bool, "scale": int, "can_sample": bool,
+}  # fmt: skip
+"""What a pipeline's index may say beside its parts."""
+
+
+def pretrained_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in _PRETRAINED.glob("*/model_index.json"))
+
+
+def load_restorer(
+    name: str | os.PathLike, task: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Any:
+    """Load a model for a restoration verb.
+
+    Args:
+        name: one of `pretrained_models()`, or what `load_pipeline` takes. A folder goes before a model of that name.
+        task: `"denoise"` (a model trained for it, or any unconditional diffusion model), `"upscale"` or `"inpaint"`
+            (any unconditional diffusion model).
+        device: where to put it; the CPU if None.
+        dtype: of the weights; float32 if None, whatever they were saved as.
+
+    Raises:
+        InputError: as `load_pipeline`, and for a model that was trained for something else.
+    """
+    path = _find(name)
+    return _restorer(path, *_load_parts(path), task, name=name, device=device, dtype=dtype)
+
+
+def load_model(name: str | os.PathLike) -> Any:
+    """Load a model as the pipeline of what it was trained for, whatever that is; arguments and errors as above."""
+    path = _find(name)
+    unet, scheduler, index = _load_parts(path)
+    task = _trained_for(index)
+    if task == "generation":
+        return DiffusionSamplingPipeline(unet, scheduler)
+    return _restorer(path, unet, scheduler, index, task, name=name)
+
+
+def _find(name: str | os.PathLike) -> Path:
+    """The folder of a model: a path, or the name of one of the package."""
+    path = Path(name)
+    if not path.exists() and (_PRETRAINED / path / "model_index.json").is_file() and len(path.parts) == 1:
+        return _PRETRAINED / path
+    if not path.exists():
+        raise InputError(
+            f"{name} does not exist; expected a run folder of `cunet train`, a saved model, or one that comes with the "
+            f"package ({', '.join(pretrained_models()) or 'none is there'})"
+        )
+    return path
+
+
+def _restorer(
+    path: Path,
+    unet: Any,
+    scheduler: Any,
+    index: dict[str, Any],
+    task: str,
+    *,
+    name: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    trained_for = _trained_for(index)
+    if trained_for != task and not (trained_for == "generation" and task != "upscale"):
+        wanted = (
+            "super-resolution" if task == "upscale" else "generation" + (" or denoise" if task == "denoise" else "")
+        )
+        raise InputError(
+            f"{name} was trained for {'super-resolution' if trained_for == 'upscale' else trained_for}; expected a "
+            f"model of cunet train --task {wanted}"
+        )
+    config = unet.config
+    if trained_for == "generation" and (config.num_class_embeds is not None or config.class_embed_type is not None):
+        raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
+    expected = config.out_channels * (2 if task == "upscale" else 1)
+    if config.out_channels not in (1, 3) or config.in_channels != expected:
+        raise InputError(
+            f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
+            f"or RGB images{' beside their enlarged ones' if task == 'upscale' else ''}"
+        )
+    options = {key: index[key] for key in _OPTIONS if key in index}
+    _check_options(options, path)
+    pipeline = _RESTORERS[task](torch.nn.Module.to(unet, dtype or torch.float32), scheduler, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device=device)
+
+
+def _trained_for(index: dict[str, Any]) -> str:
+    """The task of a saved pipeline, by its class: a verb, or `"generation"`."""
+    kinds = {kind.__name__: verb for verb, kind in _RESTORERS.items() if kind is not InpaintingPipeline}
+    return kinds.get(str(index.get("_class_name")), "generation")
+
+
+def _check_options(options: dict[str, Any], path: Path) -> None:
+    for name, value in options.items():
+        kind = _OPTIONS[name]
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise InputError(f"the index of {path} has {name}={value!r}; expected {kind.__name__}")
+    if options.get("scale", 2) not in (2, 3, 4) or not 0 <= options.get("sigma_max", 1) <= 255:
+        raise InputError(f"the index of {path} has options beyond what can be ({options})")
 
 
 def load_pipeline(
@@ -41,18 +155,29 @@ def load_pipeline(
     Raises:
         InputError: if there is nothing to load, or a file is damaged, or names a class that is not ours or diffusers'.
     """
-    folder = Path(path)
+    unet, scheduler, index = _load_parts(Path(path))
+    if _trained_for(index) != "generation":
+        verb = _trained_for(index)
+        raise InputError(f"{path} was trained for `cunet {verb}`, and makes no images from noise")
+    pipeline = DiffusionSamplingPipeline(unet, scheduler)
+    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
+
+
+def _load_parts(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """U-Net, scheduler (None for a denoiser) and index of what `load_pipeline` takes."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist; expected a run folder of `cunet train` or a saved model")
     if (folder / "model" / "model_index.json").is_file():
         folder = folder / "model"
     elif (folder / "config.yaml").is_file():
         raise InputError(f"the run {folder} has no model yet; train it up to its first checkpoint")
+    index: dict[str, Any] = {}
     if (folder / "model_index.json").is_file():
         index = _read_json(folder / "model_index.json")
         _check_index(index, folder)
         unet = _load_unet(folder / "unet")
-        scheduler = _load_scheduler(folder / "scheduler", index["scheduler"][1])
+        name = (index.get("scheduler") or [None, None])[1]
+        scheduler = None if name is None else _load_scheduler(folder / "scheduler", name)
     elif (folder / "config.json").is_file():
         from diffusers import DDPMScheduler
 
@@ -60,8 +185,7 @@ def load_pipeline(
         scheduler = DDPMScheduler()
     else:
         raise InputError(f"{folder} holds no model: expected a run folder, or model_index.json, or config.json in it")
-    pipeline = DiffusionSamplingPipeline(unet.eval(), scheduler)
-    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
+    return unet.eval(), scheduler, index
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -86,7 +210,10 @@ def _regular_size(path: Path) -> int:
 def _check_index(index: dict[str, Any], folder: Path) -> None:
     """Refuse, before anything is imported, an index that names other code than diffusers' and ours."""
     where = folder / "model_index.json"
-    for part in ("unet", "scheduler"):
+    parts = ("unet", "scheduler")
+    if _trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None]):
+        parts = ("unet",)
+    for part in parts:
         entry = index.get(part)
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
             raise InputError(f"{where} names no {part}; expected a pipeline of a U-Net and a scheduler")
@@ -94,7 +221,7 @@ def _check_index(index: dict[str, Any], folder: Path) -> None:
             raise InputError(f"{where} wants code from {entry[0]!r}; only {' and '.join(_LIBRARIES)} are allowed")
     if index["unet"][1] not in UNETS:
         raise InputError(f"{where} names the U-Net class {index['unet'][1]!r}; expected {' or '.join(UNETS)}")
-    if not index["scheduler"][1].endswith("Scheduler"):
+    if "scheduler" in parts and not index["scheduler"][1].endswith("Scheduler"):
         raise InputError(f"{where} names {index['scheduler'][1]!r} as scheduler, which is none")
 
 
@@ -216,7 +343,7 @@ def load_model_or_preset(
         elif not Path(name).exists():
             raise InputError(f"{name} is no file, and no preset ({', '.join(PRESETS)})")
         else:
-            unet = load_pipeline(name).unet
+            unet = _load_parts(Path(name))[0]
     except InputError:
         raise
     except ValueError as error:

@@ -32,6 +32,7 @@ class TrainConfig:
         "", "folder of images, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)"
     )
     output: str = option("", "folder of the run")
+    task: Literal["generation", "denoise", "super-resolution"] = option("generation", "what the model learns")
     preset: str = option("small", f"model preset: {', '.join(PRESETS)}")
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
     start_from: str | None = option(None, "a run or saved model to train further, in place of a preset's new one")
@@ -42,15 +43,28 @@ class TrainConfig:
 
     image_size: int | None = option(None, "side of the images in pixels; their own if left out")
     channels: int | None = option(None, "1 (grey), 3 (RGB) or 4 (RGBA); what the images have if left out")
-    fit: Literal["crop", "pad", "stretch"] = option("crop", "how images become square")
+    fit: Literal["crop", "pad", "stretch", "patch"] | None = option(
+        None, "how images become square; patch, pieces at their own resolution, for restoration, and crop otherwise"
+    )
     random_flip: bool = option(False, "mirror half of the images")
-    random_crop: bool = option(False, "crop at random places (with fit=crop)")
+    random_crop: bool | None = option(None, "crop at random places (with fit=crop and patch); if left out, patches are")
     on_bad_image: Literal["skip", "error"] = option("skip", "leave unreadable files out, or stop at the first")
     max_bad_images: float = option(0.01, "stop if more than this share of the images cannot be used (one always may)")
     num_validation: int = option(0, "images held out to measure the validation loss on")
     num_workers: int = option(0, "processes that load images")
 
-    objective: Literal["epsilon", "v_prediction", "sample"] = option("epsilon", "what the model predicts")
+    objective: Literal["epsilon", "v_prediction", "sample"] | None = option(
+        None, "what the model predicts; epsilon for generation and v_prediction for super-resolution if left out"
+    )
+    loss: Literal["squared", "absolute"] | None = option(
+        None, "error that is made small; squared for generation and absolute for restoration if left out"
+    )
+    sigma: str = option("0:55", "noise to be removed, LOW:HIGH of 255, for task=denoise")
+    sigma_conditioned: bool = option(False, "tell the model the strength of the noise, for task=denoise")
+    scale: int = option(2, "how often images are enlarged, 2, 3 or 4, for task=super-resolution")
+    regression_share: float = option(
+        0.5, "part of the images that the one-step answer is learned on, for task=super-resolution"
+    )
     min_snr_gamma: float | None = option(
         None, "cap of the signal-to-noise weight (5 is usual); no weighting if left out"
     )
@@ -123,12 +137,33 @@ class TrainConfig:
                 not getattr(self, name) <= 1e6
             ):  # also where it is not a number; far larger ones overflow in the optimiser
                 raise InputError(f"{name}={getattr(self, name)} must be at most 1e6")
+        self._check_task()
         if not 0 <= self.max_bad_images <= 1:
             raise InputError(f"max_bad_images={self.max_bad_images} must lie in [0, 1]: it is a share")
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1)")
         return self
+
+    def _check_task(self) -> None:
+        sigma_range(self.sigma)
+        if self.scale not in (2, 3, 4):
+            raise InputError(f"scale={self.scale} must be 2, 3 or 4")
+        if not 0 <= self.regression_share <= 1:
+            raise InputError(f"regression_share={self.regression_share} must lie in [0, 1]: it is a share")
+        if self.task == "denoise" and self.objective is not None:
+            raise InputError("objective is for generation and super-resolution; a denoiser predicts the noise")
+        if self.task == "super-resolution" and self.objective == "epsilon":
+            raise InputError(
+                "objective=epsilon tells nothing where the input is all noise, which super-resolution starts from; use "
+                "v_prediction or sample"
+            )
+        if self.task == "generation" and self.loss == "absolute":
+            raise InputError("loss=absolute is for restoration; generation learns means, by loss=squared")
+        if self.task != "generation":
+            for name in ("class_conditional", "min_snr_gamma"):
+                if getattr(self, name):
+                    raise InputError(f"{name} is for generation, not for task={self.task}; leave it out")
 
     def to_dict(self) -> dict[str, Any]:
         """Values as YAML has them (lists for tuples), in the order of the fields."""
@@ -152,6 +187,21 @@ class TrainConfig:
                 values[name] = value = _number(value)
             _check_type(name, value, hints[name])
         return cls(**values)
+
+
+def sigma_range(text: str) -> tuple[float, float]:
+    """`LOW:HIGH`, or one number, as two.
+
+    Raises:
+        InputError: for anything else than 0 <= LOW <= HIGH <= 255, HIGH above 0.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (0 <= low <= high <= 255 and high > 0):
+        raise InputError(f"sigma={text!r} must be LOW:HIGH or one number, 0 to 255, for example 0:55")
+    return low, high
 
 
 def read_yaml(path: str | Path, names: list[str]) -> dict[str, Any]:

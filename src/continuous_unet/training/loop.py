@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,18 +32,16 @@ from continuous_unet.models.build import build_unet
 from continuous_unet.processes import Processes, Stopped
 from continuous_unet.randomness import derive_seed
 from continuous_unet.signals import StopRequest, outlive_first_signal, stop_on_signals
-from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.images import write_png
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import averaged_weights, make_ema
 from continuous_unet.training.noise import seed_dropout, training_noise
-from continuous_unet.training.objective import diffusion_loss
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
-from continuous_unet.training.samples import sample_grid
 from continuous_unet.training.snapshot import Snapshot
 from continuous_unet.training.start import load_start
+from continuous_unet.training.tasks import RestorationTask, make_task
 from continuous_unet.training.validation import validation_loss
 
 
@@ -71,7 +68,7 @@ class TrainResult:
 
 
 def train(config: TrainConfig, resume: bool = False) -> TrainResult:
-    """Train a U-Net, continuous or discrete (presets `ddpm…`); write checkpoints, samples, records and a report.
+    """Train a U-Net, continuous or discrete (presets `ddpm…`), for a task; write checkpoints, records and a report.
 
     Args:
         config: all settings.
@@ -106,15 +103,11 @@ class _Trainer:
         self.device = self.accelerator.device
         self.folder = RunFolder(config.output)
 
+        self.task = make_task(config)
         self.data, self.held_out = self._open_data(resume)
         set_seed(derive_seed("weights", config.seed) % 2**32)
         self.model = self._make_model()  # the bare model; `network` may be wrapped and compiled, and shares its weights
         self._try_model()
-        self.noise_scheduler = DDPMScheduler(
-            num_train_timesteps=config.num_train_timesteps,
-            beta_schedule=config.noise_schedule,
-            prediction_type=config.objective,
-        )
         # After everything that can refuse the configuration, so that a refused run leaves no folder behind.
         facts = {
             "data": self.data.report.to_dict(),
@@ -188,10 +181,14 @@ class _Trainer:
 
     def _open_data(self, resume: bool) -> tuple[ImageDataset | StreamDataset, ImageDataset | None]:
         """What to train on and what is held out, None if nothing is."""
-        config = self.config
+        config, task = self.config, self.task
         common: dict[str, Any] = {
-            name: getattr(config, name)
-            for name in ("image_size", "channels", "fit", "random_flip", "random_crop", "seed", "max_bad_images")
+            name: getattr(config, name) for name in ("channels", "random_flip", "seed", "max_bad_images")
+        }
+        # what the run does not say, the task does
+        common |= {
+            name: getattr(task if getattr(config, name) is None else config, name)
+            for name in ("image_size", "fit", "random_crop")
         }
         if is_stream(config.data):
             if config.num_validation or config.class_conditional:
@@ -216,8 +213,7 @@ class _Trainer:
         config, report = self.config, self.data.report
         arguments: dict[str, Any] = {
             "sample_size": report.image_size,
-            "in_channels": report.channels,
-            "out_channels": report.channels,
+            **self.task.model_arguments(report.channels),
         }
         if config.class_conditional:
             arguments["num_class_embeds"] = self.data.num_classes
@@ -236,7 +232,7 @@ class _Trainer:
     def _try_model(self) -> None:
         """Once on one image of zeros, so that a model that cannot compute is refused before anything is written."""
         report = self.data.report
-        image = torch.zeros(1, report.channels, report.image_size, report.image_size)
+        image = torch.zeros(1, self.model.config.in_channels, report.image_size, report.image_size)
         labels = torch.zeros(1, dtype=torch.long) if self.config.class_conditional else None
         try:
             self.model.eval()(image, 0, class_labels=labels)
@@ -382,9 +378,7 @@ class _Trainer:
             seed_dropout(config.seed, self.step, part, accelerator.process_index)
             with accelerator.accumulate(self.network):
                 with accelerator.autocast():
-                    loss = diffusion_loss(
-                        self.network, self.noise_scheduler, clean, noise, timesteps, labels, config.min_snr_gamma
-                    )
+                    loss = self.task.loss(self.network, clean, noise, timesteps, labels)
                 per_image.append((batch["index"], timesteps, loss.detach()))
                 unreadable += batch["index"][batch["unreadable"]].tolist()
                 accelerator.backward(loss.mean())
@@ -475,13 +469,15 @@ class _Trainer:
             with averaged_weights(self.model, self.ema):
                 losses = validation_loss(
                     self.model,
-                    self.noise_scheduler,
+                    self.task.scheduler,
                     self.held_out,
                     seed=config.seed,
                     with_labels=config.class_conditional,
                     device=self.device,
                     processes=self.processes,
                     stop=stop,
+                    error=self.task.error,
+                    is_restoration=isinstance(self.task, RestorationTask),
                 )
         except Stopped as stopped:
             self.stopped_by = stopped.signal
@@ -490,20 +486,11 @@ class _Trainer:
         self._record(**losses)
 
     def _sample(self, stop: StopRequest) -> None:
-        """A grid from the averaged weights, by all processes; none if a signal comes while it is made."""
-        config = self.config
+        """A picture from the averaged weights, by all processes; none if a signal comes while it is made."""
+        classes = self.data.num_classes if self.config.class_conditional else None
         try:
             with averaged_weights(self.model, self.ema):
-                grid = sample_grid(
-                    self.model,
-                    self.noise_scheduler,
-                    num_images=config.num_samples,
-                    num_inference_steps=config.sample_steps,
-                    seed=config.seed,
-                    num_classes=self.data.num_classes if config.class_conditional else None,
-                    processes=self.processes,
-                    stop=stop,
-                )
+                grid = self.task.grid(self.model, self.held_out or self.data, classes, self.processes, stop)
         except Stopped as stopped:
             self.stopped_by = stopped.signal
             return
@@ -543,8 +530,7 @@ class _Trainer:
     def _write_model(self) -> None:
         """What can be used, with the averaged weights; by the main process."""
         with averaged_weights(self.model, self.ema):
-            pipeline = DiffusionSamplingPipeline(self.model, self.noise_scheduler)
-            replace_folder(self.folder.model, pipeline.save_pretrained)
+            replace_folder(self.folder.model, self.task.pipeline(self.model).save_pretrained)
 
     def _restore(self) -> None:
         """Take everything from the newest whole checkpoint. Every process reads it for itself."""
@@ -598,6 +584,7 @@ class _Trainer:
             "samples": Path("samples", self._grid_path().name).as_posix(),
             "has_plot": has_plot,
             "run": self.folder.path.as_posix(),
+            "usage": self.task.usage(self.folder.path.as_posix()),
         }
         write_report(self.folder.report, facts)
 

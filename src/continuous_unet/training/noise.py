@@ -30,6 +30,12 @@ def training_noise(
     return torch.stack(noise), torch.stack(timesteps)
 
 
+def index_noise(like: Tensor, seed: int, index: int) -> Tensor:
+    """Standard normal noise of the shape of an image, the same whenever image `index` is looked at."""
+    generator = torch.Generator().manual_seed(derive_seed("validation noise", seed, index))
+    return torch.randn(like.shape, generator=generator)
+
+
 def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
     """Seed torch's global generators, which dropout draws from, for one forward pass of one process."""
     torch.manual_seed(derive_seed("dropout", seed, step, part, rank))

@@ -20,7 +20,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
         points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
-    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend()
@@ -53,10 +53,10 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
     if facts["has_plot"]:
         lines += ["![loss](loss.png)", ""]
     lines += [
-        "Sample from it, or train on:",
+        "Use it, or train on:",
         "",
         "```bash",
-        f"cunet sample {facts['run']} --num 16 --steps 50 --output samples.png",
+        facts["usage"],
         f"cunet train --output {facts['run']} --resume --steps {2 * facts['step']}",
         "```",
         "",

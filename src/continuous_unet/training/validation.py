@@ -1,5 +1,7 @@
 """The validation loss: the same images, noise and timesteps each time, so that only the weights make a difference."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,8 +9,8 @@ from torch import Tensor
 
 from continuous_unet.data import ImageDataset
 from continuous_unet.processes import Processes
-from continuous_unet.randomness import derive_seed
 from continuous_unet.signals import StopRequest
+from continuous_unet.training.noise import index_noise
 from continuous_unet.training.objective import diffusion_loss
 
 BATCH = 64
@@ -26,8 +28,10 @@ def validation_loss(
     device: torch.device,
     processes: Processes | None = None,
     stop: StopRequest | None = None,
+    error: Callable[..., Tensor] | None = None,
+    is_restoration: bool = False,
 ) -> dict[str, float]:
-    """Mean squared error of the prediction on held-out images, without min-SNR weights.
+    """Mean squared error on held-out images: of the prediction, without min-SNR weights, or of what a task says.
 
     Args:
         model: a U-Net, in evaluation mode.
@@ -38,6 +42,8 @@ def validation_loss(
         device: where the model is.
         processes: that share the images, batch by batch; this one alone if None.
         stop: asked before each batch.
+        error: `TrainingTask.error`; the squared error of the diffusion model's prediction if None.
+        is_restoration: the error is of restored images in [-1, 1]; tell the mean PSNR (dB) too, as `validation_psnr`.
 
     Returns:
         `validation_loss`, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the timesteps that
@@ -54,24 +60,22 @@ def validation_loss(
         numbers = range(start, min(start + BATCH, len(dataset)))
         items = [dataset[i] for i in numbers]
         clean = torch.stack([item["image"] for item in items])
-        noise = torch.stack([_noise(clean[0], seed, item["index"]) for item in items])
+        noise = torch.stack([index_noise(clean[0], seed, item["index"]) for item in items])
         # multiples of the golden ratio: however few the images, all parts of the range get their share
         times = torch.tensor([int(i * GOLDEN_RATIO % 1 * num_timesteps) for i in numbers])
         labels = torch.tensor([item["label"] for item in items], device=device) if with_labels else None
-        loss = diffusion_loss(model, scheduler, clean.to(device), noise.to(device), times.to(device), labels)
+        inputs = clean.to(device), noise.to(device), times.to(device), labels
+        loss = diffusion_loss(model, scheduler, *inputs) if error is None else error(model, *inputs)
         if ours:
             own.append((start, loss.tolist(), times.tolist()))
     batches = sorted(processes.gather(own))
     losses = [loss for _, batch, _ in batches for loss in batch]
     timesteps = [t for _, _, batch in batches for t in batch]
     result = {"validation_loss": sum(losses) / len(losses)}
+    if is_restoration:
+        result["validation_psnr"] = sum(10 * math.log10(4 / max(loss, 1e-12)) for loss in losses) / len(losses)
     for quarter in range(4):
         here = [loss for loss, t in zip(losses, timesteps, strict=True) if t * 4 // num_timesteps == quarter]
         if here:
             result[f"validation_loss_quarter_{quarter + 1}"] = sum(here) / len(here)
     return result
-
-
-def _noise(like: Tensor, seed: int, index: int) -> Tensor:
-    generator = torch.Generator().manual_seed(derive_seed("validation noise", seed, index))
-    return torch.randn(like.shape, generator=generator)

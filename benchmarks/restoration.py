@@ -1,0 +1,292 @@
+"""Restoration: the models that come with the package, what they reach, and the sides beside them.
+
+    python benchmarks/restoration.py pack runs/denoise-grey     # a run of examples/ becomes a model of the package
+    python benchmarks/restoration.py measure --data DIR         # rows to results/restoration.csv, then the model cards
+    python benchmarks/restoration.py sides --data DIR           # ours, the control, a discrete U-Net, trained alike
+    python benchmarks/restoration.py noising --data MNIST       # the table of arXiv 2310.20092: quality by noising step
+    python benchmarks/restoration.py photograph                 # peak memory and speed on a 12-megapixel photograph
+
+DIR holds the sets of the literature, as folders: Train400, BSDS400-color, BSD68, Set12, Set5, Set14.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from solvers import write
+
+from continuous_unet.evaluation import measure_latency
+from continuous_unet.evaluation.macs import count_macs
+from continuous_unet.evaluation.restoration import evaluate_model
+from continuous_unet.tasks.loading import load_restorer, pretrained_models
+from continuous_unet.training import TrainConfig, train
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PRETRAINED = ROOT / "src" / "continuous_unet" / "pretrained"
+KEPT = ("config.yaml", "run.json", "metrics.jsonl", "loss.png")
+SETS = {"denoise": ("BSD68", "Set12"), "upscale": ("Set5", "Set14")}
+TERMS = {
+    "Train400": "400 grey images of 180x180 from the Berkeley set, as DnCNN was trained on; research use",
+    "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
+}
+HISTORY = {
+    "denoise-grey": "The run was begun with a schedule of 16,000 steps, stopped at step 2,597 and resumed with one of "
+    "7,000, as its records show; the file of settings has the 7,000. ",
+}
+"""What of a run its settings do not tell."""
+
+
+def pack(run: Path) -> None:
+    """A run's model, in half precision, to the package; its records to the results."""
+    verb = "upscale" if (run / "model" / "scheduler").is_dir() else "denoise"
+    pipeline = load_restorer(run, verb, dtype=torch.float16)
+    if verb == "upscale":
+        # a tenth of a short training is too little to learn more than the mean: samples were seen to be grainy
+        pipeline.register_to_config(can_sample=False)
+    target = PRETRAINED / run.name
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target)
+    (RESULTS / run.name).mkdir(exist_ok=True)
+    for name in KEPT:
+        shutil.copy(run / name, RESULTS / run.name / name)
+    facts = json.loads((RESULTS / run.name / "run.json").read_text(encoding="utf-8"))
+    # without the places of the machine it ran on
+    facts["data"]["source"] = Path(facts["data"]["source"]).name
+    facts["command"] = [Path(word).name if Path(word).is_absolute() else word for word in facts["command"]]
+    (RESULTS / run.name / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    settings = TrainConfig.load(run / "config.yaml")
+    settings.data, settings.output = Path(settings.data).name, f"runs/{run.name}"
+    settings.save(RESULTS / run.name / "config.yaml")
+    config_file = target / "unet" / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where it lay on this machine
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in target.rglob("*.safetensors"):
+        path.chmod(0o644)  # a temporary file became it, which only its owner may read
+    print(f"{target.relative_to(ROOT)}: {sum(p.stat().st_size for p in target.rglob('*')) / 1e3:.0f} kB")
+
+
+def measure(data: Path) -> None:
+    """Every model of the package on the sets of its task, as `cunet evaluate` measures."""
+    rows = []
+    for name in pretrained_models():
+        verb = name.split("-")[0]
+        pipeline = load_restorer(name, verb)
+        for folder in SETS[verb]:
+            for row in evaluate_model(pipeline, str(data / folder)):
+                row["peak_memory_shape"] = "x".join(map(str, row["peak_memory_shape"]))
+                rows.append({"model": name, "data": folder, **row, "num_threads": torch.get_num_threads()})
+                print(f"{name} {folder} {row.get('sigma', row.get('scale'))}: {row['psnr']:.2f} dB, {row['ssim']:.4f}")
+    write(RESULTS / "restoration.csv", rows)
+    for name in pretrained_models():
+        card(name)
+
+
+def card(name: str) -> None:
+    """The model card, from what the run left and from the rows."""
+    facts = json.loads((RESULTS / name / "run.json").read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in (RESULTS / name / "metrics.jsonl").read_text().splitlines()]
+    last = [r for r in records if "loss" in r][-1]
+    with (RESULTS / "restoration.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == name]
+    verb = name.split("-")[0]
+    source = facts["data"]["source"]
+    what = (
+        "Removes white Gaussian noise up to sigma 55 (of 255) from grey images; blind: it need not be told the sigma"
+        if verb == "denoise"
+        else f"Enlarges the luma of photographs by {name[-1]}; the colour is enlarged by bicubic interpolation"
+    )
+    head = "sigma" if verb == "denoise" else "scale"
+    table = [
+        f"| {row['data']} | {float(row[head]):g} | {float(row['psnr']):.2f} | {float(row['ssim']):.4f} | "
+        f"{float(row['input_psnr']):.2f} |"
+        for row in rows
+    ]
+    command = "cunet denoise photo.png" if verb == "denoise" else f"cunet upscale photo.png --scale {name[-1]}"
+    lines = [
+        f"# {name}",
+        "",
+        f"{what}. A `ContinuousUNet2DModel` of {facts['num_parameters']:,} parameters (preset `restorer`).",
+        "",
+        "```bash",
+        f"{command} --output better.png",
+        "```",
+        "",
+        "## How it was made",
+        "",
+        f"By `cunet train --config examples/{name}.yaml --data {source}`: {last['step']:,} steps, "
+        f"{last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of two CPU cores. "
+        f"Trained on {source} ({TERMS[source]}). Weights are the averages, in float16.",
+        "",
+        f"{HISTORY.get(name, '')}The training was short, and can be gone on with by `--resume --steps`.",
+        "",
+        "## What it reaches",
+        "",
+        "As `cunet evaluate` measures; the table was written by `python benchmarks/restoration.py measure`.",
+        "",
+        f"| set | {head} | PSNR, dB | SSIM | PSNR before, dB |",
+        "| --- | --- | --- | --- | --- |",
+        *table,
+        "",
+        "## Limits",
+        "",
+        (
+            "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
+            if verb == "denoise"
+            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow. `--mode "
+            "sample` is refused: a tenth of this short training was for it, and its images were grainy."
+        ),
+        "",
+    ]
+    (PRETRAINED / name / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def side_models() -> dict[str, dict[str, Any]]:
+    """Preset and options by the name of the side: one level of cost, as the MACs in the rows say."""
+    blocks = {"down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3, "layers_per_block": 1}
+    discrete = {"block_out_channels": [16, 32, 64], "norm_num_groups": 8, "add_attention": False, **blocks}
+    return {
+        "continuous U-Net": {"preset": "restorer"},
+        "weight-tied control": {"preset": "restorer", "model_options": {"block_type": "residual"}},
+        "UNet2DModel": {"preset": "ddpm_small", "model_options": discrete},
+    }
+
+
+def sides(data: Path, steps: int, rate: float) -> None:
+    """Denoisers trained alike for few steps; quality, cost, and speed in turns."""
+    rows, models = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in side_models().items():
+            run = Path(folder) / name.replace(" ", "-")
+            config = TrainConfig.load(ROOT / "examples" / "denoise-grey.yaml")
+            config.data, config.output, config.steps, config.learning_rate = (
+                str(data / "Train400"),
+                str(run),
+                steps,
+                rate,
+            )
+            config.model_options, config.sample_every = options.get("model_options", {}), 10**9
+            config.preset, config.validate_every, config.device = options["preset"], steps, "cpu"
+            result = train(config)
+            pipeline = load_restorer(run, "denoise")
+            models[name] = pipeline.unet
+            image = torch.zeros(1, 1, 320, 480)
+            macs = count_macs(pipeline.unet, image, 0).macs
+            facts = {"side": name, "steps": steps, "learning_rate": rate, "macs_per_pixel": macs / image.numel()}
+            for row in evaluate_model(pipeline, str(data / "BSD68"), most=24):
+                kept = ("sigma", "images", "psnr", "ssim", "parameters", "peak_memory_bytes")
+                rows.append({**facts, **{k: row[k] for k in kept}, "training_seconds": result.seconds})
+                print(rows[-1])
+    with torch.no_grad():
+        times = measure_latency({n: lambda m=m: m(image, 0) for n, m in models.items()}, repeats=10)
+    for row in rows:
+        time_of = times[row["side"]]
+        row["megapixels_per_second"] = image.numel() / 1e3 / time_of.median_ms
+        row["latency_ratio"], row["num_threads"] = time_of.ratio, time_of.num_threads
+    write(RESULTS / "restoration-sides.csv", rows)
+
+
+def noising(data: Path, steps: int) -> None:
+    """Two diffusion models trained alike; images noised to a timestep and brought back, in both modes."""
+    discrete = {"block_out_channels": [24, 32, 32], "norm_num_groups": 8}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in {
+            "continuous U-Net": {"preset": "tiny"},
+            "UNet2DModel": {"preset": "ddpm_small", "model_options": discrete},
+        }.items():
+            run = Path(folder) / name.replace(" ", "-")
+            config = TrainConfig(
+                data=str(data), output=str(run), steps=steps, image_size=28, channels=1, learning_rate=4e-3,
+                ema_decay=0.995, device="cpu", sample_every=10**9, num_samples=4, sample_steps=5, **options,
+            )  # fmt: skip
+            train(config)
+            pipeline = load_restorer(run, "denoise")
+            for mode in ("mean", "sample"):
+                found = evaluate_model(
+                    pipeline,
+                    str(data),
+                    steps=[50, 100, 150, 200, 250, 400],
+                    most=100,
+                    mode=mode,
+                    num_inference_steps=20,
+                )
+                for row in found:
+                    kept = (
+                        "step",
+                        "sigma",
+                        "images",
+                        "mode",
+                        "psnr",
+                        "ssim",
+                        "lpips",
+                        "input_psnr",
+                        "input_ssim",
+                        "parameters",
+                    )
+                    rows.append({"side": name, "training_steps": steps, **{k: row[k] for k in kept}})
+                    print(rows[-1])
+    write(RESULTS / "restoration-noising.csv", rows)
+
+
+def photograph() -> None:
+    """The command on grey photographs of 1 and 12 megapixels: the most memory that its process had, and its speed."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for verb, sizes in (("denoise", ((1000, 1000), (3000, 4000))), ("upscale", ((500, 500), (1500, 2000)))):
+            for height, width in sizes:
+                source, target = (Path(folder) / f"{verb}-{height}-{part}.png" for part in ("in", "out"))
+                ramp = np.linspace(0, 200, width)[None] + np.random.default_rng(0).normal(0, 15, (height, width))
+                Image.fromarray(ramp.clip(0, 255).astype(np.uint8)).save(source)
+                begun = time.perf_counter()
+                command = [sys.executable, "-m", "continuous_unet", verb, str(source), "-o", str(target)]
+                process = subprocess.Popen(command)
+                _, status, usage = os.wait4(process.pid, 0)
+                seconds = time.perf_counter() - begun
+                if status:
+                    raise SystemExit(f"{' '.join(command)} failed")
+                result = Image.open(target).size
+                rows.append({
+                    "verb": verb, "input": f"{width}x{height}", "output": f"{result[0]}x{result[1]}",
+                    "process_peak_bytes": usage.ru_maxrss * 1024, "seconds": seconds,
+                    "num_threads": torch.get_num_threads(),
+                })  # fmt: skip
+                print(rows[-1])
+    write(RESULTS / "restoration-photograph.csv", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("pack", "measure", "sides", "noising", "photograph"))
+    parser.add_argument("run", nargs="*", type=Path, help="pack: runs, named as the models are to be")
+    parser.add_argument("--data", type=Path, help="folder of the sets; noising: folder of MNIST")
+    parser.add_argument("--steps", type=int, default=600, help="sides, noising: training steps of each side")
+    parser.add_argument("--rate", type=float, default=4e-3, help="sides: learning rate")
+    arguments = parser.parse_args()
+    if arguments.part == "pack":
+        for run in arguments.run:
+            pack(run)
+    elif arguments.part == "measure":
+        measure(arguments.data)
+    elif arguments.part == "sides":
+        sides(arguments.data, arguments.steps, arguments.rate)
+    elif arguments.part == "noising":
+        noising(arguments.data, arguments.steps)
+    else:
+        photograph()
+
+
+if __name__ == "__main__":
+    main()

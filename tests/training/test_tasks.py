@@ -1,0 +1,166 @@
+"""Every task through the one training loop: exact resumption, what is validated, what is saved, what is learned."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from continuous_unet.errors import InputError
+from continuous_unet.tasks.loading import load_pipeline, load_restorer
+from continuous_unet.training import train
+from continuous_unet.training.tasks import TASKS, make_task
+
+RESTORATION = {
+    "denoise": ({"task": "denoise"}, "denoise"),
+    "denoise, told the sigma": ({"task": "denoise", "sigma": "25", "sigma_conditioned": True}, "denoise"),
+    "super-resolution": ({"task": "super-resolution", "scale": 2}, "upscale"),
+    "super-resolution, x4, image": (
+        {"task": "super-resolution", "scale": 4, "objective": "sample", "regression_share": 1.0, "loss": "squared"},
+        "upscale",
+    ),
+}
+"""Every task but generation, which the other tests of training are about, and the verb that its models are for."""
+
+
+def restoration(tiny, **changes):
+    """Patches of shapes, from a restorer of a few thousand parameters."""
+    options = {"preset": "restorer", "model_options": {"block_out_channels": [8], "norm_num_groups": 4}}
+    return tiny(**{**options, "image_size": 16, "channels": 1, **changes})
+
+
+def records(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_task_is_here():
+    assert {options["task"] for options, _ in RESTORATION.values()} == set(TASKS) - {"generation"}
+
+
+@pytest.mark.parametrize("kind", RESTORATION)
+def test_a_run_and_its_resumption(kind, tiny, tmp_path):
+    options, verb = RESTORATION[kind]
+    # a constant rate, so that the first half does not depend on the number of steps
+    options = {**options, "lr_schedule": "constant", "sample_every": 6}
+    whole = train(restoration(tiny, **options, output=str(tmp_path / "whole")))
+    part = restoration(tiny, **options, steps=3, output=str(tmp_path / "part"))
+    train(part)
+    part.steps = 6
+    train(part, resume=True)
+    for name in ("model", "ema", "optimizer"):
+        files = [
+            load_file(tmp_path / run / "checkpoints" / "step-00000006" / f"{name}.safetensors")
+            for run in ("whole", "part")
+        ]
+        assert files[0].keys() == files[1].keys()
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    found = [r for r in records(tmp_path / "whole") if "validation_psnr" in r]
+    assert [r["step"] for r in found] == [3, 6]
+    assert (tmp_path / "whole" / "samples" / "step-00000006.png").is_file()
+    assert f"cunet {verb} " in (tmp_path / "whole" / "report.md").read_text()
+    assert whole.validation_loss is not None
+
+    pipeline = load_restorer(tmp_path / "whole", verb)
+    assert pipeline.channels == 1
+    with pytest.raises(InputError, match=f"trained for `cunet {verb}`"):
+        load_pipeline(tmp_path / "whole")
+    other = "upscale" if verb == "denoise" else "denoise"
+    for wrong in (other, "inpaint"):
+        with pytest.raises(InputError, match="expected a model of cunet train --task"):
+            load_restorer(tmp_path / "whole", wrong)
+
+
+def test_a_stream_of_photographs(tiny, tmp_path):
+    """Nothing can be held out of it; the picture of the progress shows its first images."""
+    pytest.importorskip("webdataset")
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "0.tar", "w") as shard:
+        for i in range(6):
+            Image.effect_noise((24, 20), 50).save(tmp_path / f"{i}.png")
+            shard.add(tmp_path / f"{i}.png", f"{i}.png")
+    train(restoration(tiny, task="denoise", data=str(tmp_path / "shards"), num_validation=0, steps=2, sample_every=2))
+    assert Image.open(tmp_path / "run" / "samples" / "step-00000002.png").width > 3 * 16
+
+
+def test_a_denoiser_learns(tiny, tmp_path):
+    """Of heavy noise on drawn shapes a hundred small steps take at least 3 dB."""
+    options = {"task": "denoise", "sigma": "50", "steps": 100, "learning_rate": 8e-3, "ema": False}
+    model = {"block_out_channels": [16], "norm_num_groups": 4}
+    train(restoration(tiny, **options, model_options=model, validate_every=100, num_validation=16, batch_size=8))
+    (last,) = (r for r in records(tmp_path / "run") if "validation_psnr" in r)
+    noise = 50 * 2 / 255
+    assert last["validation_psnr"] > 10 * torch.tensor(4 / noise**2).log10() + 3
+
+
+def task(tiny, **options):
+    return make_task(restoration(tiny, **options))
+
+
+class Told:
+    """A model that says what it is told and remembers it."""
+
+    def __init__(self, answer):
+        self.answer, self.dtype, self.calls = answer, torch.float32, []
+
+    def __call__(self, sample, timestep):
+        from types import SimpleNamespace
+
+        self.calls.append((sample, torch.as_tensor(timestep)))
+        return SimpleNamespace(sample=self.answer(sample))
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_denoising_noise_is_of_every_strength(tiny, conditioned):
+    learning = task(tiny, task="denoise", sigma="5:55", sigma_conditioned=conditioned)
+    clean, noise = torch.rand(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
+    sigmas = torch.tensor([5.025, 30.025, 54.975])
+    model = Told(lambda sample: sample - clean)
+    loss = learning.loss(model, clean, noise, torch.tensor([0, 500, 999]), None)
+    ((noisy, timestep),) = model.calls
+    torch.testing.assert_close(noisy - clean, sigmas[:, None, None, None] * 2 / 255 * noise, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(timestep.float(), sigmas if conditioned else torch.tensor(0.0))
+    torch.testing.assert_close(loss, torch.zeros(3), atol=1e-6, rtol=0)
+    wrong = learning.loss(Told(torch.zeros_like), clean, noise, torch.tensor([0, 500, 999]), None)
+    torch.testing.assert_close(wrong, (noisy - clean).abs().mean(dim=(1, 2, 3)))
+
+
+def test_a_share_of_the_images_is_for_the_answer_in_one_evaluation(tiny):
+    learning = task(tiny, task="super-resolution", regression_share=0.25, loss="squared")
+    clean, noise = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
+    model = Told(lambda sample: torch.zeros(4, 1, 8, 8))
+    loss = learning.loss(model, clean, noise, torch.tensor([0, 375, 749, 750]), None)
+    ((inputs, timesteps),) = model.calls
+    assert timesteps.tolist() == [0, 500, 998, 999]
+    noisy, enlarged = inputs.chunk(2, dim=1)
+    assert float(noisy[3].abs().max()) == 0
+    assert float(noisy[:3].abs().amin(dim=(1, 2, 3)).max()) < float(noisy[2].abs().max())
+    residual = 4 * (clean - enlarged)
+    torch.testing.assert_close(loss[3], (residual[3] ** 2).mean())  # v is minus the residual there
+    # nothing of the residual is left at the last timestep: the answer there is the mean
+    assert float(learning.scheduler.alphas_cumprod[-1]) == 0
+    known = Told(lambda sample: -residual)
+    torch.testing.assert_close(learning.restored(known, clean, noise, torch.zeros(4))[1], clean, rtol=0, atol=1e-5)
+
+
+WRONG = [
+    ({"task": "denoise", "sigma": "55:0"}, "LOW:HIGH"),
+    ({"task": "denoise", "sigma": "0"}, "LOW:HIGH"),
+    ({"task": "denoise", "sigma": "low:high"}, "LOW:HIGH"),
+    ({"task": "denoise", "objective": "sample"}, "a denoiser predicts the noise"),
+    ({"task": "denoise", "class_conditional": True}, "class_conditional is for generation"),
+    ({"task": "super-resolution", "scale": 5}, "2, 3 or 4"),
+    ({"task": "super-resolution", "objective": "epsilon"}, "v_prediction or sample"),
+    ({"task": "super-resolution", "regression_share": 1.5}, "it is a share"),
+    ({"task": "generation", "loss": "absolute"}, "is for restoration"),
+    ({"task": "inpainting"}, "must be 'generation' or 'denoise'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_settings_that_do_not_fit_are_refused(changes, message, tiny, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train(restoration(tiny, **changes))
+    assert not (tmp_path / "run").exists()
