@@ -210,7 +210,7 @@ class Restoration(DiffusionPipeline):
 
 def test_models_for_restoration(tmp_path):
     blind = Restoration(continuous(**SMALL), sigma_conditioned=True)
-    info = export_model(blind, ExportOptions(output=str(tmp_path / "denoise"), any_size=True, repeats=0))
+    info = export_model(blind, ExportOptions(output=str(tmp_path / "denoise"), repeats=0))
     assert info["schedule"] is None
     assert "full_sampling" not in info["parity"]
     noisy = np.random.default_rng(0).uniform(size=(1, 1, 9, 11)).astype(np.float32)
@@ -221,7 +221,7 @@ def test_models_for_restoration(tmp_path):
 
     scheduler = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     larger = Restoration(continuous(**SMALL, in_channels=2), scheduler, task="upscale", scale=3)
-    info = export_model(larger, ExportOptions(output=str(tmp_path / "upscale"), any_size=True, repeats=0))
+    info = export_model(larger, ExportOptions(output=str(tmp_path / "upscale"), repeats=0))
     assert info["options"] == {"scale": 3, "residual_scale": 4.0}
     result = runtime.upscale(runtime.load(tmp_path / "upscale"), noisy)
     enlarged = torch.nn.functional.interpolate(torch.tensor(noisy), scale_factor=3, mode="bicubic", antialias=True)

@@ -1,6 +1,7 @@
 """`export_model`: a trained model to a folder that runs elsewhere, with the proof in `export.json`."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -59,11 +60,13 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
     if options.solver_loop == "loop" and not found.loops:
         raise InputError(f"--solver-loop loop is not for --format {options.format}; leave it out")
     pipeline = model if isinstance(model, DiffusionPipeline) else load_model(model)
-    network = prepare_network(pipeline.unet, options)
-    network.loop = network.loop and found.loops
     task = getattr(pipeline, "task", "generation")
     if task not in TASKS:
         raise InputError(f"models for the task {task!r} cannot be exported; those for {', '.join(TASKS)} can")
+    if task != "generation" and options.static_shape is None and options.format in ("onnx", "openvino"):
+        options = dataclasses.replace(options, any_size=True)  # photographs are of any size
+    network = prepare_network(pipeline.unet, options)
+    network.loop = network.loop and found.loops
     if options.web and task != "generation":
         raise InputError(f"--web is for models that make images, and this one is to {task}")
     about = {
