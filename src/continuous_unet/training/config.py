@@ -112,6 +112,8 @@ class TrainConfig:
             raise InputError("no output was named; give the folder for the run with --output")
         if self.preset not in PRESETS:
             raise InputError(f"preset={self.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
+        if self.start_from is not None and self.task != "generation":
+            raise InputError("start_from is for --task generation; a run of another task goes on by --resume --steps N")
         if self.start_from is not None and self.model_options:
             raise InputError("model_options make a new model, and start_from names one that is there; give one of them")
         at_least = {

@@ -218,7 +218,9 @@ class _Trainer:
         if config.class_conditional:
             arguments["num_class_embeds"] = self.data.num_classes
         if config.start_from is not None:
-            model = load_start(config, report.image_size, report.channels, arguments.get("num_class_embeds"))
+            model = load_start(
+                config, self.task.scheduler, report.image_size, report.channels, arguments.get("num_class_embeds")
+            )
         else:
             try:
                 model = build_unet(config.preset, **arguments, **config.model_options)

@@ -32,19 +32,22 @@ def start_schedule(scheduler: Any) -> dict[str, Any]:
     return {ours: config[theirs] for theirs, ours in _SCHEDULE.items()}
 
 
-def load_start(config: TrainConfig, image_size: int, channels: int, num_classes: int | None) -> Any:
+def load_start(config: TrainConfig, scheduler: Any, image_size: int, channels: int, num_classes: int | None) -> Any:
     """The U-Net of `config.start_from`, for data of that size, with those classes (None: unconditional).
+
+    `scheduler` is that of the run.
 
     Raises:
         InputError: if it cannot be loaded, or was made for other images, classes or another diffusion process.
     """
     pipeline = load_pipeline(str(config.start_from))
     own = pipeline.unet.config
+    process = start_schedule(scheduler)
     wanted = {
         "images of": (own.sample_size, image_size),
         "channels": (own.in_channels, channels),
         "classes": (own.num_class_embeds, num_classes),
-        **{ours: (value, getattr(config, ours)) for ours, value in start_schedule(pipeline.scheduler).items()},
+        **{ours: (value, process[ours]) for ours, value in start_schedule(pipeline.scheduler).items()},
     }
     for name, (has, given) in wanted.items():
         if has != given:
