@@ -366,7 +366,14 @@ def restoration(verb: str) -> str:
     return table(["model", "set", key, f"PSNR, {before}", "PSNR, dB", "SSIM", "parameters"], body)
 
 
+def _not_yet(name: str, command: str) -> str | None:
+    """What stands in place of a table that has no rows yet."""
+    return None if (RESULTS / f"{name}.csv").is_file() else f"*Not measured yet: `{command}`.*"
+
+
 def restoration_sides() -> str:
+    if missing := _not_yet("restoration-sides", "python benchmarks/restoration.py sides"):
+        return missing
     everything = rows("restoration-sides")
     body = []
     for side in dict.fromkeys(row["side"] for row in everything):
@@ -398,6 +405,8 @@ def restoration_noising() -> str:
 
 
 def restoration_photograph() -> str:
+    if missing := _not_yet("restoration-photograph", "python benchmarks/restoration.py photograph"):
+        return missing
     body = [
         [f"`cunet {row['verb']}`", row["input"], row["output"], f"{int(row['process_peak_bytes']) / 2**20:,.0f} MiB",
          f"{float(row['seconds']):.0f} s"]
