@@ -35,8 +35,8 @@ class EvaluateOptions:
     solver_steps: int | None = option(None, "solver steps in each block; as trained if left out")
     lpips: bool = option(False, "measure LPIPS too; needs torchvision and weights from the network")
     seed: int = option(0, "seed of the noise")
-    tile: int = option(512, "side of the tiles that large images are cut into, pixels")
-    overlap: int = option(64, "pixels that neighbouring tiles share")
+    tile: int | None = option(None, "side of the tiles, pixels of the input; as of the verb if left out")
+    overlap: int | None = option(None, "pixels that neighbouring tiles share; as of the verb if left out")
     device: str | None = option(None, "cpu, cuda or mps; the best there is if left out")
 
     def validate(self) -> "EvaluateOptions":
@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     from continuous_unet.tasks.loading import load_restorer, set_solver_steps
     from continuous_unet.tasks.tiling import Tiles
 
+    size, overlap = (512, 64) if arguments.task == "denoise" else (256, 32)
+    tiles = Tiles(options.tile or size, overlap if options.overlap is None else options.overlap)
     default = "denoise-grey" if arguments.task == "denoise" else f"upscale-x{options.scale or 2}"
     rows: list[dict[str, Any]] = []
     stopped_by = None
@@ -99,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
                     num_inference_steps=options.sample_steps,
                     seed=options.seed,
                     lpips=options.lpips,
-                    tiles=Tiles(options.tile, options.overlap),
+                    tiles=tiles,
                     check=check,
                 )
                 for row in found:

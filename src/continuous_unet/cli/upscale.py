@@ -22,6 +22,9 @@ from continuous_unet.errors import InputError
 class UpscaleOptions(SamplingOptions):
     """Options of the verb."""
 
+    # of the small image; the large one's tiles are as large as those of the other verbs
+    tile: int = option(256, "side of the tiles that large images are cut into, pixels of the small image")
+    overlap: int = option(32, "pixels that neighbouring tiles share")
     scale: int | None = option(None, "how often to enlarge; the model's own scale, or 2, if left out")
 
     def validate(self) -> "UpscaleOptions":
