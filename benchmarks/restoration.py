@@ -156,7 +156,7 @@ def card(name: str) -> None:
 def side_models() -> dict[str, dict[str, Any]]:
     """Preset and options by the name of the side: one level of cost, as the MACs in the rows say."""
     blocks = {"down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3, "layers_per_block": 1}
-    discrete = {"block_out_channels": [16, 32, 64], "norm_num_groups": 8, "add_attention": False, **blocks}
+    discrete = {"block_out_channels": [16, 24, 32], "norm_num_groups": 8, "add_attention": False, **blocks}
     return {
         "continuous U-Net": {"preset": "restorer"},
         "weight-tied control": {"preset": "restorer", "model_options": {"block_type": "residual"}},
