@@ -180,3 +180,17 @@ def test_processes_share_one_sequence():
     parts = [take(EpochSampler(10, 2, rank=rank, world_size=2), 6) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == alone
     assert EpochSampler(10, 2, rank=1, world_size=2).positions(3) == range(14, 16)
+
+
+def test_patches_are_pieces_at_the_images_own_resolution(tmp_path):
+    pixels = np.arange(40 * 30, dtype=np.uint16).reshape(30, 40).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    options = {"image_size": 8, "fit": "patch", "random_crop": True, "progress": False}
+    dataset = open_dataset(tmp_path / "in", **options)
+    pieces = {pixels[y : y + 8, x : x + 8].tobytes() for y in range(23) for x in range(33)}
+    found = [((dataset[epoch, 0]["image"][0] + 1) * 127.5).round().byte().numpy().tobytes() for epoch in range(20)]
+    assert set(found) <= pieces
+    assert len(set(found)) > 10
+    # a smaller image is enlarged
+    assert open_dataset(tmp_path / "in", **{**options, "image_size": 35})[0]["image"].shape == (1, 35, 35)

@@ -22,6 +22,14 @@ RESTORATION = {
         {"task": "super-resolution", "scale": 4, "objective": "sample", "regression_share": 1.0, "loss": "squared"},
         "upscale",
     ),
+    "super-resolution by a discrete U-Net": (
+        {
+            "task": "super-resolution",
+            "preset": "ddpm_small",
+            "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1},
+        },
+        "upscale",
+    ),
 }
 """Every task but generation, which the other tests of training are about, and the verb that its models are for."""
 
