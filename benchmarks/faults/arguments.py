@@ -313,9 +313,14 @@ def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path
     return {"trials": sum(codes.values()), "bad": bad, "codes": dict(sorted(codes.items()))}
 
 
+NOT_TRIED = ("export", "run", "prune")
+"""Verbs that have no quick command line here yet; a verb that is neither here nor in `bases` fails the campaign."""
+
+
 def campaign(lab: Lab, made: Path, act: Act, cases: int, prefix: str) -> dict[str, Any]:
-    """Every verb."""
-    return {verb: try_verb(lab, verb, made, act, cases, lab.folder / f"{prefix}-{verb}") for verb in VERBS}
+    """Every verb but those of `NOT_TRIED`."""
+    verbs = [verb for verb in VERBS if verb not in NOT_TRIED]
+    return {verb: try_verb(lab, verb, made, act, cases, lab.folder / f"{prefix}-{verb}") for verb in verbs}
 
 
 def main(lab: Lab) -> None:
