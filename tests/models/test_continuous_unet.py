@@ -184,6 +184,17 @@ def test_compiles_without_graph_breaks_or_recompilation(gradient):
         gradients(compiled, torch.randn(2, 1, 8, 8), torch.tensor([11, 901]))
 
 
+def test_models_of_different_horizons_compile_in_one_process():
+    """Dynamo makes a symbol of a float that it has seen with another value: the time of the ODE, here."""
+    torch.compiler.reset()  # what it has seen in other tests would hide which of the two it stumbles on
+    x, timestep = torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
+    for integration_time in (1.0, 2.0):
+        model = make(gradient="backprop", integration_time=integration_time)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        reference = gradients(model, x, timestep)
+        assert float((gradients(compiled, x, timestep) - reference).norm() / reference.norm()) < 1e-5
+
+
 FRESH = """
 import sys
 from pathlib import Path

@@ -104,7 +104,8 @@ def integrate(
     """
     check_solver(method, gradient, num_steps)
     _check_state(state)
-    if not (math.isfinite(t0) and math.isfinite(t1) and t0 != t1):
+    # comparisons, not math.isfinite: where models of different horizons are compiled, Dynamo has symbols for the times
+    if not (abs(t0) < math.inf and abs(t1) < math.inf and t0 != t1):
         raise ValueError(f"t0={t0!r} and t1={t1!r} do not span an interval; expected two different finite times")
     scheme = METHODS.get(method)
     if scheme is not None and scheme.uses_terms and not hasattr(field, "terms"):
