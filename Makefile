@@ -23,8 +23,9 @@ demo: $(STAMP)  ## train on real handwritten digits, then sample: about five min
 	$(BIN)/cunet sample runs/demo --num 64 --steps 50 --scheduler ddim --seed 1 --output runs/demo/digits.png --overwrite
 	@echo "Look at runs/demo/digits.png, runs/demo/loss.png and runs/demo/report.md"
 
-test: $(STAMP)  ## run all tests (slow experiments: $(BIN)/pytest -m slow)
-	$(BIN)/python -m pytest -m "not slow"
+# one thread each: as many processes as cores, with a thread per core, would wait for each other
+test: $(STAMP)  ## run all tests, on all cores (slow experiments: $(BIN)/pytest -m slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks

@@ -23,7 +23,8 @@ SHORTEN = [
     (r"--batch-size \d+", "--batch-size 4"),
     (r"--checkpoint-every \d+", "--checkpoint-every 2"),
     # of a comparison only the costs are measured, of two sides; tests/comparison makes whole ones
-    (r"^(cunet compare .*)$", r"\1 --costs-only --no-compiled --repeats 1 --sides ours discrete"),
+    (r"^(cunet compare .*)$", r"\1 --costs-only --no-compiled --repeats 1 --sides ours control"),
+    (r"^(cunet inpaint .*)$", r"\1 --steps 6 --resamples 1"),
 ]
 NOT_RUN = ("make ", "git clone", "pip install", "python -m pip", "cd ", "accelerate launch", "python benchmarks/")
 
