@@ -58,6 +58,7 @@ EXPORTS = (
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
 SOLVER_STEPS = (1, 2, 4)
+SAMPLING_STEPS = (4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
 Network = Callable[..., np.ndarray]
 
@@ -196,44 +197,76 @@ def timed(time: Latency) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Whole images on two cores: each side in the form that was fastest at two threads, and ours pruned; in turns."""
-    threads, steps = 2, bench.arguments.steps
-    torch.set_num_threads(threads)
-    before = [
-        row for row in read(bench.arguments.output) if row["part"] == "latency" and row["threads"] == str(threads)
-    ]
+def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
+    """FID by number of sampling steps: each side in the forms that `candidates` names."""
+    judge = Judge(bench)
+    for side, variant in candidates(bench):
+        for steps in SAMPLING_STEPS:
+            pipeline = bench.pipeline(side)
+            if variant != "eager":
+                folder = bench.export(side, *variant.split())
+                assert folder is not None
+                pipeline = bench_exported(bench, pipeline, folder)
+            yield {"side": side, "variant": variant, "steps": steps, **judge.samples(pipeline, steps)}
+
+
+def candidates(bench: Bench) -> list[tuple[str, str]]:
+    """Per side its fastest form in floating point, and in int8, of those that were timed with two threads."""
+    times: dict[tuple[str, bool], list[tuple[float, str]]] = {}
     forms = {f"{form} {precision}" for form, precision in EXPORTS if form != "executorch"}
-    functions: dict[str, Callable[[], Any]] = {}
-    labels: dict[str, tuple[str, str]] = {}
-    for side in reversed(SIDES):
-        own = [row for row in before if row["side"] == side and row["variant"] in forms]
-        if not own:
-            raise SystemExit("run --only latency first: it tells which form is the fastest")
-        best = min(own, key=lambda row: float(row["ms"]))["variant"]
-        for variant in dict.fromkeys((best, "eager")):
-            functions[f"{side}, {variant}"] = sampler(bench, side, variant, threads, steps)
-            labels[f"{side}, {variant}"] = side, variant
+    for row in read(bench.arguments.output):
+        if row["part"] == "latency" and row["threads"] == "2" and row["variant"] in forms | {"eager"}:
+            key = row["side"], row["variant"].endswith("int8")
+            times.setdefault(key, []).append((float(row["ms"]), row["variant"]))
+    if not times:
+        raise SystemExit("run --only latency first: it tells which forms are the fastest")
+    return [(side, min(found)[1]) for (side, _), found in sorted(times.items(), reverse=True)]
+
+
+def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Images per second on two cores at equal measured quality.
+
+    The quality is the best FID that the discrete side has in any of its forms, plus 5 %. Every form of both sides takes
+    as few sampling steps as reach it; those that never do are left out. Batches are timed in turns, relative to the
+    discrete side's fastest; forms that plan for one image get one.
+    """
+    threads, batch = 2, bench.arguments.batch_size
+    torch.set_num_threads(threads)
+    quality: dict[tuple[str, str], dict[int, float]] = {}
+    for row in read(bench.arguments.output):
+        if row["part"] == "sampling":
+            quality.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = float(row["fid"])
+    if not quality:
+        raise SystemExit("run --only sampling first: it tells how many steps each form needs")
+    level = 1.05 * min(min(fids.values()) for (side, _), fids in quality.items() if side == "discrete")
+    fewest = {form: min((n for n, fid in fids.items() if fid <= level), default=None) for form, fids in quality.items()}
+    functions = {
+        form: sampler(bench, *form, threads, steps, batch) for form, steps in fewest.items() if steps is not None
+    }
     with torch.inference_mode():
-        times = measure_latency(functions, repeats=max(3, bench.arguments.repeats // 10), warmup=1)
-    for name, time in times.items():
-        side, variant = labels[name]
-        row = {"side": side, "variant": variant, "threads": threads, "steps": steps, **timed(time)}
-        yield {**row, "images_per_second": 1000 / time.median_ms}
+        # who is fastest on the discrete side is the reference, and found by one round
+        single = measure_latency(dict(functions), repeats=1, warmup=1)
+        order = sorted(functions, key=lambda form: (form[0] != "discrete", single[form].median_ms))
+        times = measure_latency({form: functions[form] for form in order}, repeats=bench.arguments.rounds, warmup=1)
+    for (side, variant), time in times.items():
+        steps = fewest[side, variant]
+        assert steps is not None
+        yield {
+            "side": side, "variant": variant, "threads": threads, "steps": steps, **timed(time),
+            "fid": quality[side, variant][steps], "images_per_second": 1000 * batch / time.median_ms,
+        }  # fmt: skip
 
 
-def sampler(bench: Bench, side: str, variant: str, threads: int, steps: int) -> Callable[[], Any]:
-    """One image by so many steps of DDIM."""
+def sampler(bench: Bench, side: str, variant: str, threads: int, steps: int, batch: int) -> Callable[[], Any]:
+    """So many images by so many steps of DPM-Solver++."""
     pipeline = bench.pipeline(side)
     if variant != "eager":
         folder = bench.export(side, *variant.split())
         assert folder is not None
-        pipeline = DiffusionSamplingPipeline(
-            Exported(bench.network(folder, threads), pipeline.unet.config, 1), pipeline.scheduler
-        )
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+        pipeline = bench_exported(bench, pipeline, folder, threads)
+    pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
-    return lambda: list(generate(pipeline, 1, num_inference_steps=steps, batch_size=1))
+    return lambda: list(generate(pipeline, batch, num_inference_steps=steps, batch_size=batch))
 
 
 def quality(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -312,10 +345,12 @@ def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
         yield {"side": "ours", "variant": name, "bytes": size, "error": float(np.sqrt((error**2).mean())), **loss}
 
 
-def bench_exported(bench: Bench, pipeline: DiffusionSamplingPipeline, folder: Path) -> DiffusionSamplingPipeline:
+def bench_exported(
+    bench: Bench, pipeline: DiffusionSamplingPipeline, folder: Path, threads: int | None = None
+) -> DiffusionSamplingPipeline:
     info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     batch = info["inputs"][0]["shape"][0]
-    network = bench.network(folder, os.cpu_count() or 1)
+    network = bench.network(folder, threads or os.cpu_count() or 1)
     unet = Exported(network, pipeline.unet.config, None if isinstance(batch, str) else batch)
     return DiffusionSamplingPipeline(unet, pipeline.scheduler)
 
@@ -348,19 +383,15 @@ class Judge:
         loss = validation_loss(
             pipeline.unet, pipeline.scheduler, self.held_out, seed=self.seed, with_labels=False, device=CPU
         )["validation_loss"]
-        if not self.fid:
-            return {"validation_loss": loss}
+        return {"validation_loss": loss, **(self.samples(pipeline, 10) if self.fid else {})}
+
+    def samples(self, pipeline: DiffusionSamplingPipeline, steps: int) -> dict[str, Any]:
         pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
         pipeline.set_progress_bar_config(disable=True)
-        images = generate(pipeline, self.arguments.samples, num_inference_steps=10, batch_size=50)
+        images = generate(pipeline, self.arguments.samples, num_inference_steps=steps, batch_size=50)
         fake, _ = fake_features(images, self.extractor, CPU)
         fid = distances(self.real, fake)["fid"]
-        return {
-            "validation_loss": loss,
-            "fid": fid,
-            "samples": self.arguments.samples,
-            "extractor": self.extractor.name,
-        }
+        return {"fid": fid, "samples": self.arguments.samples, "extractor": self.extractor.name}
 
 
 def operators(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -393,8 +424,8 @@ def operators(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
-    "exports": exports, "latency": latency, "end_to_end": end_to_end, "operators": operators, "quality": quality,
-    "solver_steps": solver_steps, "float_layers": float_layers, "pruning": pruning,
+    "exports": exports, "latency": latency, "sampling": sampling, "end_to_end": end_to_end, "operators": operators,
+    "quality": quality, "solver_steps": solver_steps, "float_layers": float_layers, "pruning": pruning,
 }  # fmt: skip
 
 
@@ -418,7 +449,8 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="parts to run")
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
     parser.add_argument("--samples", type=int, default=1000, help="images of each FID")
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps of an image, end to end")
+    parser.add_argument("--batch-size", type=int, default=16, help="images at a time, end to end")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, end to end")
     parser.add_argument("--finetune-steps", type=int, default=1000, help="updates after pruning")
     parser.add_argument("--extractor-steps", type=int, default=1500, help="steps of training the classifier")
     arguments = parser.parse_args()

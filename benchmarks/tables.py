@@ -283,11 +283,25 @@ def deploy_latency() -> str:
 def deploy_end_to_end() -> str:
     return _deploy_table(
         "end_to_end",
-        ["side", "form", "sampling steps", "images/s, 2 threads", "time, of the discrete side's best form"],
+        ["side", "form", "sampling steps", "FID", "images/s, 2 threads", "time, of the discrete side's fastest"],
         lambda row: [
-            row["side"], row["variant"], row["steps"], f"{float(row['images_per_second']):.2f}", _ratio(row)
+            row["side"], row["variant"], row["steps"], f"{float(row['fid']):.2f}",
+            f"{float(row['images_per_second']):.1f}", _ratio(row),
         ],
     )  # fmt: skip
+
+
+def deploy_sampling() -> str:
+    """A row per form, a column per number of steps."""
+    own = _deploy("sampling")
+    if not own:
+        return "*Not measured yet: `python benchmarks/deploy.py … --only sampling`.*"
+    counts = sorted({int(row["steps"]) for row in own})
+    forms: dict[tuple[str, str], dict[int, str]] = {}
+    for row in own:
+        forms.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = f"{float(row['fid']):.2f}"
+    head = ["side", "form", *(f"FID, {n} steps" for n in counts)]
+    return table(head, [[*form, *(fids.get(n, "–") for n in counts)] for form, fids in forms.items()])
 
 
 def deploy_operators() -> str:
@@ -419,7 +433,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
     "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
-    "deploy-latency": deploy_latency, "deploy-end-to-end": deploy_end_to_end, "deploy-operators": deploy_operators,
+    "deploy-latency": deploy_latency, "deploy-sampling": deploy_sampling, "deploy-end-to-end": deploy_end_to_end,
+    "deploy-operators": deploy_operators,
     "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
     "deploy-float-layers": deploy_float_layers, "restoration-denoise": partial(restoration, "denoise"),
     "restoration-upscale": partial(restoration, "upscale"), "restoration-sides": restoration_sides,
