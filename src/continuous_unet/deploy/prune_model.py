@@ -47,8 +47,8 @@ class _Held:
     def measure(self, pipeline: DiffusionSamplingPipeline) -> dict[str, Any]:
         """Parameters, multiply-accumulates of one image, validation loss, widths."""
         unet = pipeline.unet.eval().to(self.device)
-        size, with_labels = unet.config.sample_size, unet.config.num_class_embeds is not None
-        sample = torch.zeros(1, unet.config.in_channels, size, size, device=self.device)
+        with_labels = unet.config.num_class_embeds is not None
+        sample = torch.zeros_like(self.images[0]["image"], device=self.device)[None]
         labels = torch.zeros(1, dtype=torch.long, device=self.device) if with_labels else None
         with torch.no_grad():
             macs = count_macs(unet, sample, 0, class_labels=labels, strict=True).macs
