@@ -27,6 +27,7 @@ from continuous_unet.deploy.pruning import (
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import count_macs
 from continuous_unet.files import replace_folder, replace_text
+from continuous_unet.randomness import derive_seed
 from continuous_unet.tasks.devices import pick_device
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline
@@ -145,7 +146,7 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
             seen, pipeline.scheduler, options.importance_images, with_labels=config.class_conditional, seed=config.seed
         )
         report["timesteps"] = accumulate_gradients(pipeline.unet, pipeline.scheduler, batch)
-    torch.manual_seed(config.seed)  # importance="random" draws from it
+    torch.manual_seed(derive_seed("pruning", config.seed))  # importance="random" draws from it
     narrow = DiffusionSamplingPipeline(prune_unet(pipeline.unet, widths, options.importance).eval(), pipeline.scheduler)
     report["pruned"] = held.measure(narrow)
 
