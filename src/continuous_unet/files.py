@@ -28,6 +28,35 @@ def explain_write_errors(target: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def folder_to_make(output: str, mark: str, what: str, *, overwrite: bool, or_else: str = "") -> Path:
+    """The folder that `--output` names, if it may be made, or replaced.
+
+    Args:
+        output: what was given.
+        mark: the file by which an earlier result is known.
+        what: an earlier result is, for errors.
+        overwrite: replace an earlier result.
+        or_else: what could be done instead, for errors.
+
+    Raises:
+        InputError: if something is there that must not be replaced, or the name is none.
+    """
+    target = Path(output)
+    if target.name in ("", "..") or "\0" in output:
+        raise InputError(f"--output {output!r} cannot be made anew; name a new folder")
+    if os.path.isdir(target) and any(target.iterdir()):
+        if not (target / mark).is_file():
+            raise InputError(f"--output {target} is not empty and holds no {what}; name a new folder")
+        if not overwrite:
+            raise InputError(
+                f"--output {target} holds a result already ({what}); {or_else}name another, or allow it with "
+                "--overwrite"
+            )
+    elif os.path.exists(target) and not os.path.isdir(target):
+        raise InputError(f"--output {target} is a file; name a new folder")
+    return target
+
+
 def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Make a file anew by `write(aside)`: at every moment it is absent, the old one, or whole, also after a crash.
 

@@ -34,6 +34,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
 
 
+def leave_on_signals(request: StopRequest) -> contextlib.AbstractContextManager[None]:
+    """Inside `stop_on_signals`, for work of which nothing is kept half done: a signal is noted, and raises at once."""
+
+    def handle(number: int, frame: object) -> None:
+        request.signal = number
+        leave_at_once(number, frame)
+
+    return _handlers({signal.SIGINT: handle, signal.SIGTERM: handle})
+
+
 def leave_on_sigterm() -> contextlib.AbstractContextManager[None]:
     """Within, SIGTERM raises `Terminated`, so that what is half done is cleared away as it is after Ctrl-C."""
     return _handlers({signal.SIGTERM: leave_at_once})

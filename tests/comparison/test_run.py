@@ -157,6 +157,45 @@ def test_a_comparison_that_was_stopped_goes_on_and_comes_to_the_same(how, code, 
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
+def test_a_signal_while_something_is_measured_leaves_at_once(tmp_path, sides, monkeypatch):
+    """What is measured already stays, and the comparison goes on."""
+    from continuous_unet.comparison import run
+
+    def compiling_for_minutes(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    settings = config(tmp_path / "out", sides[:1], costs_only=True)
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "measure_latencies", compiling_for_minutes)
+        assert compare(settings).stopped_by == signal.SIGTERM
+    assert time.monotonic() - began < 55
+    before = stamps(tmp_path / "out")
+    assert {path.stem for path in before} == {"costs", "memory", "training-speed"}
+    assert compare(settings).stopped_by is None
+    assert before.items() <= stamps(tmp_path / "out").items()
+
+
+def test_a_signal_ends_the_training_of_the_classifier(tmp_path, sides):
+    settings = config(
+        tmp_path / "out", sides[:1], budget="images=16", sweep_images=16, num_seeds=1, learning_rates=[1e-3],
+        extractor_steps=10**6,
+    )  # fmt: skip
+    process = start(settings, tmp_path)
+    assert any(line.startswith(b"extractor") for line in process.stderr), "it never came to the classifier"
+    time.sleep(2)
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 143, stderr.decode()
+    assert time.monotonic() - told < 30
+    assert f"stopped; the same command goes on with {tmp_path / 'out'}" in stderr.decode()
+    assert b"Traceback" not in stderr
+    assert (tmp_path / "out/pieces/runs/ours/seed-0.json").exists()
+    assert not (tmp_path / "out/pieces/extractor.json").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, sides):
     (tmp_path / "diary.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="not an empty folder"):

@@ -281,7 +281,7 @@ REFUSED = {
     "no output": ({"output": ""}, "--output is missing"),
     "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
     "taken": ({"output": "taken"}, "is not empty and holds no export"),
-    "export there": ({"output": "export"}, "holds an export already"),
+    "export there": ({"output": "export"}, "holds a result already (export)"),
     "file": ({"output": "file"}, "is a file"),
 }
 

@@ -171,6 +171,22 @@ def test_a_pruned_model_goes_through_the_other_verbs(pruned, tmp_path, capsys):
     assert "objective v_prediction, and this run epsilon" in capsys.readouterr().err
 
 
+def test_every_whole_number_is_a_seed(trained, tmp_path):
+    pytest.importorskip("sklearn", reason="the digits extra is not installed")
+    options = ["--data", "digits", "--ratio", "0.5", "--importance", "random", "--steps", "0", "--num-validation", "8"]
+    arguments = ["prune", "--model", str(trained), *options, "--output", str(tmp_path / "out"), "--seed", "9" * 23]
+    assert main(arguments) == 0
+
+
+def test_models_whose_images_are_not_square_are_refused(tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the digits extra is not installed")
+    pipeline(continuous(sample_size=(8, 16))).save_pretrained(tmp_path / "model")
+    options = ["--data", "digits", "--ratio", "0.5", "--output", str(tmp_path / "out")]
+    assert main(["prune", "--model", str(tmp_path / "model"), *options]) == 2
+    assert "needs a model whose configuration has a square sample_size" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
     from continuous_unet.training import loop
 

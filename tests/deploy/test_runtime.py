@@ -1,6 +1,7 @@
 """The NumPy module: its noise, its samplers beside diffusers', its tasks, and that it needs no torch."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -304,6 +305,23 @@ def damage(folder, kind):
             "no schedule": lambda: info.pop("schedule"),
             "schedule": lambda: info["schedule"].update(alphas_cumprod=[]),
             "unknown field": lambda: info["schedule"].update(magic=1),
+            "spacing": lambda: info["schedule"].update(timestep_spacing="magic"),
+            "offset": lambda: info["schedule"].update(steps_offset=10**6),
+            "clip": lambda: info["schedule"].update(clip_sample_range="a"),
+            "alphas": lambda: info["schedule"].update(alphas_cumprod=[[0.5, 0.1]]),
+            "no format": lambda: info.pop("format"),
+            "format": lambda: info.update(format=[1]),
+            "network": lambda: info.update(network="../x"),
+            "no checksum": lambda: info["files"].update({"network.onnx": {}}),
+            "task": lambda: info.update(task="magic"),
+            "shape": lambda: info.update(image_shape=[1, 8]),
+            "pixels": lambda: info.update(image_shape=[1, 2**20, 2**20]),
+            "batch": lambda: info["inputs"][0].update(shape=[0, 1, 8, 8]),
+            "multiple": lambda: info.update(size_multiple_of=0),
+            "classes": lambda: info.update(num_classes="a"),
+            "largest batch": lambda: info.update(largest_batch=0),
+            "other channels": lambda: info.update(image_shape=[3, 8, 8]),
+            "other classes": lambda: info.update(num_classes=3),
             "elsewhere": lambda: info["files"].update({"../x": {"sha256": ""}}),
         }[kind]()
         path.write_text(json.dumps(info))
@@ -318,6 +336,23 @@ DAMAGE = {
     "no schedule": "the export is damaged",
     "schedule": "no usable noise schedule",
     "unknown field": "the export is damaged",
+    "spacing": "timestep_spacing 'magic'",
+    "offset": "no usable noise schedule",
+    "clip": "no usable noise schedule",
+    "alphas": "no usable noise schedule",
+    "no format": "the export is damaged",
+    "format": "format is [1], which no export has",
+    "network": 'network is "../x"',
+    "no checksum": "files is",
+    "task": 'task is "magic"',
+    "shape": "image_shape is [1, 8]",
+    "pixels": "image_shape is [1, 1048576, 1048576]",
+    "batch": "inputs is",
+    "multiple": "size_multiple_of is 0",
+    "classes": 'num_classes is "a"',
+    "largest batch": "largest_batch is 0",
+    "other channels": "is not the network that export.json describes",
+    "other classes": "is not the network that export.json describes",
     "elsewhere": "outside its folder",
 }
 
@@ -329,6 +364,42 @@ def test_a_damaged_export_is_refused_in_one_line(kind, exported, tmp_path):
     with pytest.raises(ExportedModelError) as error:
         runtime.load(folder)
     assert DAMAGE[kind] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+FLOAT, INT = 1, 7  # element types of ONNX
+FOREIGN = {
+    "one input": ({"sample": (FLOAT, 4)}, "sample", "Invalid input name"),
+    "other names": ({"x": (FLOAT, 4), "t": (FLOAT, 1)}, "x", "Required inputs"),
+    "whole timesteps": ({"sample": (FLOAT, 4), "timestep": (INT, 1)}, "sample", "Unexpected input data type"),
+    "no image": ({"sample": (FLOAT, 4), "timestep": (FLOAT, 1)}, "timestep", "not [1, 8, 8]"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_network_of_others_is_refused_in_one_line(kind, exported, tmp_path):
+    """A sound ONNX file, with its checksum, that is not what export.json says."""
+    from onnx import helper
+
+    inputs, output, message = FOREIGN[kind]
+    axes = ["batch", 1, 8, 8]
+    values = [helper.make_tensor_value_info(name, dtype, axes[:rank]) for name, (dtype, rank) in inputs.items()]
+    dtype, rank = inputs[output]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [output], ["prediction"])],
+        "foreign",
+        values,
+        [helper.make_tensor_value_info("prediction", dtype, axes[:rank])],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / "network.onnx").write_bytes(content)
+    info = json.loads((folder / "export.json").read_text())
+    info["files"]["network.onnx"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "export.json").write_text(json.dumps(info))
+    with pytest.raises(ExportedModelError, match="is not the network that export") as error:
+        runtime.load(folder)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

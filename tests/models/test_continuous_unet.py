@@ -1,5 +1,6 @@
 """What is ours alone: the solver's settings, presets, both clocks, pipelines in a fresh process, compilation."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,25 @@ BAD = [
     ({"initial_velocity": "magic"}, "expected one of features, timestep, carried, zero"),
     ({"initial_decay": 0.1}, "between 0.30 and 1"),
 ]
+
+
+def test_casting_says_nothing():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    logger.addHandler(handler)
+    try:
+        assert make().to(torch.bfloat16).half().to(dtype=torch.float64).dtype == torch.float64
+        assert said == []
+        logger.warning("something else")
+        assert said == ["something else"]
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_heads_need_not_divide_widths_without_attention():
+    make(add_attention=False, attention_head_dim=3)
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(changes) for changes, _ in BAD])

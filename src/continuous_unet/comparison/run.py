@@ -42,7 +42,7 @@ from continuous_unet.data import ImageDataset, open_dataset, train_validation_sp
 from continuous_unet.errors import InputError
 from continuous_unet.files import replace_text
 from continuous_unet.processes import Stopped
-from continuous_unet.signals import StopRequest, stop_on_signals
+from continuous_unet.signals import StopRequest, leave_on_signals, stop_on_signals
 from continuous_unet.tasks.devices import pick_device
 from continuous_unet.tasks.generation import generate
 from continuous_unet.tasks.images import make_grid, write_png
@@ -100,7 +100,7 @@ class _Comparison:
         if config.extractor == "inception" and not config.costs_only:
             quality.load_inception(self.device)
         self._claim(self.sides)
-        self.stop: StopRequest | None = None
+        self.stop = StopRequest()
 
     def _open_data(self) -> tuple[ImageDataset, ImageDataset]:
         """Images to train on, and those held out: none for costs alone."""
@@ -153,10 +153,17 @@ class _Comparison:
         path = self._path(name)
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
-        if self.stop is not None and self.stop.signal is not None:
+        if self.stop.signal is not None:
             raise Stopped(self.stop.signal)
         say(f"{name} …")
-        return self._write_piece(name, make())
+        try:
+            with leave_on_signals(self.stop):  # compilers and the classifier take minutes; trainings save by themselves
+                result = make()
+        except KeyboardInterrupt as interrupt:
+            if self.stop.signal is None:
+                raise
+            raise Stopped(self.stop.signal) from interrupt
+        return self._write_piece(name, result)
 
     def _path(self, name: str) -> Path:
         return self.folder / "pieces" / f"{name}.json"
@@ -296,7 +303,7 @@ class _Comparison:
                 for future in done:
                     self._write_piece(running.pop(future), _whole(future.result()))
                     bar.update()
-                if self.stop is not None and self.stop.signal is not None:
+                if self.stop.signal is not None:
                     for pid in list(pool._processes):  # a training finishes its step, saves, and returns
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGTERM)

@@ -58,9 +58,13 @@ def open_for(
     Raises:
         InputError: for images of other channels, smaller ones, too few, or without the classes that the model needs.
     """
-    sides = {unet.config.sample_size} if size is None else set(size)
-    if len(sides) > 1 or not all(isinstance(side, int) for side in sides):
-        raise InputError(f"{option}: images of {sides} pixels are wanted, and data is read for square ones only")
+    wanted = unet.config.sample_size if size is None else size
+    sides = {wanted} if isinstance(wanted, int) else set(wanted or ())
+    if len(sides) != 1:
+        raise InputError(
+            f"{option}: the model takes images of the size {wanted}, and data is read as squares of one size; this "
+            "needs a model whose configuration has a square sample_size"
+        )
     (side,) = sides
     fit = known.config.fit or make_task(known.config).fit
     dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)

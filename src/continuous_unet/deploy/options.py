@@ -1,11 +1,13 @@
 """What can be asked of an export. Imports no torch: `cunet --help` reads it."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import folder_to_make
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 """Largest error against PyTorch that is let pass, by precision: absolute, of predictions of unit scale.
@@ -71,12 +73,16 @@ class ExportOptions:
         """Batch, height and width of `static_shape`."""
         if self.static_shape is None:
             return None
+        from continuous_unet.deploy.runtime import MOST_PIXELS  # not above: NumPy makes `cunet --help` wait
+
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.static_shape)
         values = tuple(map(int, match.groups())) if match else (0, 0, 0)
         if min(values) < 1 or max(values) > 65_536:
             raise InputError(
                 f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64"
             )
+        if math.prod(values) > MOST_PIXELS:
+            raise InputError(f"--static-shape {self.static_shape}: at most {MOST_PIXELS:,} pixels are allowed")
         return values[0], values[1], values[2]
 
     def allowed_error(self) -> float:
@@ -89,14 +95,4 @@ class ExportOptions:
         Raises:
             InputError: if something is there that must not be replaced.
         """
-        target = Path(self.output)
-        if target.is_dir() and any(target.iterdir()):
-            if not (target / "export.json").is_file():
-                raise InputError(f"--output {target} is not empty and holds no export; name a new folder")
-            if not self.overwrite:
-                raise InputError(
-                    f"--output {target} holds an export already; name another, or allow it with --overwrite"
-                )
-        elif target.exists() and not target.is_dir():
-            raise InputError(f"--output {target} is a file; name a new folder")
-        return target
+        return folder_to_make(self.output, "export.json", "export", overwrite=self.overwrite)

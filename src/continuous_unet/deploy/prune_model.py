@@ -27,6 +27,7 @@ from continuous_unet.deploy.pruning import (
 from continuous_unet.errors import InputError
 from continuous_unet.evaluation import count_macs
 from continuous_unet.files import replace_folder, replace_text
+from continuous_unet.randomness import derive_seed
 from continuous_unet.tasks.devices import pick_device
 from continuous_unet.tasks.generation import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline
@@ -47,8 +48,8 @@ class _Held:
     def measure(self, pipeline: DiffusionSamplingPipeline) -> dict[str, Any]:
         """Parameters, multiply-accumulates of one image, validation loss, widths."""
         unet = pipeline.unet.eval().to(self.device)
-        size, with_labels = unet.config.sample_size, unet.config.num_class_embeds is not None
-        sample = torch.zeros(1, unet.config.in_channels, size, size, device=self.device)
+        with_labels = unet.config.num_class_embeds is not None
+        sample = torch.zeros_like(self.images[0]["image"], device=self.device)[None]
         labels = torch.zeros(1, dtype=torch.long, device=self.device) if with_labels else None
         with torch.no_grad():
             macs = count_macs(unet, sample, 0, class_labels=labels, strict=True).macs
@@ -145,7 +146,7 @@ def _prune(model: str | os.PathLike, options: PruneOptions) -> None:
             seen, pipeline.scheduler, options.importance_images, with_labels=config.class_conditional, seed=config.seed
         )
         report["timesteps"] = accumulate_gradients(pipeline.unet, pipeline.scheduler, batch)
-    torch.manual_seed(config.seed)  # importance="random" draws from it
+    torch.manual_seed(derive_seed("pruning", config.seed))  # importance="random" draws from it
     narrow = DiffusionSamplingPipeline(prune_unet(pipeline.unet, widths, options.importance).eval(), pipeline.scheduler)
     report["pruned"] = held.measure(narrow)
 

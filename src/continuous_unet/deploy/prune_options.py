@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from continuous_unet.errors import InputError
+from continuous_unet.files import folder_to_make
 
 REPORT = "prune.json"
 
@@ -56,15 +57,5 @@ class PruneOptions:
         Raises:
             InputError: if something is there that must not be replaced.
         """
-        target = Path(self.output)
-        if target.exists() and not target.is_dir():
-            raise InputError(f"--output {target} is a file; name a new folder")
-        if target.is_dir() and any(target.iterdir()):
-            if not (target / REPORT).is_file():
-                raise InputError(f"--output {target} is not empty and holds no pruned model; name a new folder")
-            if not self.overwrite:
-                raise InputError(
-                    f"--output {target} holds a pruned model already; go on with its fine-tuning by --resume, name "
-                    "another, or allow it with --overwrite"
-                )
-        return target
+        go_on = "go on with its fine-tuning by --resume, "
+        return folder_to_make(self.output, REPORT, "pruned model", overwrite=self.overwrite, or_else=go_on)

@@ -19,6 +19,7 @@ Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1], image
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -33,6 +34,12 @@ import numpy as np
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
+INPUTS = ("sample", "timestep", "class_labels")
+"""Of the network, by name; the last one of class-conditional models alone."""
+TASKS = ("generation", "denoise", "upscale")
+MOST_IMAGES, MOST_THREADS = 1_000_000, 1024
+MOST_PIXELS = 2**24
+"""Of an image, or of a batch of fixed size, that an export is made for."""
 Network = Callable[..., np.ndarray]
 """`network(sample, timestep, class_labels=None) -> prediction`: `(B, C, H, W)`, a number or `(B,)`, `(B,)`."""
 
@@ -290,11 +297,53 @@ def read_schedule(info: dict[str, Any]) -> Schedule:
     """The schedule in `export.json`."""
     values = dict(info["schedule"])
     schedule = Schedule(**{**values, "alphas_cumprod": np.array(values["alphas_cumprod"], np.float32)})
+    alphas = schedule.alphas_cumprod
     if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
         raise ExportedModelError(f"the prediction_type {schedule.prediction_type!r} of the export is unknown")
-    if not len(schedule.alphas_cumprod) or not np.isfinite(schedule.alphas_cumprod).all():
-        raise ExportedModelError("the export has no usable noise schedule; it is damaged")
+    if schedule.timestep_spacing not in ("leading", "linspace", "trailing"):
+        raise ExportedModelError(f"the timestep_spacing {schedule.timestep_spacing!r} of the export is unknown")
+    sound = (
+        alphas.ndim == 1
+        and len(alphas) > 0
+        and bool(((alphas >= 0) & (alphas <= 1)).all())
+        and _is_whole(schedule.steps_offset, 0, len(alphas))
+        and all(isinstance(x, (int, float)) for x in (schedule.clip_sample_range, schedule.final_alpha_cumprod))
+    )
+    if not sound:
+        raise ExportedModelError("the export has no usable noise schedule; it is damaged: export again")
     return schedule
+
+
+def _is_whole(value: Any, least: int, most: int = 2**31) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def check_info(info: dict[str, Any]) -> None:
+    """Refuse values of `export.json` that no export has, by name."""
+    files, shape, batch = info["files"], info["image_shape"], info["inputs"][0]["shape"][0]
+    task, options = info["task"], info.get("options", {})
+    sound = {
+        "format": isinstance(info["format"], str),
+        "files": isinstance(files, dict) and all(isinstance(facts.get("sha256"), str) for facts in files.values()),
+        "network": info["network"] in files,
+        "image_shape": isinstance(shape, list)
+        and len(shape) == 3
+        and all(_is_whole(size, 1) for size in shape)
+        and shape[1] * shape[2] <= MOST_PIXELS,
+        "inputs": isinstance(batch, str) or _is_whole(batch, 1),
+        "size_multiple_of": _is_whole(info["size_multiple_of"], 1),
+        "num_classes": info["num_classes"] is None or _is_whole(info["num_classes"], 1),
+        "largest_batch": _is_whole(info.get("largest_batch", 1), 1),
+        "task": task in TASKS,
+        "options": task != "upscale"
+        or (_is_whole(options["scale"], 1, 16) and 0 < float(options["residual_scale"]) < math.inf),
+        "schedule": info["schedule"] is not None or task == "denoise",
+    }
+    for name, right in sound.items():
+        if not right:
+            raise ExportedModelError(
+                f"{name} is {json.dumps(info.get(name))[:80]}, which no export has; it is damaged: export again"
+            )
 
 
 def read_info(folder: str | os.PathLike) -> dict[str, Any]:
@@ -311,14 +360,14 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format_version"] != FORMAT_VERSION:
-            raise ExportedModelError(f"{path} is of format version {info['format_version']}; expected {FORMAT_VERSION}")
-        files = dict(info["files"])
+            raise ExportedModelError(f"it is of format version {info['format_version']}; expected {FORMAT_VERSION}")
+        check_info(info)
         ExportedModel(lambda *inputs: inputs[0], info)
     except ExportedModelError as error:
         raise ExportedModelError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ExportedModelError(f"{path} cannot be read ({error!r}); the export is damaged: export again") from error
-    for name, facts in files.items():
+    for name, facts in info["files"].items():
         if Path(name).name != name:
             raise ExportedModelError(f"{path} names the file {name!r} outside its folder; it is not an export of ours")
         file = path.parent / name
@@ -343,8 +392,7 @@ def open_onnx(path: Path, threads: int | None = None) -> Network:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes of its own
         raise ExportedModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]})") from error
-    names = [entry.name for entry in session.get_inputs()]
-    return lambda *inputs: session.run(None, dict(zip(names, inputs)))[0]
+    return lambda *inputs: session.run(None, dict(zip(INPUTS, inputs)))[0]
 
 
 def open_openvino(path: Path, threads: int | None = None) -> Network:
@@ -380,13 +428,37 @@ def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, 
     Raises:
         ExportedModelError: if it is none, or damaged, or its runtime is missing.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ExportedModelError(f"{threads} threads: expected 1 to {MOST_THREADS}")
     info = read_info(folder)
     openers = {**OPENERS, **(more or {})}
     if info["format"] not in openers:
         raise ExportedModelError(
             f"the format {info['format']!r} does not run here ({', '.join(openers)} do); export to one of these"
         )
-    return ExportedModel(openers[info["format"]](Path(folder) / info["network"], threads), info)
+    network = Path(folder) / info["network"]
+    model = ExportedModel(openers[info["format"]](network, threads), info)
+    _check_network(model, network)
+    return model
+
+
+def _check_network(model: ExportedModel, path: Path) -> None:
+    """Refuse a network that is not the one that `export.json` describes, by one evaluation."""
+    sample = np.zeros((1, *model.shape), np.float32)
+    expected = list(model.info["outputs"][0]["shape"])[1:2] + list(model.shape[1:])
+    try:
+        found = list(model(sample, 0, None if model.num_classes is None else 0).shape)[1:]
+    except MemoryError:
+        raise
+    except Exception as error:  # every runtime has classes of its own
+        raise ExportedModelError(
+            f"{path} is not the network that {INFO_FILE} describes ({' '.join(str(error).split())[:300]}): export again"
+        ) from error
+    if found != expected:
+        raise ExportedModelError(
+            f"{path} is not the network that {INFO_FILE} describes (it gives images of {found}, not {expected}): "
+            "export again"
+        )
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -620,6 +692,8 @@ def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if channels not in modes:
         raise ExportedModelError(f"images have 1, 3 or 4 channels, and this model has {channels}")
+    if not os.path.isfile(path):  # a pipe would be waited for, without end
+        raise ExportedModelError(f"{path} cannot be read as an image (there is no such file)")
     try:
         with pillow.open(path) as picture:
             pixels = np.asarray(picture.convert(modes[channels]), np.float32) / 255
@@ -670,21 +744,29 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
             file.parent.mkdir(parents=True, exist_ok=True)
             pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(aside, format="PNG")
             os.replace(aside, file)
-        except OSError as error:
-            raise ExportedModelError(f"{file} cannot be written ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that can be none
+            reason = getattr(error, "strerror", None) or error
+            raise ExportedModelError(
+                f"{file} cannot be written ({reason}); free some space or choose another --output"
+            ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):
+                aside.unlink()  # left over if something went wrong
     return paths
 
 
 def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) -> list[Path]:
     """Where `save_images` writes. Raises ExportedModelError if something is there and `overwrite` is False."""
+    if not 1 <= count <= MOST_IMAGES:
+        raise ExportedModelError(f"{count} images: expected 1 to {MOST_IMAGES}")
+    if not os.fspath(path):
+        raise ExportedModelError("--output is empty: name a .png file or a folder")
     target = Path(path)
     one = target.suffix.lower() == ".png"
     if target.suffix and not one:
         raise ExportedModelError(f"{target}: only .png files are written; name a .png file or a folder")
     paths = [target] if one else [target / f"{k:04d}.png" for k in range(count)]
-    taken = next((p for p in paths if p.exists()), None)
+    taken = next((p for p in paths if os.path.exists(p)), None)
     if taken is not None and not overwrite:
         raise ExportedModelError(f"{taken} exists already; choose another --output, or allow it with --overwrite")
     return paths

@@ -1,6 +1,7 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 from continuous_unet.models.dynamic_block import BLOCKS, INITIAL_VELOCITIES, BlockConfig, SolverConfig, check_block
 from continuous_unet.models.embeddings import AdaptiveScaleShift, EmbeddingTable
 from continuous_unet.models.fields import FIELDS, NORM_TYPES, FieldConfig, make_norm, zeroed
+
+# diffusers 0.42 warns at every cast of parts that should stay in float32, also where there are none, and no class
+# attribute makes it silent.
+logging.getLogger(ModelMixin.__module__).addFilter(lambda r: "should be kept in float32: []" not in r.getMessage())
 
 _DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 _UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
@@ -181,6 +186,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         _check_architecture(
             in_channels, out_channels, widths, down_block_types, mid_block_type, up_block_types, norm_num_groups,
             layers_per_block, patch_size, dropout, attention_head_dim, class_embed_type, num_class_embeds,
+            mid_attention=mid_block_type is not None and add_attention,
         )  # fmt: skip
         if sample_size is not None:
             height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
@@ -490,6 +496,8 @@ def _check_architecture(
     attention_head_dim: int | None,
     class_embed_type: str | None,
     num_class_embeds: int | None,
+    *,
+    mid_attention: bool,
 ) -> None:
     positive = {
         "in_channels": in_channels,
@@ -529,6 +537,6 @@ def _check_architecture(
         raise ValueError(f"dropout={dropout!r} must lie in [0, 1)")
     with_attention = {w for w, kind in zip(widths, down_block_types, strict=True) if "Attn" in kind}
     with_attention |= {w for w, kind in zip(reversed(widths), up_block_types, strict=True) if "Attn" in kind}
-    for width in with_attention if mid_block_type is None else {*with_attention, widths[-1]}:
+    for width in {*with_attention, widths[-1]} if mid_attention else with_attention:
         if width % (attention_head_dim or width):
             raise ValueError(f"attention_head_dim={attention_head_dim} does not divide the width {width}")

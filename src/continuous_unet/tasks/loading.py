@@ -361,6 +361,8 @@ def set_solver_steps(unet: Any, num_steps: int) -> None:
     """
     if not hasattr(unet, "set_solver"):
         raise InputError(f"solver steps are for continuous U-Nets, and this model is a {type(unet).__name__}")
+    if num_steps > _LARGEST["num_solver_steps"]:
+        raise InputError(f"solver steps: {num_steps} are more than the {_LARGEST['num_solver_steps']} that are allowed")
     try:
         unet.set_solver(num_steps=num_steps)
     except ValueError as error:
