@@ -58,6 +58,8 @@ EXPORTS = (
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
 SOLVER_STEPS = (1, 2, 4)
+THREADS = 2
+"""Of what is measured end to end."""
 SAMPLING_STEPS = (4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
 Network = Callable[..., np.ndarray]
@@ -201,21 +203,17 @@ def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
     """FID by number of sampling steps: each side in the forms that `candidates` names."""
     judge = Judge(bench)
     for side, variant in candidates(bench):
+        pipeline = form_of(bench, side, variant)
         for steps in SAMPLING_STEPS:
-            pipeline = bench.pipeline(side)
-            if variant != "eager":
-                folder = bench.export(side, *variant.split())
-                assert folder is not None
-                pipeline = bench_exported(bench, pipeline, folder)
             yield {"side": side, "variant": variant, "steps": steps, **judge.samples(pipeline, steps)}
 
 
 def candidates(bench: Bench) -> list[tuple[str, str]]:
-    """Per side its fastest form in floating point, and in int8, of those that were timed with two threads."""
+    """Per side its fastest form in floating point, and in int8, of those that were timed with `THREADS` threads."""
     times: dict[tuple[str, bool], list[tuple[float, str]]] = {}
-    forms = {f"{form} {precision}" for form, precision in EXPORTS if form != "executorch"}
+    forms = {"eager", *(f"{form} {precision}" for form, precision in EXPORTS if form != "executorch")}
     for row in read(bench.arguments.output):
-        if row["part"] == "latency" and row["threads"] == "2" and row["variant"] in forms | {"eager"}:
+        if row["part"] == "latency" and row["threads"] == str(THREADS) and row["variant"] in forms:
             key = row["side"], row["variant"].endswith("int8")
             times.setdefault(key, []).append((float(row["ms"]), row["variant"]))
     if not times:
@@ -230,8 +228,8 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
     as few sampling steps as reach it; those that never do are left out. Batches are timed in turns, relative to the
     discrete side's fastest; forms that plan for one image get one.
     """
-    threads, batch = 2, bench.arguments.batch_size
-    torch.set_num_threads(threads)
+    batch = bench.arguments.batch_size
+    torch.set_num_threads(THREADS)
     quality: dict[tuple[str, str], dict[int, float]] = {}
     for row in read(bench.arguments.output):
         if row["part"] == "sampling":
@@ -240,33 +238,42 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
         raise SystemExit("run --only sampling first: it tells how many steps each form needs")
     level = 1.05 * min(min(fids.values()) for (side, _), fids in quality.items() if side == "discrete")
     fewest = {form: min((n for n, fid in fids.items() if fid <= level), default=None) for form, fids in quality.items()}
-    functions = {
-        form: sampler(bench, *form, threads, steps, batch) for form, steps in fewest.items() if steps is not None
-    }
+    functions = {form: sampler(bench, *form, steps, batch) for form, steps in fewest.items() if steps is not None}
     with torch.inference_mode():
         # who is fastest on the discrete side is the reference, and found by one round
-        single = measure_latency(dict(functions), repeats=1, warmup=1)
+        single = measure_latency(functions, repeats=1, warmup=1)
         order = sorted(functions, key=lambda form: (form[0] != "discrete", single[form].median_ms))
         times = measure_latency({form: functions[form] for form in order}, repeats=bench.arguments.rounds, warmup=1)
     for (side, variant), time in times.items():
         steps = fewest[side, variant]
         assert steps is not None
         yield {
-            "side": side, "variant": variant, "threads": threads, "steps": steps, **timed(time),
+            "side": side, "variant": variant, "threads": THREADS, "steps": steps, **timed(time),
             "fid": quality[side, variant][steps], "images_per_second": 1000 * batch / time.median_ms,
         }  # fmt: skip
 
 
-def sampler(bench: Bench, side: str, variant: str, threads: int, steps: int, batch: int) -> Callable[[], Any]:
-    """So many images by so many steps of DPM-Solver++."""
+def sampler(bench: Bench, side: str, variant: str, steps: int, batch: int) -> Callable[[], Any]:
+    """So many images by so many steps."""
+    pipeline = fast_sampling(form_of(bench, side, variant, THREADS))
+    return lambda: list(generate(pipeline, batch, num_inference_steps=steps, batch_size=batch))
+
+
+def form_of(bench: Bench, side: str, variant: str, threads: int | None = None) -> DiffusionSamplingPipeline:
+    """A side in eager PyTorch, or in the form `"FORMAT PRECISION"`."""
     pipeline = bench.pipeline(side)
-    if variant != "eager":
-        folder = bench.export(side, *variant.split())
-        assert folder is not None
-        pipeline = bench_exported(bench, pipeline, folder, threads)
+    if variant == "eager":
+        return pipeline
+    folder = bench.export(side, *variant.split())
+    assert folder is not None
+    return bench_exported(bench, pipeline, folder, threads)
+
+
+def fast_sampling(pipeline: DiffusionSamplingPipeline) -> DiffusionSamplingPipeline:
+    """The same model, sampled by DPM-Solver++ and without a bar."""
     pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
-    return lambda: list(generate(pipeline, batch, num_inference_steps=steps, batch_size=batch))
+    return pipeline
 
 
 def quality(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -386,9 +393,7 @@ class Judge:
         return {"validation_loss": loss, **(self.samples(pipeline, 10) if self.fid else {})}
 
     def samples(self, pipeline: DiffusionSamplingPipeline, steps: int) -> dict[str, Any]:
-        pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
-        pipeline.set_progress_bar_config(disable=True)
-        images = generate(pipeline, self.arguments.samples, num_inference_steps=steps, batch_size=50)
+        images = generate(fast_sampling(pipeline), self.arguments.samples, num_inference_steps=steps, batch_size=50)
         fake, _ = fake_features(images, self.extractor, CPU)
         fid = distances(self.real, fake)["fid"]
         return {"fid": fid, "samples": self.arguments.samples, "extractor": self.extractor.name}

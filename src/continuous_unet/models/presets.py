@@ -43,8 +43,8 @@ def tiny(**overrides: Any) -> dict[str, Any]:
 def small(**overrides: Any) -> dict[str, Any]:
     """Ours for 32x32 images.
 
-    One solver step a block, the width that two would cost, and an initial velocity that knows the timestep: ahead of
-    two narrower steps and of its own weight-tied control (docs/comparison.md, the search).
+    One solver step a block, levels wider than two steps would allow at the cost, and an initial velocity that knows
+    the timestep. What that is worth beside two narrower steps and the weight-tied control: docs/comparison.md.
     """
     return {
         "block_out_channels": (40, 56, 64),

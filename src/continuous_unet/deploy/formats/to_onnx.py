@@ -16,7 +16,7 @@ from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import Calibration, quantize_onnx
-from continuous_unet.deploy.runtime import open_onnx
+from continuous_unet.deploy.runtime import INPUTS, open_onnx
 from continuous_unet.errors import InputError
 
 OPSET = 20
@@ -44,7 +44,7 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     Raises:
         InputError: if an operation has no ONNX counterpart.
     """
-    names = ["sample", "timestep", "class_labels"][: 3 if network.class_conditional else 2]
+    names = list(INPUTS if network.class_conditional else INPUTS[:2])
     program = network.program()
     try:
         with _quiet():
