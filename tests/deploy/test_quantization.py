@@ -9,10 +9,13 @@ from diffusers import DDPMScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.cli.main import main
+from continuous_unet.deploy.calibration import Origin, noised_images, open_for
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import calibration_inputs
+from continuous_unet.deploy.runtime import OPENERS
 from continuous_unet.errors import InputError
+from continuous_unet.training.quantization_aware import round_convolutions
 from tests.deploy.conftest import continuous
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
@@ -48,6 +51,24 @@ def weight_of(node, graph):
     makers = {output: maker for maker in graph.node for output in maker.output}
     name = node.input[1]
     return makers[name].input[0] if name in makers else name
+
+
+def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does(int8):
+    """On the images that it was calibrated on. One layer's rounding moves the next one's: sizes are compared."""
+    folder, _ = int8
+    model = gentle()
+    images = noised_images(open_for(model, "digits", Origin()), DDPMScheduler(), 32, with_labels=True)
+    (inputs,) = calibration_inputs(images, 32)
+
+    def predict():
+        with torch.no_grad():
+            return model(*map(torch.from_numpy, inputs.values())).sample.numpy()
+
+    exact = predict()
+    round_convolutions(model)
+    simulated = np.std(predict() - exact)
+    measured = np.std(OPENERS["onnx"](folder / "network.onnx", 1)(*inputs.values()) - exact)
+    assert 0.85 < simulated / measured < 1.15
 
 
 def test_all_convolutions_but_the_first_and_the_last_are_int8(int8):

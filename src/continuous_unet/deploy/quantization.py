@@ -17,13 +17,12 @@ import onnx
 from torch import Tensor
 
 from continuous_unet.errors import InputError
+from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
 Calibration = Sequence[dict[str, np.ndarray]]
 """Inputs of the network by name, as they occur in sampling."""
 CALIBRATION_BATCH = 16
 """Images of one pass, where the network takes any number."""
-FLOAT_LAYERS = ("conv_in.", "conv_out.")
-"""Parts of the names of weights that stay in float; see docs/deploy.md for the measurement."""
 
 
 def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration:
