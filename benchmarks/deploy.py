@@ -64,6 +64,10 @@ FINETUNE_RATE = 2e-4
 """Peak learning rate of fine-tuning: a tenth of the training's."""
 THREADS = 2
 """Of what is measured end to end."""
+REST = 0.2
+"""Seconds before each timed call of several threads, and one call that is not timed. ONNX Runtime's threads wait for
+work by spinning, were seen to do so for more than 20 ms, and make the runtime that comes next two to three times as slow.
+"""
 SAMPLING_STEPS = (4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
 Network = Callable[..., np.ndarray]
@@ -184,6 +188,11 @@ def torch_variants(unet: Any, inputs: tuple[Tensor, ...]) -> dict[str, Callable[
     return {name: lambda name=name: copies[name](given[name], timestep).sample for name in copies}
 
 
+def free_cores() -> int:
+    """Cores that this process may use, which `taskset` can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_copy(unet: Any) -> Any:
     copy = type(unet)(**{name: value for name, value in unet.config.items() if not name.startswith("_")})
     copy.load_state_dict(unet.state_dict())
@@ -206,7 +215,7 @@ def latency(bench: Bench) -> Iterator[dict[str, Any]]:
                     network, arrays = bench.network(folder, threads), tuple(t.numpy() for t in inputs)
                     functions[f"{form} {precision}"] = lambda network=network, arrays=arrays: network(*arrays)
             with torch.inference_mode():
-                times = measure_latency(functions, repeats=bench.arguments.repeats)
+                times = measure_latency(functions, repeats=bench.arguments.repeats, rest=REST if threads > 1 else 0.0)
             for name, time in times.items():
                 yield {"side": side, "variant": name, "threads": threads, **timed(time)}
 
@@ -390,7 +399,7 @@ def bench_exported(
 ) -> DiffusionSamplingPipeline:
     info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     batch = info["inputs"][0]["shape"][0]
-    network = bench.network(folder, threads or os.cpu_count() or 1)
+    network = bench.network(folder, threads or free_cores())
     unet = Exported(network, pipeline.unet.config, None if isinstance(batch, str) else batch)
     return DiffusionSamplingPipeline(unet, pipeline.scheduler)
 
@@ -399,7 +408,7 @@ class Judge:
     """Validation loss on the images that our run held out, and FID to as many others, by the small classifier."""
 
     def __init__(self, bench: Bench, fid: bool = True) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(free_cores())
         arguments = bench.arguments
         known = origin(arguments.ours)
         data = open_for(bench.pipeline("ours").unet, arguments.data, known)

@@ -12,7 +12,7 @@ from continuous_unet.cli.main import main
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.deploy.quantization import calibration_inputs
+from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino
 from continuous_unet.deploy.runtime import OPENERS
 from continuous_unet.errors import InputError
 from continuous_unet.training.quantization_aware import round_convolutions
@@ -121,6 +121,26 @@ def test_openvino_int8(tmp_path):
         if node.get_type_name() == "Convolution"
     ]
     assert inputs.count("FakeQuantize") >= len(inputs) - 3
+
+
+def test_openvino_ranges_cover_every_calibration_image():
+    """Activations are larger at some timesteps than at others: a mean of ranges would cut those off."""
+    ov = pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    pytest.importorskip("nncf", reason="the quantize extra is not installed")
+    from openvino import opset13 as ops
+
+    generator = np.random.default_rng(0)
+    sample = ops.parameter([1, 4, 8, 8], np.float32, name="sample")
+    weight = ops.constant(generator.normal(size=(4, 4, 3, 3)).astype(np.float32), name="conv.weight")
+    conv = ops.convolution(sample, weight, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = ov.Model([conv], [sample])
+    images = generator.normal(size=(32, 1, 4, 8, 8)).astype(np.float32)
+    images[0] *= 10
+    outputs = [
+        ov.compile_model(m, "CPU")(images[0])[0]
+        for m in (model, quantize_openvino(model, [{"sample": image} for image in images]))
+    ]
+    assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()
 
 
 def test_batches_are_whole():

@@ -92,6 +92,7 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
     """
     try:
         import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     except ImportError as error:
         raise InputError(
             f"--format openvino --precision int8 needs nncf: pip install 'continuous-unet[quantize]' ({error})"
@@ -106,6 +107,10 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
             nncf.Dataset(calibration),
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,  # unsigned activations, signed weights
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # over everything: the mean of each input's range, its default, cuts off what is large at some timesteps
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
             ignored_scope=scope,
         )
 
