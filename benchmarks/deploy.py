@@ -11,6 +11,7 @@ in turns in one process, with the spread of the ratios within a round.
 
 import argparse
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -49,6 +50,7 @@ from continuous_unet.evaluation import Latency, count_macs, measure_latency
 from continuous_unet.tasks.generation import generate
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.training.loop import train
 from continuous_unet.training.validation import validation_loss
 
 SIDES = ("ours", "discrete")
@@ -58,8 +60,14 @@ EXPORTS = (
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
 SOLVER_STEPS = (1, 2, 4)
+FINETUNE_RATE = 2e-4
+"""Peak learning rate of fine-tuning: a tenth of the training's."""
 THREADS = 2
 """Of what is measured end to end."""
+REST = 0.2
+"""Seconds before each timed call of several threads, and one call that is not timed. ONNX Runtime's threads wait for
+work by spinning, for more than 20 ms as measured, and make the runtime that comes next two to three times as slow.
+"""
 SAMPLING_STEPS = (4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
 Network = Callable[..., np.ndarray]
@@ -114,6 +122,21 @@ class Bench:
             prune_model(self.runs["ours"], options, resume=report is not None)
         return folder
 
+    def finetuned(self, aware: bool) -> Path:
+        """Our run, trained further, with or without the rounding of int8; made or finished if it is not there."""
+        folder = self.work / ("run-finetuned-aware" if aware else "run-finetuned")
+        config = dataclasses.replace(
+            origin(self.arguments.ours).config, start_from=str(self.arguments.ours), model_options={},
+            output=str(folder), data=self.arguments.data, quantization_aware=aware, steps=self.arguments.finetune_steps,
+            learning_rate=FINETUNE_RATE, lr_schedule="cosine", lr_warmup_steps=50, ema_decay=0.99, device="cpu",
+            validate_every=self.arguments.finetune_steps, checkpoint_every=self.arguments.finetune_steps,
+            sample_every=self.arguments.finetune_steps,
+        )  # fmt: skip
+        if not (folder / "report.md").is_file():
+            print(f"fine-tuning: {folder.name}", flush=True)
+            train(config, resume=folder.is_dir())
+        return folder
+
 
 class Exported(nn.Module):
     """An exported network behind the contract of a U-Net, so that it is sampled and validated by the same code."""
@@ -165,6 +188,11 @@ def torch_variants(unet: Any, inputs: tuple[Tensor, ...]) -> dict[str, Callable[
     return {name: lambda name=name: copies[name](given[name], timestep).sample for name in copies}
 
 
+def free_cores() -> int:
+    """Cores that this process may use, which `taskset` can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_copy(unet: Any) -> Any:
     copy = type(unet)(**{name: value for name, value in unet.config.items() if not name.startswith("_")})
     copy.load_state_dict(unet.state_dict())
@@ -187,7 +215,7 @@ def latency(bench: Bench) -> Iterator[dict[str, Any]]:
                     network, arrays = bench.network(folder, threads), tuple(t.numpy() for t in inputs)
                     functions[f"{form} {precision}"] = lambda network=network, arrays=arrays: network(*arrays)
             with torch.inference_mode():
-                times = measure_latency(functions, repeats=bench.arguments.repeats)
+                times = measure_latency(functions, repeats=bench.arguments.repeats, rest=REST if threads > 1 else 0.0)
             for name, time in times.items():
                 yield {"side": side, "variant": name, "threads": threads, **timed(time)}
 
@@ -331,6 +359,20 @@ def solver_steps(bench: Bench) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+def quantization_aware(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Int8 of our run as it is, and after fine-tuning that rounds; beside fine-tuning as long that does not."""
+    judge = Judge(bench)
+    for name, aware in (("ours", None), ("finetuned", False), ("finetuned-aware", True)):
+        if aware is not None:
+            bench.runs[name] = bench.finetuned(aware)
+        pipeline = bench.pipeline(name)
+        for precision in ("fp32", "int8"):
+            folder = bench.export(name, "onnx", precision)
+            assert folder is not None
+            loss = judge(bench_exported(bench, pipeline, folder))
+            yield {"side": "ours", "variant": f"{name} {precision}", **loss}
+
+
 def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
     """Int8 with the first and last convolution in float, and with all of them in int8."""
     judge = Judge(bench, fid=False)
@@ -357,7 +399,7 @@ def bench_exported(
 ) -> DiffusionSamplingPipeline:
     info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     batch = info["inputs"][0]["shape"][0]
-    network = bench.network(folder, threads or os.cpu_count() or 1)
+    network = bench.network(folder, threads or free_cores())
     unet = Exported(network, pipeline.unet.config, None if isinstance(batch, str) else batch)
     return DiffusionSamplingPipeline(unet, pipeline.scheduler)
 
@@ -366,7 +408,7 @@ class Judge:
     """Validation loss on the images that our run held out, and FID to as many others, by the small classifier."""
 
     def __init__(self, bench: Bench, fid: bool = True) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(free_cores())
         arguments = bench.arguments
         known = origin(arguments.ours)
         data = open_for(bench.pipeline("ours").unet, arguments.data, known)
@@ -430,7 +472,8 @@ def operators(bench: Bench) -> Iterator[dict[str, Any]]:
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "exports": exports, "latency": latency, "sampling": sampling, "end_to_end": end_to_end, "operators": operators,
-    "quality": quality, "solver_steps": solver_steps, "float_layers": float_layers, "pruning": pruning,
+    "quality": quality, "solver_steps": solver_steps, "quantization_aware": quantization_aware,
+    "float_layers": float_layers, "pruning": pruning,
 }  # fmt: skip
 
 
@@ -456,7 +499,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="images of each FID")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, end to end")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, end to end")
-    parser.add_argument("--finetune-steps", type=int, default=1000, help="updates after pruning")
+    parser.add_argument(
+        "--finetune-steps", type=int, default=1000, help="updates after pruning, and with the rounding of int8"
+    )
     parser.add_argument("--extractor-steps", type=int, default=1500, help="steps of training the classifier")
     arguments = parser.parse_args()
     bench = Bench(arguments)

@@ -337,6 +337,21 @@ def deploy_steps() -> str:
     )  # fmt: skip
 
 
+def deploy_quantization_aware() -> str:
+    names = {
+        "ours": "as trained",
+        "finetuned": "fine-tuned in float32",
+        "finetuned-aware": "fine-tuned with the rounding of int8",
+    }
+
+    def line(row: dict[str, str]) -> list[Any]:
+        name, precision = row["variant"].split()
+        return [names[name], precision, f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}"]
+
+    head = ["model", "ONNX file", "validation loss", "FID (small classifier)"]
+    return _deploy_table("quantization_aware", head, line)
+
+
 def deploy_float_layers() -> str:
     return _deploy_table(
         "float_layers",
@@ -436,6 +451,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "deploy-latency": deploy_latency, "deploy-sampling": deploy_sampling, "deploy-end-to-end": deploy_end_to_end,
     "deploy-operators": deploy_operators,
     "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
+    "deploy-quantization-aware": deploy_quantization_aware,
     "deploy-float-layers": deploy_float_layers, "restoration-denoise": partial(restoration, "denoise"),
     "restoration-upscale": partial(restoration, "upscale"), "restoration-sides": restoration_sides,
     "restoration-noising": restoration_noising, "restoration-photograph": restoration_photograph,

@@ -209,6 +209,8 @@ def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
         load_pipeline(tmp_path / "out" / "pruned").unet.state_dict(),
     ]
     assert all(torch.equal(a, b) for a, b in zip(start[0].values(), start[1].values(), strict=True))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    options.output = str(tmp_path / "moved")
     report = prune_model("not read again", options, resume=True)
     assert report["stopped_by"] is None
     assert report["finetuned"]["steps"] == 3

@@ -12,11 +12,14 @@ from diffusers import DDPMScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.cli.main import main
+from continuous_unet.deploy.calibration import Origin, noised_images, open_for
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.deploy.quantization import calibration_inputs, quantize_pt2e
+from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino, quantize_pt2e
+from continuous_unet.deploy.runtime import OPENERS
 from continuous_unet.errors import InputError
+from continuous_unet.training.quantization_aware import round_convolutions
 from tests.deploy.conftest import continuous
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
@@ -52,6 +55,24 @@ def weight_of(node, graph):
     makers = {output: maker for maker in graph.node for output in maker.output}
     name = node.input[1]
     return makers[name].input[0] if name in makers else name
+
+
+def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does(int8):
+    """On the images that it was calibrated on. One layer's rounding moves the next one's: sizes are compared."""
+    folder, _ = int8
+    model = gentle()
+    images = noised_images(open_for(model, "digits", Origin()), DDPMScheduler(), 32, with_labels=True)
+    (inputs,) = calibration_inputs(images, 32)
+
+    def predict():
+        with torch.no_grad():
+            return model(*map(torch.from_numpy, inputs.values())).sample.numpy()
+
+    exact = predict()
+    round_convolutions(model)
+    simulated = np.std(predict() - exact)
+    measured = np.std(OPENERS["onnx"](folder / "network.onnx", 1)(*inputs.values()) - exact)
+    assert 0.85 < simulated / measured < 1.15
 
 
 def test_all_convolutions_but_the_first_and_the_last_are_int8(int8):
@@ -171,6 +192,26 @@ def test_a_missing_torchao_is_named(model, tmp_path, monkeypatch, capsys):
 def test_other_formats_need_no_onnx():
     code = "import sys; sys.modules['onnx'] = None; import continuous_unet.deploy.export"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_openvino_ranges_cover_every_calibration_image():
+    """Activations are larger at some timesteps than at others: a mean of ranges would cut those off."""
+    ov = pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    pytest.importorskip("nncf", reason="the quantize extra is not installed")
+    from openvino import opset13 as ops
+
+    generator = np.random.default_rng(0)
+    sample = ops.parameter([1, 4, 8, 8], np.float32, name="sample")
+    weight = ops.constant(generator.normal(size=(4, 4, 3, 3)).astype(np.float32), name="conv.weight")
+    conv = ops.convolution(sample, weight, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = ov.Model([conv], [sample])
+    images = generator.normal(size=(32, 1, 4, 8, 8)).astype(np.float32)
+    images[0] *= 10
+    outputs = [
+        ov.compile_model(m, "CPU")(images[0])[0]
+        for m in (model, quantize_openvino(model, [{"sample": image} for image in images]))
+    ]
+    assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()
 
 
 def test_batches_are_whole():

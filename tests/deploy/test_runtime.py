@@ -420,3 +420,20 @@ def test_the_copied_file_runs_without_torch(exported, tmp_path, without_torch):
 def test_schedule_lists_what_the_browser_reads(info):
     """The page reads the same fields; a new one must be thought of in both."""
     assert set(info["schedule"]) == {field.name for field in dataclasses.fields(Schedule)}
+
+
+def test_an_image_that_cannot_be_written_leaves_no_new_folder(tmp_path, monkeypatch):
+    pictures = np.zeros((2, 1, 4, 4), np.float32)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        (tmp_path / "mine").mkdir()
+        for folder in ("new", "mine"):
+            with pytest.raises(ExportedModelError, match="No space left on device"):
+                runtime.save_images(pictures, tmp_path / folder)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+    runtime.save_images(pictures, tmp_path / "new")
+    assert len(list((tmp_path / "new").iterdir())) == 2

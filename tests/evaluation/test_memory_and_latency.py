@@ -73,6 +73,16 @@ def test_latency_is_interleaved_and_relative_to_the_first():
     assert result["a"].repeats == 4
 
 
+def test_after_a_rest_one_call_does_not_count():
+    seconds, now = iter([0.1, 0.01] * 6), [0.0]
+
+    def function():
+        now[0] += next(seconds)
+
+    result = measure_latency({"a": function}, repeats=4, warmup=2, rest=1e-4, clock=lambda: now[0])
+    assert result["a"].median_ms == pytest.approx(10)
+
+
 def test_nothing_to_time_is_an_error():
     with pytest.raises(InputError, match="nothing can be timed"):
         measure_latency({})

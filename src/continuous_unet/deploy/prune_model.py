@@ -91,7 +91,10 @@ def prune_model(model: str | os.PathLike, options: PruneOptions, resume: bool = 
     report = _read_report(folder)
     if report["options"]["steps"] == 0:
         return {**report, "stopped_by": None}
-    result = train(_finetuning(folder, report), resume=(folder / "finetuning" / "config.yaml").is_file())
+    config, begun = _finetuning(folder, report), folder / "finetuning" / "config.yaml"
+    if begun.is_file():  # the folder may have been moved, and with it the model that the run started from
+        dataclasses.replace(TrainConfig.load(begun), start_from=config.start_from).save(begun)
+    result = train(config, resume=begun.is_file())
     if result.stopped_by is None:
         replace_folder(folder / "model", lambda aside: shutil.copytree(folder / "finetuning" / "model", aside))
         tuned = load_pipeline(folder / "finetuning")

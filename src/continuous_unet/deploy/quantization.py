@@ -19,13 +19,12 @@ from torch.export import ExportedProgram
 
 from continuous_unet.deploy.runtime import INPUTS
 from continuous_unet.errors import InputError
+from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
 Calibration = Sequence[dict[str, np.ndarray]]
 """Inputs of the network by name, as they occur in sampling."""
 CALIBRATION_BATCH = 16
 """Images of one pass, where the network takes any number."""
-FLOAT_LAYERS = ("conv_in.", "conv_out.")
-"""Parts of the names of weights that stay in float; see docs/deploy.md for the measurement."""
 
 
 def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration:
@@ -96,6 +95,7 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
     """
     try:
         import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     except ImportError as error:
         raise InputError(
             f"--format openvino --precision int8 needs nncf: pip install 'continuous-unet[quantize]' ({error})"
@@ -110,6 +110,10 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
             nncf.Dataset(calibration),
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,  # unsigned activations, signed weights
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # over everything: the mean of each input's range, its default, cuts off what is large at some timesteps
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
             ignored_scope=scope,
         )
 

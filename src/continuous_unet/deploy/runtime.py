@@ -740,6 +740,7 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
     pictures = to_pixels(images if len(paths) == len(images) else grid(images))
     for file, pixels in zip(paths, pictures):
         aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        new_folder = not os.path.lexists(file.parent)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(aside, format="PNG")
@@ -752,6 +753,9 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
         finally:
             with contextlib.suppress(OSError, ValueError):
                 aside.unlink()  # left over if something went wrong
+            if new_folder:
+                with contextlib.suppress(OSError, ValueError):
+                    file.parent.rmdir()  # goes only if nothing was written
     return paths
 
 

@@ -40,6 +40,7 @@ def measure_latency(
     repeats: int = 20,
     warmup: int = 3,
     device: torch.device | None = None,
+    rest: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Time callables in turns, so that a machine that slows down slows all of them.
@@ -51,6 +52,8 @@ def measure_latency(
         repeats: rounds; each calls every function once.
         warmup: rounds before those that count.
         device: synchronised around each call if it is a CUDA device.
+        rest: seconds of sleep before each timed call, and then one that does not count. Threads of one runtime that
+            wait for work by spinning take the cores from the next, and its own must wake up first.
         clock: seconds.
 
     Raises:
@@ -69,6 +72,9 @@ def measure_latency(
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
+            if rest:
+                time.sleep(rest)
+                function()
             wait()
             started = clock()
             function()

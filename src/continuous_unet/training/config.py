@@ -86,6 +86,9 @@ class TrainConfig:
     ema: bool = option(True, "keep an exponential moving average of the weights, and sample from it")
     ema_decay: float = option(0.9995, "decay of the average, reached gradually")
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "precision of the computation; weights stay float32")
+    quantization_aware: bool = option(
+        False, "round weights and activations in training as int8 will; for the last steps, with --start-from"
+    )
     compile: bool = option(False, "compile the model with torch.compile")
     device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best there is if left out")
     max_non_finite_steps: int = option(10, "give up after so many steps in a row with a gradient that is not finite")

@@ -37,6 +37,7 @@ from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import averaged_weights, make_ema
 from continuous_unet.training.noise import seed_dropout, training_noise
+from continuous_unet.training.quantization_aware import round_convolutions
 from continuous_unet.training.report import plot_losses, write_report
 from continuous_unet.training.run_folder import RunFolder
 from continuous_unet.training.snapshot import Snapshot
@@ -228,6 +229,8 @@ class _Trainer:
                 raise InputError(f"the model cannot be made: {error}") from error
         origin = config.start_from or config.preset
         self.say(f"{type(model).__name__} ({origin}): {model.num_parameters():,} parameters, on {self.device}")
+        if config.quantization_aware:
+            self.say(f"{round_convolutions(model)} convolutions round as in int8, also where loss and samples are made")
         return model
 
     @torch.no_grad()
@@ -570,6 +573,7 @@ class _Trainer:
         has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
         facts = {
             "preset": self.config.start_from or self.config.preset,
+            "quantization_aware": self.config.quantization_aware,
             "model": type(self.model).__name__,
             "data": self.config.data,
             "num_images": report.num_images,

@@ -47,6 +47,8 @@ def write_report(path: Path, facts: dict[str, Any]) -> None:
         f"| speed | {facts['images_per_second']:.1f} images per second on {facts['device']} |",
         f"| training loss | {facts['loss']:.4f} |",
     ]
+    if facts.get("quantization_aware"):
+        lines.append("| precision | rounded as in int8, in losses and samples too |")
     if facts.get("validation_loss") is not None:
         lines.append(f"| validation loss | {facts['validation_loss']:.4f} (fixed noise, averaged weights) |")
     lines += ["", f"![samples]({facts['samples']})", ""]
