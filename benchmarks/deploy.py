@@ -56,7 +56,7 @@ from continuous_unet.training.validation import validation_loss
 SIDES = ("ours", "discrete")
 EXPORTS = (
     ("onnx", "fp32"), ("onnx", "fp16"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "fp16"),
-    ("openvino", "int8"), ("aoti", "fp32"), ("executorch", "fp32"),
+    ("openvino", "int8"), ("aoti", "fp32"), ("executorch", "fp32"), ("executorch", "int8"),
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
 SOLVER_STEPS = (1, 2, 4)

@@ -1,6 +1,9 @@
 """Int8 exports are near the original, have float where it is wanted, and refuse what they cannot be fitted to."""
 
-from collections import Counter
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for
 from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino
+from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino, quantize_pt2e
 from continuous_unet.deploy.runtime import OPENERS
 from continuous_unet.errors import InputError
 from continuous_unet.training.quantization_aware import round_convolutions
@@ -123,6 +127,73 @@ def test_openvino_int8(tmp_path):
     assert inputs.count("FakeQuantize") >= len(inputs) - 3
 
 
+def test_pt2e_quantises_each_step_of_a_field_by_its_own_ranges():
+    pytest.importorskip("executorch", reason="the executorch extra is not installed")
+    network = prepare_network(gentle(), ExportOptions(output="unused", format="executorch"))
+    network.batch = 1
+    calibration = [
+        {name: t.numpy() for name, t in zip(("sample", "timestep", "class_labels"), network.example_inputs(seed=seed))}
+        for seed in range(4)
+    ]
+    module = quantize_pt2e(network.program(), calibration)
+    ops = torch.ops.quantized_decomposed
+    floats, ranges = [], defaultdict(set)
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
+        x, weight = node.args[:2]
+        if weight.op == "get_attr":
+            floats.append(weight.target)
+            continue
+        assert x.target == ops.dequantize_per_tensor.default
+        assert x.args[3:6] == (-128, 127, torch.int8)
+        assert [user.target for user in node.users] == [ops.quantize_per_tensor.default]
+        assert weight.target == ops.dequantize_per_channel.default
+        values, scales, zeros = (getattr(module, part.target) for part in weight.args[:3])
+        assert values.dtype == torch.int8
+        assert len(scales) == len(values)
+        assert not zeros.any()
+        ranges[values.numpy().tobytes()].add(x.args[1])
+    assert floats == ["unet.conv_in.weight", "unet.conv_out.weight"]
+    fields = 2 * 3  # down and up, with three convolutions each; initial velocities and the merge are met once
+    assert sorted(map(len, ranges.values())) == 3 * [1] + fields * [STEPS]
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default):
+        assert node.args[1].op == "get_attr"  # the embedding stays in float
+
+
+@pytest.mark.slow
+def test_executorch_int8(tmp_path):
+    pytest.importorskip("executorch", reason="the executorch extra is not installed")
+    infos = {}
+    for precision in ("fp32", "int8"):
+        options = ExportOptions(output=str(tmp_path / precision), format="executorch", precision=precision, repeats=0)
+        if precision == "int8":
+            options.calibration_data, options.calibration_images = "digits", 32
+        infos[precision] = export_model(DiffusionSamplingPipeline(gentle(), DDPMScheduler()), options)
+    int8 = infos["int8"]
+    assert int8["inputs"][0]["shape"] == [1, 1, 8, 8]
+    assert 1e-4 < int8["parity"]["max_error"] < 0.3
+    delegated = int8["delegation"]["delegated"]
+    assert delegated["convolution"] == infos["fp32"]["delegation"]["delegated"]["convolution"]
+    assert delegated["quantized_decomposed::dequantize_per_channel"] == delegated["convolution"] - 2
+    left = int8["delegation"]["undelegated"]
+    assert not [name for name in left if "conv" in name or "quantize" in name]
+    assert int8["size_bytes"] < infos["fp32"]["size_bytes"]
+
+
+def test_a_missing_torchao_is_named(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "executorch", ModuleType("executorch"))
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    options = ["--format", "executorch", "--precision", "int8", "--calibration-data", "digits"]
+    assert main(["export", "--model", str(model), "--output", str(tmp_path / "x"), *options]) == 2
+    error = capsys.readouterr().err
+    assert "needs torchao: pip install 'continuous-unet[executorch]'" in error
+    assert error.count("\n") == 1
+
+
+def test_other_formats_need_no_onnx():
+    code = "import sys; sys.modules['onnx'] = None; import continuous_unet.deploy.export"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_openvino_ranges_cover_every_calibration_image():
     """Activations are larger at some timesteps than at others: a mean of ranges would cut those off."""
     ov = pytest.importorskip("openvino", reason="the openvino extra is not installed")
@@ -153,6 +224,7 @@ def test_batches_are_whole():
         calibration_inputs(batch, 11)
 
 
+@pytest.mark.parametrize("form", ["onnx", "executorch"])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -164,12 +236,14 @@ def test_batches_are_whole():
         (["--calibration-data", "nowhere"], "nowhere"),
     ],
 )
-def test_refused_in_one_line(model, tmp_path, monkeypatch, capsys, options, words):
+def test_refused_in_one_line(model, tmp_path, monkeypatch, capsys, options, words, form):
+    pytest.importorskip(form, reason=f"the {form} extra is not installed")
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "few.npz", images=np.zeros((5, 8, 8), np.uint8))
     np.savez(tmp_path / "tiny.npz", images=np.zeros((40, 4, 4), np.uint8))
     options = [f"{word}.npz" if word in ("few", "tiny") else word for word in options]
-    assert main(["export", "--model", str(model), "--precision", "int8", "--output", "out", *options]) == 2
+    asked = ["--model", str(model), "--format", form, "--precision", "int8", "--output", "out", *options]
+    assert main(["export", *asked]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -67,6 +67,8 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
         options = dataclasses.replace(options, any_size=True)  # photographs are of any size
     network = prepare_network(pipeline.unet, options)
     network.loop = network.loop and found.loops
+    if found.fixed_batch:
+        network.batch = network.batch or 1  # before calibration, whose batches follow it
     if options.web and task != "generation":
         raise InputError(f"--web is for models that make images, and this one is to {task}")
     about = {

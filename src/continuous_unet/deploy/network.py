@@ -72,8 +72,11 @@ class ExportNetwork:
         size: list[int | str] = ["height", "width"] if self.any_size else [self.height, self.width]
         return ["batch" if self.batch is None else self.batch, self.unet.config.in_channels, *size]
 
-    def program(self) -> ExportedProgram:
+    def program(self, module: nn.Module | None = None) -> ExportedProgram:
         """The network as torch's exported program, for up to 63 images.
+
+        Args:
+            module: another form of the network to trace, with the same inputs: the quantised one.
 
         Raises:
             InputError: if it cannot be traced.
@@ -89,7 +92,12 @@ class ExportNetwork:
             shapes["class_labels"] = per_image
         try:
             with torch.no_grad(), keep_loops(self.loop):
-                return torch.export.export(self.module, self.example_inputs(), dynamic_shapes=shapes, strict=False)
+                return torch.export.export(
+                    self.module if module is None else module,
+                    self.example_inputs(),
+                    dynamic_shapes=shapes,
+                    strict=False,
+                )
         except Exception as error:  # whatever tracing meets
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"this model cannot be exported: {type(error).__name__}: {reason}") from error

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from torch import Tensor
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
+from continuous_unet.deploy.runtime import INPUTS
 from continuous_unet.errors import InputError
 from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
@@ -51,6 +53,7 @@ def quantize_onnx(
     Activations are unsigned with one scale a tensor and solver step, weights signed with one scale a channel. The range
     of an activation is what the calibration shows, all of it.
     """
+    import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -113,6 +116,53 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
             ),
             ignored_scope=scope,
         )
+
+
+def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Module:
+    """A program of `torch.export` to a module with int8 convolutions, by torchao, as XNNPACK computes them.
+
+    Activations are signed with one scale a tensor and solver step, weights signed and symmetric with one scale a
+    channel. The range of an activation is XNNPACK's own choice: what costs least over the calibration by rounding and
+    clipping together. On a small model the root mean square error was 0.017, and 0.021 with the whole range.
+
+    Args:
+        program: of the network, with every solver step written out.
+        calibration: inputs in batches that the program takes.
+
+    Returns:
+        The module, which takes what the program does, to be traced again.
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    def is_quantised(node: fx.Node) -> bool:  # is asked of convolutions, and of their weights and biases
+        return node.op != "get_attr" or not any(part in str(node.target) for part in FLOAT_LAYERS)
+
+    module = program.module()
+    _read_weights_separately(module.graph)
+    quantizer = XNNPACKQuantizer().set_filter_function(is_quantised)
+    quantizer.set_operator_type(torch.ops.aten.conv2d.default, get_symmetric_quantization_config(is_per_channel=True))
+    observed = prepare_pt2e(module, quantizer)
+    with torch.no_grad():
+        for batch in calibration:
+            observed(*(torch.from_numpy(batch[name]) for name in INPUTS if name in batch))
+    return convert_pt2e(observed)
+
+
+def _read_weights_separately(graph: fx.Graph) -> None:
+    """Give each convolution its own nodes that read its weight and bias.
+
+    The quantiser skips a convolution whose weight another one reads too: every solver step but the first would stay in
+    float. In the file equal weights are stored once.
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
+        for i in range(1, min(len(node.args), 3)):
+            if isinstance(node.args[i], fx.Node) and node.args[i].op == "get_attr":
+                with graph.inserting_before(node):
+                    node.update_arg(i, graph.node_copy(node.args[i]))
 
 
 def _weight_name(node: Any) -> str:

@@ -26,6 +26,8 @@ class Format:
     precisions: tuple[str, ...]
     loops: bool = False
     """Whether a solver's loop can stay a loop."""
+    fixed_batch: bool = False
+    """Whether the number of images must be known; it is one where nothing else is said."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ FORMATS = {
     "openvino": Format(
         "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), ("fp32", "fp16", "int8"), loops=True
     ),
-    "executorch": Format("to_executorch", "executorch", ("executorch",), ("fp32",)),
+    "executorch": Format("to_executorch", "executorch", ("executorch", "torchao"), ("fp32", "int8"), fixed_batch=True),
     "aoti": Format("to_aoti", None, (), ("fp32",)),
     "torch": Format("to_torch", None, (), ("fp32",)),
 }

@@ -15,6 +15,7 @@ import torch
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.quantization import quantize_pt2e
 from continuous_unet.deploy.runtime import ExportedModelError
 from continuous_unet.errors import InputError
 
@@ -26,11 +27,12 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    network.batch = network.batch or 1  # memory is planned ahead: a phone makes one image at a time
     program = network.program()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
+            if options.precision == "int8":
+                program = network.program(quantize_pt2e(program, network.calibration))
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             delegation = count_delegated(edge.exported_program())
             lowered = edge.to_executorch()
