@@ -123,7 +123,7 @@ def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Modu
 
     Activations are signed with one scale a tensor and solver step, weights signed and symmetric with one scale a
     channel. The range of an activation is XNNPACK's own choice: what costs least over the calibration by rounding and
-    clipping together. On a small model the root mean square error was 0.017, and 0.021 with the whole range.
+    clipping together.
 
     Args:
         program: of the network, with every solver step written out.
