@@ -456,7 +456,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "restoration-upscale": partial(restoration, "upscale"), "restoration-sides": restoration_sides,
     "restoration-noising": restoration_noising, "restoration-photograph": restoration_photograph,
 }  # fmt: skip
-for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):  # folders of `results/` that `cunet compare` wrote
+# folders of `results/` that `cunet compare` wrote
+for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)
     TABLES[f"{_name}-costs"] = partial(comparison_costs, _name)
     TABLES[f"{_name}-quality"] = partial(comparison_quality, _name)
