@@ -68,7 +68,7 @@ REST = 0.2
 """Seconds before each timed call of several threads, and one call that is not timed. ONNX Runtime's threads wait for
 work by spinning, for more than 20 ms as measured, and make the runtime that comes next two to three times as slow.
 """
-SAMPLING_STEPS = (4, 5, 6, 8, 10, 20)
+SAMPLING_STEPS = (2, 3, 4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
 Network = Callable[..., np.ndarray]
 
