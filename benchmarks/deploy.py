@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from solvers import write
+from rows import write
 from torch import Tensor, nn
 
 from continuous_unet import DiffusionSamplingPipeline

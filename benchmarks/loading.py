@@ -7,7 +7,6 @@ the model is the preset `base`, in training steps of 32 images. Both are timed i
 """
 
 import argparse
-import csv
 import itertools
 import os
 import statistics
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
+from rows import write
 from torch.utils.data import DataLoader
 
 from continuous_unet import ContinuousUNet2DModel
@@ -93,11 +93,7 @@ def main() -> None:
         row |= {"torch": torch.__version__}
         rows.append(row)
         print(row)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with (arguments.output / "loading.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(arguments.output / "loading.csv", rows)
 
 
 if __name__ == "__main__":

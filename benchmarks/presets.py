@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from solvers import write
+from rows import write
 
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.evaluation import measure_latency, profile_model

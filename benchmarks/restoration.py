@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from solvers import write
+from rows import write
 
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.macs import count_macs

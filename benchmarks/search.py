@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "relaxation, kick-drift": {},
     "velocity from the timestep": {"initial_velocity": "timestep"},
     "velocity carried from block to block": {"initial_velocity": "carried"},
+    "velocity carried through the skips": {"initial_velocity": "skips"},
     "velocity zero": {"initial_velocity": "zero"},
     "read-out from x and v": {"read_velocity": True},
     "carried, read-out from x and v": {"initial_velocity": "carried", "read_velocity": True},
@@ -56,6 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "separable, wider, 4 steps": {
         "field_type": "separable", "block_out_channels": [40, 56, 56], "num_solver_steps": 4,
     },
+    "no attention": {"add_attention": False},
+    "control, no attention": {**CONTROL, "add_attention": False},
     "2x2 stem (48, 64)": {"patch_size": 2, "block_out_channels": [48, 64]},
     "large: (32, 48, 64)": {"block_out_channels": [32, 48, 64]},
     "large: 1 step (48, 64, 64)": {"num_solver_steps": 1, "block_out_channels": [48, 64, 64]},

@@ -4,14 +4,13 @@ python benchmarks/solver_loops.py            # rows to benchmarks/results/solver
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from rows import write
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.deploy import runtime
@@ -69,14 +68,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-        write(rows)
-
-
-def write(rows: list[dict[str, Any]]) -> None:
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        write(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ others in one process, and given as a ratio to backpropagation through the same 
 """
 
 import argparse
-import csv
 import json
 import math
 import platform
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 import torchode
+from rows import write
 from torch import Tensor
 
 from continuous_unet.evaluation import measure_latency, saved_bytes
@@ -181,16 +181,6 @@ def targets(accuracy: list[dict[str, Any]], training: list[dict[str, Any]]) -> l
                 ratio = by[problem, method, nfe] / by[problem, other, nfe]
                 add(f"{method}: error at {nfe} evaluations / {other}'s", ratio, 1.0)
     return results
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def main() -> None:

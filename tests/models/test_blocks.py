@@ -135,14 +135,21 @@ def model(**changes):
     return result
 
 
-@pytest.mark.parametrize("initial_velocity", ["features", "carried"])
+@pytest.mark.parametrize("initial_velocity", ["features", "carried", "skips"])
 def test_carried_velocities_reach_the_next_block(initial_velocity):
     """Cutting a block's own last velocity changes later blocks only where it is carried over."""
     unet = model(initial_velocity=initial_velocity)
     x = torch.randn(2, 1, 8, 8)
+    reached = {}
+    for name, stage in (("down 1", unet.down_blocks[1]), ("middle", unet.mid_block), ("up 1", unet.up_blocks[1])):
+        stage.register_forward_hook(lambda m, inputs, output, name=name: reached.__setitem__(name, inputs[2]))
     before = unet(x, 5).sample
     unet.down_blocks[0].register_forward_hook(lambda module, inputs, output: (output[0], torch.zeros_like(output[0])))
     assert torch.equal(unet(x, 5).sample, before) == (initial_velocity == "features")
+    told = {name for name, velocity in reached.items() if velocity is not None}
+    assert told == {"features": set(), "carried": {"down 1", "middle", "up 1"}, "skips": {"up 1"}}[initial_velocity]
+    if initial_velocity == "skips":
+        assert not reached["up 1"].any()  # the cut one, of the same level on the way down
 
 
 @pytest.mark.parametrize(
@@ -156,6 +163,7 @@ def test_carried_velocities_reach_the_next_block(initial_velocity):
         {"initial_velocity": "zero"},
         {"read_velocity": True},
         {"initial_velocity": "carried", "gradient": "reversible"},
+        {"initial_velocity": "skips", "layers_per_block": 2},
     ],
     ids=str,
 )

@@ -256,7 +256,7 @@ BAD = [
     ({"block_type": "residual", "gradient": "reversible"}, "use 'backprop' or 'checkpoint'"),
     ({"block_type": "first_order", "method": "rk4", "gradient": "checkpoint"}, "use 'backprop' or 'adjoint'"),
     ({"block_type": "first_order", "method": "kick_drift", "gradient": "backprop"}, "for example 'rk4'"),
-    ({"initial_velocity": "magic"}, "expected one of features, timestep, carried, zero"),
+    ({"initial_velocity": "magic"}, "expected one of features, timestep, carried, skips, zero"),
     ({"initial_decay": 0.1}, "between 0.30 and 1"),
 ]
 

@@ -117,7 +117,8 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         field_type: of second-order blocks: `"relaxation"` (`x'' = rate (target - x')`), `"separable"` (the same with
             separable convolutions) or `"general"` (`x'' = f(t, x, x')`, the paper's).
         initial_velocity: of second-order blocks: learned from the `"features"`, from them and the `"timestep"`, from
-            them and the velocity `"carried"` over from the block before, or `"zero"`.
+            them and the velocity `"carried"` over from the block before, from them and (on the way up) the velocity
+            that comes with the `"skips"`, or `"zero"`.
         read_velocity: second-order blocks give `x + W x'` at the end, not `x` alone.
         initial_decay: share of the velocity that an untrained relaxation field leaves after unit time, 0.30 to 1.
         num_solver_steps: steps of the solver in each block; can be changed later by `set_solver`.
@@ -222,7 +223,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         elif num_class_embeds is not None:
             self.class_embedding = nn.Embedding(num_class_embeds, emb_channels)
 
-        previous: int | None = None  # width of the stage before, whose velocity may be carried over
+        previous: int | None = None  # width of the block before, whose velocity may be carried over
 
         def field_config(level: int) -> FieldConfig:
             return FieldConfig(
@@ -230,14 +231,16 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
                 initial_decay=initial_decay, norm_type=norm_type, hidden_channels=hidden[level],
             )  # fmt: skip
 
-        def stage(name: str, level: int, num_blocks: int, with_attention: bool) -> _Stage:
+        def stage(name: str, level: int, num_blocks: int, with_attention: bool, after_skip: bool = False) -> _Stage:
             nonlocal previous
             width = widths[level]
             field = field_config(level)
             blocks: list[nn.Module] = []
             for i in range(num_blocks):
                 block = BlockConfig(field, solver, f"{name}.blocks.{i}", field_type, initial_velocity, read_velocity)
-                blocks.append(BLOCKS[block_type](block, previous))
+                of_skip = width if after_skip and i == 0 else None
+                given = {"carried": previous, "skips": of_skip}.get(initial_velocity)
+                blocks.append(BLOCKS[block_type](block, given))
                 previous = width
             return _Stage(blocks, [attention(width) for _ in blocks] if with_attention else None)
 
@@ -270,7 +273,7 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         for i, width in enumerate(reversed(widths)):
             with_attention = up_block_types[i] == "AttnUpBlock2D"
             self.merges.append(_Merge(width))
-            self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention))
+            self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention, True))
             if i < levels - 1:
                 self.upsamplers.append(_Upsample(width, widths[levels - 2 - i]))
         self.conv_norm_out = make_norm(field_config(0), widths[0])
@@ -325,14 +328,16 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         carries = self.config.initial_velocity == "carried"
         for i, stage in enumerate(self.down_blocks):
             x, v = stage(x, emb, v if carries else None)
-            skips.append(x)
+            skips.append((x, v))
             if i < len(self.downsamplers):
                 x = self.downsamplers[i](x)
                 v = nn.functional.avg_pool2d(v, 2) if carries and v is not None else None
         if self.mid_block is not None:
             x, v = self.mid_block(x, emb, v if carries else None)
         for i, stage in enumerate(self.up_blocks):
-            x, v = stage(self.merges[i](x, skips.pop()), emb, v if carries else None)
+            skip, skip_velocity = skips.pop()
+            known = {"carried": v, "skips": skip_velocity}.get(self.config.initial_velocity)
+            x, v = stage(self.merges[i](x, skip), emb, known)
             if i < len(self.upsamplers):
                 x = self.upsamplers[i](x)
                 v = (

@@ -48,9 +48,9 @@ class BlockConfig:
     read_velocity: bool = False
 
 
-INITIAL_VELOCITIES = ("features", "timestep", "carried", "zero")
+INITIAL_VELOCITIES = ("features", "timestep", "carried", "skips", "zero")
 """What `x'(0)` is learned from: the features; them and the timestep; them and the velocity that the block before ended
-with; or nothing: zero."""
+with; them and the velocity that the level ended with on the way down; or nothing: zero."""
 
 
 class DynamicBlock(nn.Module):
@@ -65,9 +65,7 @@ class DynamicBlock(nn.Module):
         kind = config.initial_velocity
         self.field = FIELDS[config.field_type](config.field)
         self.initial_velocity = (
-            None
-            if kind == "zero"
-            else InitialVelocity(config.field, kind == "timestep", carried_channels if kind == "carried" else None)
+            None if kind == "zero" else InitialVelocity(config.field, kind == "timestep", carried_channels)
         )
         channels = config.field.channels
         self.read_out = zeroed(nn.Conv2d(channels, channels, 1)) if config.read_velocity else None
@@ -79,7 +77,8 @@ class DynamicBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features `(B, C, H, W)` and embedding `(B, E)` to features and last velocity, both `(B, C, H, W)`.
 
-        `carried` is the last velocity of the block before, at the resolution of this one.
+        `carried` is a velocity that the initial one is to know, `(B, carried_channels, H, W)`: the last of the block
+        before, or of the same level on the way down.
         """
         solver = self.solver
         velocity = torch.zeros_like(x) if self.initial_velocity is None else self.initial_velocity(x, emb, carried)

@@ -207,8 +207,8 @@ class InitialVelocity(nn.Module):
     """The learned `x'(0) = g(x(0))`: norm, activation, 1x1 convolution; zero at the start of training.
 
     With `knows_timestep`, the timestep embedding scales and shifts the normalised features: `g(x(0); emb)`. With
-    `carried_channels`, the velocity that the block before ended with is added, through a 1x1 convolution that is zero
-    at the start of training too.
+    `carried_channels`, the last velocity of another block is added, through a 1x1 convolution that is zero at the start
+    of training too.
     """
 
     def __init__(self, config: FieldConfig, knows_timestep: bool = False, carried_channels: int | None = None) -> None:
