@@ -5,8 +5,11 @@ python benchmarks/tables.py --check   # exit 1 if a page is not up to date (a te
 """
 
 import csv
+import itertools
 import json
+import math
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -176,6 +179,84 @@ def comparison_quality(name: str) -> str:
     ]
     head = ["side", "seeds", "learning rate", "loss, equal images", "loss, equal wall-clock", "FID", "KID x 1000"]
     return table(head, body)
+
+
+def _reached(name: str) -> str:
+    """How much of its images and seconds the usual-size U-Net needs, ours needs for the U-Net's last loss, by seed."""
+    if not (RESULTS / name / "curves.csv").is_file():
+        return "–"
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows(f"{name}/curves"):
+        points = curves.setdefault((row["side"], row["seed"]), [])
+        points.append((float(row["images_seen"]), float(row["validation_loss"])))
+    shares = []
+    for (side, seed), points in curves.items():
+        if side != "ours":
+            continue
+        images, goal = curves["discrete", seed][-1]
+        for (before, above), (after, below) in itertools.pairwise(points):
+            if below <= goal < above:
+                shares.append((before + (after - before) * (above - goal) / (above - below)) / images)
+                break
+        else:
+            shares.append(math.inf)
+    slower = next(float(row["training_time_ratio"]) for row in _comparison(name) if row["side"] == "ours")
+    spread = "{:.0%} ({:.0%} to {:.0%})"
+    middle = statistics.median(shares)
+    return (
+        spread.format(middle, min(shares), max(shares))
+        + " of the images, "
+        + spread.format(*(share * slower for share in (middle, min(shares), max(shares))))
+        + " of the time"
+    )
+
+
+def claims() -> str:
+    """What the paper claims of the continuous U-Net, and what ours saves of the usual-size U-Net, run by run."""
+    names = ("compare-costs64", "compare-mnist", "compare-scenes")
+    pairs = []
+    for name in names:
+        sides = {row["side"]: row for row in _comparison(name)}
+        pairs.append((sides["ours"], sides["discrete"]))
+
+    def less(key: str) -> list[str]:
+        return [
+            f"{1 - float(ours[key]) / float(discrete[key]):.0%} less" if ours.get(key) else "–"
+            for ours, discrete in pairs
+        ]
+
+    def faster() -> list[str]:
+        kinds = ("latency_eager_ratio", "latency_compiled_ratio")
+        return [" / ".join(f"{1 - float(ours[kind]):.0%}" for kind in kinds) + " less" for ours, _ in pairs]
+
+    def loss(key: str) -> list[str]:
+        said = []
+        for ours, discrete in pairs:
+            if not ours.get(key):
+                said.append("–")
+                continue
+            seeds = [float(o) < float(d) for o, d in zip(*(row[f"{key}_seeds"].split() for row in (ours, discrete)))]
+            change = float(ours[key]) / float(discrete[key]) - 1
+            said.append(f"{change:+.0%} (lower in {sum(seeds)} of {len(seeds)} seeds)")
+        return said
+
+    def fid() -> list[str]:
+        return [
+            f"FID {float(ours['fid']):.1f}, U-Net {float(discrete['fid']):.1f}" if ours.get("fid") else "–"
+            for ours, discrete in pairs
+        ]
+
+    body = [
+        ["75 % fewer parameters", *less("parameters")],
+        ["70 % fewer FLOPs", *less("macs_per_forward")],
+        ["80 % faster inference (time per forward, eager / compiled, 2 CPU cores)", *faster()],
+        ["less memory (bytes saved for backward, as trained)", *less("saved_for_backward_bytes")],
+        ["equal or better images (FID of a small classifier)", *fid()],
+        ["faster convergence: images and time until the U-Net's last loss", *map(_reached, names)],
+        ["validation loss after as many images", *loss("validation_loss_equal_images")],
+        ["validation loss after as many seconds", *loss("validation_loss_equal_time")],
+    ]
+    return table(["the paper claims, up to", "64x64x3, costs alone", "MNIST, 32x32", "scenes, 32x32x3"], body)
 
 
 def search() -> str:
@@ -447,7 +528,7 @@ def restoration_photograph() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
-    "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
+    "claims": claims, "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
     "deploy-latency": deploy_latency, "deploy-sampling": deploy_sampling, "deploy-end-to-end": deploy_end_to_end,
     "deploy-operators": deploy_operators,
     "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
