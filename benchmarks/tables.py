@@ -251,7 +251,7 @@ def claims() -> str:
         ["70 % fewer FLOPs", *less("macs_per_forward")],
         ["80 % faster inference (time per forward, eager / compiled, 2 CPU cores)", *faster()],
         ["less memory (bytes saved for backward, as trained)", *less("saved_for_backward_bytes")],
-        ["equal or better images (FID of a small classifier)", *fid()],
+        ["equal or better images (FID of a small classifier; pictures of all sides are poor)", *fid()],
         ["faster convergence: images and time until the U-Net's last loss", *map(_reached, names)],
         ["validation loss after as many images", *loss("validation_loss_equal_images")],
         ["validation loss after as many seconds", *loss("validation_loss_equal_time")],
