@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,7 +80,12 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     curves = json.loads((folder / "pieces/runs/ours/seed-1.json").read_text(encoding="utf-8"))["curve"]
     assert [point["images_seen"] for point in curves] == [16 * n for n in range(1, 9)]
 
+    # what FIDs stand between
+    floor, noise = (json.loads((folder / f"pieces/{name}.json").read_text()) for name in ("floor", "noise"))
+    assert floor["fid"] < noise["fid"]
     before, report = stamps(folder), (folder / "report.md").read_text(encoding="utf-8")
+    for label, fid in (("real against other real images", floor["fid"]), ("noise against real images", noise["fid"])):
+        assert re.search(rf"\| {label} \|.*\| {fid:.2f} \|", report)
     compare(config(folder, sides))
     assert stamps(folder) == before
     assert (folder / "report.md").read_text(encoding="utf-8") == report

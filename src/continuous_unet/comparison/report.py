@@ -507,8 +507,9 @@ def _add_quality(
         *(_number(row[band], 4) for band in BANDS),
         f"{row['fid']:.2f}", f"{row['kid'] * 1000:.2f} ± {row['kid_std'] * 1000:.2f}",
     ] for row in rows]  # fmt: skip
-    body.append(["real against other real images", *[""] * 10, f"{floor['fid']:.2f}",
-                 f"{floor['kid'] * 1000:.2f} ± {floor['kid_std'] * 1000:.2f}"])  # fmt: skip
+    for label, found in (("real against other real images", floor), ("noise against real images", measured["noise"])):
+        body.append([label, *[""] * 10, f"{found['fid']:.2f}",
+                     f"{found['kid'] * 1000:.2f} ± {found['kid_std'] * 1000:.2f}"])  # fmt: skip
     page.add("table", ([
         "side", "learning rate", "images", "seeds", "validation loss", "at equal images", "at equal wall-clock",
         "least noise", "second quarter", "third quarter", "most noise", "FID", "KID x 1000",
@@ -520,7 +521,8 @@ def _add_quality(
         f"{moment:,.0f} seconds of training steps at each side's own speed, measured in turns (– where that is before",
         f"its first validation). FID and KID: {rows[0]['num_samples']:,} samples of the first seed, {sampler}, against",
         f"{floor['num_images']:,} real images; features: {facts['extractor']}. Such distances compare the rows of this",
-        "table with each other, not with those of papers.",
+        "table with each other, not with those of papers; where they come near to that of noise, look at the samples",
+        "before believing that one side's are better.",
     ]))  # fmt: skip
 
 

@@ -310,7 +310,7 @@ class _Comparison:
                     raise Stopped(self.stop.signal)
 
     def _sample(self) -> tuple[str, dict[str, Any]]:
-        """Quality by samples: the extractor's name, and floor, distances, curves, and losses at other solver steps."""
+        """Quality by samples: the extractor's name; floor, noise, distances, curves, and losses at other solver steps."""
         config, sides = self.config, self.sides
         path = self.folder / "extractor" / "classifier.safetensors"
         classifier = None
@@ -325,6 +325,7 @@ class _Comparison:
         extractor = quality.load_extractor(classifier, self.device)
         real = self.folder / "extractor" / "real.safetensors"
         floor = self.once("floor", lambda: self._floor(extractor, real))
+        noise = self.once("noise", lambda: self._noise(extractor, real))
         scheduler, steps = config.main_sampler_parts()
 
         def points(side: Side, name: str, n: int, count: int, grid: str | None) -> tuple[Any, ...]:
@@ -345,6 +346,7 @@ class _Comparison:
         dial = [self.once(f"dial/{side.name}", lambda side=side: self._dial(side)) for side in sides]
         return extractor.name, {
             "floor": floor,
+            "noise": noise,
             "distance": dict(zip((s.name for s in sides), distance, strict=True)),
             "curves": {
                 side.name: [point for (other, *_), point in zip(keys, curves, strict=True) if other is side]
@@ -361,6 +363,15 @@ class _Comparison:
         reference, other = (quality.real_features(self.data, part, extractor, self.device) for part in parts)
         save_file({"features": reference.contiguous()}, path)
         return {**quality.distances(reference, other), "num_images": len(other)}
+
+    def _noise(self, extractor: quality.Extractor, path: Path) -> dict[str, Any]:
+        """The distance of pure noise to the same real images: about where a side is that makes no pictures."""
+        reference = load_file(path)["features"]
+        generator = torch.Generator().manual_seed(0)
+        sizes = [min(quality.BATCH, len(reference) - start) for start in range(0, len(reference), quality.BATCH)]
+        images = (torch.randn(n, self.channels, self.size, self.size, generator=generator) for n in sizes)
+        fake, _ = quality.fake_features(((x.clamp(-1, 1) + 1) / 2 for x in images), extractor, self.device)
+        return quality.distances(reference, fake)
 
     def _dial(self, side: Side) -> list[dict[str, Any]]:
         pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
