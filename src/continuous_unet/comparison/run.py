@@ -310,7 +310,7 @@ class _Comparison:
                     raise Stopped(self.stop.signal)
 
     def _sample(self) -> tuple[str, dict[str, Any]]:
-        """Quality by samples: the extractor's name; floor, noise, distances, curves, and losses at other solver steps."""
+        """Quality by samples: the extractor's name; floor, noise, distances, curves, losses at other solver steps."""
         config, sides = self.config, self.sides
         path = self.folder / "extractor" / "classifier.safetensors"
         classifier = None
