@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the instants and places of the faults")
     parser.add_argument("--output", type=Path, default=ROWS, help="file of the rows")
     arguments = parser.parse_args()
+    arguments.output = arguments.output.resolve()  # parts may change the working directory
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
 
     from lab import Lab, Row
 
@@ -52,7 +54,6 @@ def main() -> int:
         bad += sum(row.bad for row in lab.rows)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
         # after each part, so that what was done stays done
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with arguments.output.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
             writer.writeheader()
