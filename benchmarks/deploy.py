@@ -59,6 +59,8 @@ EXPORTS = (
     ("openvino", "int8"), ("aoti", "fp32"), ("executorch", "fp32"), ("executorch", "int8"),
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
+PRUNED = {f"pruned-{ratio:g}": ratio for ratio in RATIOS}
+"""Ours with fewer channels, as sides of their own where whole images are made."""
 SOLVER_STEPS = (1, 2, 4)
 FINETUNE_RATE = 2e-4
 """Peak learning rate of fine-tuning: a tenth of the training's."""
@@ -82,8 +84,11 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         self.runs = {"ours": arguments.ours, "discrete": arguments.discrete}
 
+    def run(self, side: str) -> Path | str:
+        return self.pruned(PRUNED[side]) if side in PRUNED else self.runs[side]
+
     def pipeline(self, side: str) -> DiffusionSamplingPipeline:
-        return load_pipeline(self.runs[side])
+        return load_pipeline(self.run(side))
 
     def export(self, side: str, form: str, precision: str, solver_steps: int | None = None) -> Path | None:
         """A folder of `cunet export`, made if it is not there; None where the format's packages are missing.
@@ -102,7 +107,7 @@ class Bench:
                 calibration_data=self.arguments.data if precision == "int8" else None, tolerance=10.0,
                 static_shape=f"1x{size}x{size}" if form in ("openvino", "executorch") else None,
             )  # fmt: skip
-            export_model(self.runs[side], options)
+            export_model(self.run(side), options)
         return folder
 
     def network(self, folder: Path, threads: int) -> Network:
@@ -231,13 +236,18 @@ def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
     """FID by number of sampling steps: each side in the forms that `candidates` names."""
     judge = Judge(bench)
     for side, variant in candidates(bench):
+        if side not in bench.arguments.sides:
+            continue
         pipeline = form_of(bench, side, variant)
         for steps in SAMPLING_STEPS:
             yield {"side": side, "variant": variant, "steps": steps, **judge.samples(pipeline, steps)}
 
 
 def candidates(bench: Bench) -> list[tuple[str, str]]:
-    """Per side its fastest form in floating point, and in int8, of those that were timed with `THREADS` threads."""
+    """Per side its fastest form in floating point, and in int8, of those that were timed with `THREADS` threads.
+
+    The pruned ones, which are not timed there, take the forms of the one they come from.
+    """
     times: dict[tuple[str, bool], list[tuple[float, str]]] = {}
     forms = {"eager", *(f"{form} {precision}" for form, precision in EXPORTS if form != "executorch")}
     for row in read(bench.arguments.output):
@@ -246,7 +256,8 @@ def candidates(bench: Bench) -> list[tuple[str, str]]:
             times.setdefault(key, []).append((float(row["ms"]), row["variant"]))
     if not times:
         raise SystemExit("run --only latency first: it tells which forms are the fastest")
-    return [(side, min(found)[1]) for (side, _), found in sorted(times.items(), reverse=True)]
+    fastest = [(side, min(found)[1]) for (side, _), found in sorted(times.items(), reverse=True)]
+    return fastest + [(side, form) for side in PRUNED for whole, form in fastest if whole == "ours"]
 
 
 def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -485,6 +496,11 @@ def read(output: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
+def stays(row: dict[str, str], sides: list[str]) -> bool:
+    """Whether a row of a part that was run anew is of a side that was not."""
+    return row["part"] == "sampling" and row["side"] not in sides
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True, help="run or model: a continuous U-Net")
@@ -495,6 +511,10 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the rows")
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="parts to run")
+    parser.add_argument(
+        "--sides", choices=[*SIDES, *PRUNED], nargs="+", default=[*SIDES, *PRUNED],
+        help="of the part sampling: whose images to make; the rows of the others stay",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
     parser.add_argument("--samples", type=int, default=1000, help="images of each FID")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, end to end")
@@ -513,7 +533,7 @@ def main() -> None:
                 ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()),
                 flush=True,
             )
-        kept = [row for row in read(arguments.output) if row["part"] != part]
+        kept = [row for row in read(arguments.output) if row["part"] != part or stays(row, arguments.sides)]
         order = list(PARTS)
         write(arguments.output / "deploy.csv", sorted([*kept, *rows], key=lambda row: order.index(row["part"])))
 
