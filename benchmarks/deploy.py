@@ -236,8 +236,6 @@ def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
     """FID by number of sampling steps: each side in the forms that `candidates` names."""
     judge = Judge(bench)
     for side, variant in candidates(bench):
-        if side not in bench.arguments.sides:
-            continue
         pipeline = form_of(bench, side, variant)
         for steps in SAMPLING_STEPS:
             yield {"side": side, "variant": variant, "steps": steps, **judge.samples(pipeline, steps)}
@@ -496,11 +494,6 @@ def read(output: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
-def stays(row: dict[str, str], sides: list[str]) -> bool:
-    """Whether a row of a part that was run anew is of a side that was not."""
-    return row["part"] == "sampling" and row["side"] not in sides
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True, help="run or model: a continuous U-Net")
@@ -511,10 +504,6 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the rows")
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="parts to run")
-    parser.add_argument(
-        "--sides", choices=[*SIDES, *PRUNED], nargs="+", default=[*SIDES, *PRUNED],
-        help="of the part sampling: whose images to make; the rows of the others stay",
-    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
     parser.add_argument("--samples", type=int, default=1000, help="images of each FID")
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, end to end")
@@ -533,7 +522,7 @@ def main() -> None:
                 ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()),
                 flush=True,
             )
-        kept = [row for row in read(arguments.output) if row["part"] != part or stays(row, arguments.sides)]
+        kept = [row for row in read(arguments.output) if row["part"] != part]
         order = list(PARTS)
         write(arguments.output / "deploy.csv", sorted([*kept, *rows], key=lambda row: order.index(row["part"])))
 

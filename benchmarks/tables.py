@@ -200,13 +200,13 @@ def _reached(name: str) -> str:
                 break
         else:
             shares.append(math.inf)
-    slower = next(float(row["training_time_ratio"]) for row in _comparison(name) if row["side"] == "ours")
+    step_time = next(float(row["training_time_ratio"]) for row in _comparison(name) if row["side"] == "ours")
     spread = "{:.0%} ({:.0%} to {:.0%})"
     middle = statistics.median(shares)
     return (
         spread.format(middle, min(shares), max(shares))
         + " of the images, "
-        + spread.format(*(share * slower for share in (middle, min(shares), max(shares))))
+        + spread.format(*(share * step_time for share in (middle, min(shares), max(shares))))
         + " of the time"
     )
 
