@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from continuous_unet import ContinuousUNet2DModel
-from continuous_unet.evaluation import count_macs
+from continuous_unet.evaluation import count_macs, peak_memory
 from continuous_unet.models.dynamic_block import BLOCKS, BlockConfig, DynamicBlock, ResidualBlock, SolverConfig
 from continuous_unet.models.fields import FIELDS, FieldConfig, InitialVelocity, ResidualField
 
@@ -176,6 +176,18 @@ def test_every_kind_of_model_trains_all_its_parameters_and_is_saved(changes, tmp
     unet.save_pretrained(tmp_path)
     loaded = ContinuousUNet2DModel.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(x, 5).sample, unet(x, 5).sample, atol=1e-5, rtol=1e-5)
+
+
+def test_only_velocities_that_are_wanted_are_kept_on_the_way_up():
+    """What a velocity of the skips adds to the memory of an evaluation, no other kind pays for."""
+    x = torch.randn(1, 1, 32, 32)
+
+    def peak(initial_velocity):
+        unet = model(sample_size=32, block_out_channels=(16, 16), initial_velocity=initial_velocity).eval()
+        with torch.no_grad():
+            return peak_memory(lambda: unet(x, 5).sample, device=torch.device("cpu"))[0]
+
+    assert peak("skips") - peak("features") >= 4 * 16 * 32 * 32  # one map of the first level, float32
 
 
 def test_separable_fields_cost_less_than_half():

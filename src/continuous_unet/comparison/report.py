@@ -505,11 +505,10 @@ def _add_quality(
         _loss(row, "validation_loss"),
         _loss(row, "validation_loss_equal_images"), _loss(row, "validation_loss_equal_time"),
         *(_number(row[band], 4) for band in BANDS),
-        f"{row['fid']:.2f}", f"{row['kid'] * 1000:.2f} ± {row['kid_std'] * 1000:.2f}",
+        *_distances(row),
     ] for row in rows]  # fmt: skip
     for label, found in (("real against other real images", floor), ("noise against real images", measured["noise"])):
-        body.append([label, *[""] * 10, f"{found['fid']:.2f}",
-                     f"{found['kid'] * 1000:.2f} ± {found['kid_std'] * 1000:.2f}"])  # fmt: skip
+        body.append([label, *[""] * 10, *_distances(found)])
     page.add("table", ([
         "side", "learning rate", "images", "seeds", "validation loss", "at equal images", "at equal wall-clock",
         "least noise", "second quarter", "third quarter", "most noise", "FID", "KID x 1000",
@@ -524,6 +523,10 @@ def _add_quality(
         "table with each other, not with those of papers; where they come near to that of noise, look at the samples",
         "before believing that one side's are better.",
     ]))  # fmt: skip
+
+
+def _distances(found: dict[str, Any]) -> tuple[str, str]:
+    return f"{found['fid']:.2f}", f"{found['kid'] * 1000:.2f} ± {found['kid_std'] * 1000:.2f}"
 
 
 def _add_details(page: Page, folder: Path, facts: dict[str, Any], measured: dict[str, Any]) -> None:

@@ -273,7 +273,9 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         for i, width in enumerate(reversed(widths)):
             with_attention = up_block_types[i] == "AttnUpBlock2D"
             self.merges.append(_Merge(width))
-            self.up_blocks.append(stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention, True))
+            self.up_blocks.append(
+                stage(f"up_blocks.{i}", levels - 1 - i, layers_per_block, with_attention, after_skip=True)
+            )
             if i < levels - 1:
                 self.upsamplers.append(_Upsample(width, widths[levels - 2 - i]))
         self.conv_norm_out = make_norm(field_config(0), widths[0])
@@ -323,21 +325,22 @@ class ContinuousUNet2DModel(ModelMixin, ConfigMixin):
         x = nn.functional.pixel_unshuffle(sample, patch_size) if patch_size > 1 else sample
         x = self.conv_in(x)
 
-        skips = []
+        skips, skip_velocities = [], []
         v: Tensor | None = None  # the velocity that the stage before ended with, if the next one is to know it
         carries = self.config.initial_velocity == "carried"
+        through_skips = self.config.initial_velocity == "skips"
         for i, stage in enumerate(self.down_blocks):
             x, v = stage(x, emb, v if carries else None)
-            skips.append((x, v))
+            skips.append(x)
+            skip_velocities.append(v if through_skips else None)
             if i < len(self.downsamplers):
                 x = self.downsamplers[i](x)
                 v = nn.functional.avg_pool2d(v, 2) if carries and v is not None else None
         if self.mid_block is not None:
             x, v = self.mid_block(x, emb, v if carries else None)
         for i, stage in enumerate(self.up_blocks):
-            skip, skip_velocity = skips.pop()
-            known = {"carried": v, "skips": skip_velocity}.get(self.config.initial_velocity)
-            x, v = stage(self.merges[i](x, skip), emb, known)
+            known = v if carries else skip_velocities.pop()
+            x, v = stage(self.merges[i](x, skips.pop()), emb, known)  # no name keeps the skip alive in the stage
             if i < len(self.upsamplers):
                 x = self.upsamplers[i](x)
                 v = (
