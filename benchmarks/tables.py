@@ -160,19 +160,20 @@ def comparison_costs(name: str) -> str:
 
 
 def comparison_quality(name: str) -> str:
-    def loss(row: dict[str, str], key: str) -> str:
+    def over_seeds(row: dict[str, str], key: str, digits: int) -> str:
         if not row[key]:
             return "–"
-        return f"{float(row[key]):.4f} ({float(row[f'{key}_low']):.4f} to {float(row[f'{key}_high']):.4f})"
+        mean, low, high = (f"{float(row[f'{key}{end}']):.{digits}f}" for end in ("", "_low", "_high"))
+        return f"{mean} ({low} to {high})" if row["num_seeds"] != "1" else mean
 
     body = [
         [
             row["label"],
             row["num_seeds"],
             f"{float(row['learning_rate']):g}",
-            loss(row, "validation_loss_equal_images"),
-            loss(row, "validation_loss_equal_time"),
-            f"{float(row['fid']):.2f}",
+            over_seeds(row, "validation_loss_equal_images", 4),
+            over_seeds(row, "validation_loss_equal_time", 4),
+            over_seeds(row, "fid", 2),
             f"{1000 * float(row['kid']):.1f} ± {1000 * float(row['kid_std']):.1f}",
         ]
         for row in _comparison(name)
@@ -200,6 +201,8 @@ def _reached(name: str) -> str:
                 break
         else:
             shares.append(math.inf)
+    if math.isinf(statistics.median(shares)):
+        return "not reached"
     step_time = next(float(row["training_time_ratio"]) for row in _comparison(name) if row["side"] == "ours")
     spread = "{:.0%} ({:.0%} to {:.0%})"
     middle = statistics.median(shares)

@@ -76,6 +76,13 @@ def test_losses_are_judged_seed_by_seed(ours, no_worse, clearly_better):
     assert claims["validation loss against the U-Net cut to our MACs"]["verdict"] == clearly_better
 
 
+def test_distances_are_judged_seed_by_seed():
+    ours, discrete = row("ours", fid=9.0, fid_seeds="7 9 11"), row("discrete", fid=10.0, fid_seeds="9 10 11")
+    claims = verdicts(ours, discrete, row("control", fid=8.0, fid_seeds="8 8 8"))
+    assert claims["FID at the end of training"]["measured"] == "9 against 10 (-10.0%, in 3 of 3 seeds)"
+    assert claims["FID against the weight-tied control"]["verdict"] == "level"
+
+
 def test_a_loss_that_was_not_measured_gives_no_verdict():
     empty = losses("")
     assert "validation loss, equal images" not in verdicts(row("ours"), row("discrete", **empty))

@@ -80,6 +80,17 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     curves = json.loads((folder / "pieces/runs/ours/seed-1.json").read_text(encoding="utf-8"))["curve"]
     assert [point["images_seen"] for point in curves] == [16 * n for n in range(1, 9)]
 
+    # every seed's model is sampled from, and the distances of all of them are in the row
+    for row in result.results:
+        fids = [
+            json.loads((folder / "pieces/distance" / row["side"] / f"seed-{seed}.json").read_text())["fid"]
+            for seed in (0, 1)
+        ]
+        assert fids[0] != fids[1]
+        assert (row["fid_low"], row["fid_high"]) == (min(fids), max(fids))
+        assert row["fid"] == pytest.approx(sum(fids) / 2)
+        assert row["kid"] != row["kid_low"]
+
     # what FIDs stand between
     floor, noise = (json.loads((folder / f"pieces/{name}.json").read_text()) for name in ("floor", "noise"))
     assert floor["fid"] < noise["fid"]
@@ -93,7 +104,7 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     # more seeds are added to what is there; other settings are refused
     compare(config(folder, sides, num_seeds=3))
     assert {path for path in stamps(folder) if path not in before} == {
-        folder / "pieces/runs" / name / "seed-2.json" for name in SIDES
+        folder / "pieces" / kind / name / "seed-2.json" for name in SIDES for kind in ("runs", "distance")
     }
     with pytest.raises(InputError, match=r"other settings .budget 'images=128' -> 'images=256'"):
         compare(config(folder, sides, budget="images=256"))

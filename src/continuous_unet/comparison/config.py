@@ -47,9 +47,9 @@ class CompareConfig:
     learning_rates: list[float] = option([1e-3, 2e-3, 4e-3], "tried for each side on the sweep's budget; best one used")
     sweep_images: int | None = option(None, "training images of each try; a quarter of the budget if left out")
 
-    num_samples: int = option(5000, "images for the FID and KID of each side (first seed)")
+    num_samples: int = option(5000, "images for the FID and KID of each side and seed")
     sampler_steps: list[int] = option([5, 10, 20, 50, 100], "sampling steps of the quality curves")
-    curve_samples: int = option(500, "images for each point of the quality curves, by KID")
+    curve_samples: int = option(500, "images for each point of the quality curves (first seed)")
     main_sampler: str = option("dpm++:10", "sampler and steps of the FID and of the seconds per image")
     extractor: Literal["classifier", "inception"] = option(
         "classifier",

@@ -58,7 +58,7 @@ def make_rows(facts: dict[str, Any], measured: dict[str, Any]) -> list[dict[str,
     moment, common = equal_budgets(facts, measured)
     for row in rows:
         name = row["side"]
-        runs, distance = measured["runs"][name], measured["distance"][name]
+        runs, distances = measured["runs"][name], measured["distance"][name]
         in_time = moment / measured["speed"][name]["seconds_per_image"]
         row |= {
             "learning_rate": facts["rates"][name],
@@ -70,12 +70,13 @@ def make_rows(facts: dict[str, Any], measured: dict[str, Any]) -> list[dict[str,
             ("validation_loss_equal_images", [at_images(run["curve"], common) for run in runs]),
             ("validation_loss_equal_time", [at_images(run["curve"], in_time) for run in runs]),
             *((band, [run["curve"][-1].get(band) for run in runs]) for band in BANDS),
+            *((key, [distance[key] for distance in distances]) for key in ("fid", "kid")),
         ):
             row |= _spread(key, value)
         row |= {
-            "fid": distance["fid"], "kid": distance["kid"], "kid_std": distance["kid_std"],
-            "num_samples": distance["num_images"],
-        }  # fmt: skip
+            "kid_std": statistics.fmean(distance["kid_std"] for distance in distances),
+            "num_samples": distances[0]["num_images"],
+        }
     return rows
 
 
@@ -446,7 +447,11 @@ def make_page(
     page.add("heading", "What it comes to")
     page.add("table", (["claim", "target", "measured", ""],
                        [[v["claim"], v["target"], v["measured"], v["verdict"]] for v in verdicts]))  # fmt: skip
-    page.add("text", "met and missed speak of means; level means that the ranges over the seeds overlap.")
+    page.add(
+        "text",
+        "met and missed speak of the mean over the seeds. level: better in some of the seeds and worse in others, "
+        "where it should be better; or worse in the mean, but not in every seed.",
+    )
 
     page.add("heading", "Cost")
     first = next((r for r in rows if r["side"] == "discrete"), rows[0])
@@ -502,8 +507,7 @@ def _add_quality(
     floor = measured["floor"]
     body = [[
         row["label"], f"{row['learning_rate']:g}", f"{row['training_images']:,}", row["num_seeds"],
-        _loss(row, "validation_loss"),
-        _loss(row, "validation_loss_equal_images"), _loss(row, "validation_loss_equal_time"),
+        *(_with_range(row, f"validation_loss{part}", 4) for part in ("", "_equal_images", "_equal_time")),
         *(_number(row[band], 4) for band in BANDS),
         *_distances(row),
     ] for row in rows]  # fmt: skip
@@ -518,15 +522,16 @@ def _add_quality(
         f"Loss: squared error of the prediction ({config['objective']}) on {config['num_validation']} held-out images",
         f"with fixed noise, mean over seeds and range. Equal images: after {common:,} images. Equal wall-clock: after",
         f"{moment:,.0f} seconds of training steps at each side's own speed, measured in turns (– where that is before",
-        f"its first validation). FID and KID: {rows[0]['num_samples']:,} samples of the first seed, {sampler}, against",
-        f"{floor['num_images']:,} real images; features: {facts['extractor']}. Such distances compare the rows of this",
+        f"its first validation). FID and KID: {rows[0]['num_samples']:,} samples of the model of each seed, {sampler},",
+        f"against {floor['num_images']:,} real images; FID: mean over seeds and range; KID: mean over seeds, ± over",
+        f"subsets of the samples; features: {facts['extractor']}. Such distances compare the rows of this",
         "table with each other, not with those of papers; where they come near to that of noise, look at the samples",
         "before believing that one side's are better.",
     ]))  # fmt: skip
 
 
 def _distances(found: dict[str, Any]) -> tuple[str, str]:
-    return f"{found['fid']:.2f}", f"{found['kid'] * 1000:.2f} ± {found['kid_std'] * 1000:.2f}"
+    return _with_range(found, "fid", 2), f"{found['kid'] * 1000:.2f} ± {found['kid_std'] * 1000:.2f}"
 
 
 def _add_details(page: Page, folder: Path, facts: dict[str, Any], measured: dict[str, Any]) -> None:
@@ -582,10 +587,13 @@ def _latency(row: dict[str, Any], kind: str) -> str:
     return f"{ms:.1f} ms ({row[f'latency_{kind}_ratio']:.0%}; {low:.0%} to {high:.0%})"
 
 
-def _loss(row: dict[str, Any], key: str) -> str:
+def _with_range(row: dict[str, Any], key: str, digits: int) -> str:
+    """A mean with its range over seeds, where there is one."""
     if row[key] == "":
         return "–"
-    return f"{row[key]:.4f} ({row[f'{key}_low']:.4f} to {row[f'{key}_high']:.4f})"
+    low, high = (row.get(f"{key}_{end}", row[key]) for end in ("low", "high"))
+    spread = f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else ""
+    return f"{row[key]:.{digits}f}{spread}"
 
 
 def _number(value: Any, digits: int) -> str:

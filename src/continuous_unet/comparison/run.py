@@ -211,7 +211,7 @@ class _Comparison:
                 for name, tries in measured["sweep"].items()
             }
             measured["runs"] = self._train(images, facts["rates"])
-            facts["extractor"], more = self._sample()
+            facts["extractor"], more = self._sample(measured["runs"])
             measured |= more
         rows, verdicts = write_reports(self.folder, facts, measured)
         return CompareResult(str(self.folder), str(self.folder / "report.html"), rows, verdicts)
@@ -309,8 +309,11 @@ class _Comparison:
                             os.kill(pid, signal.SIGTERM)
                     raise Stopped(self.stop.signal)
 
-    def _sample(self) -> tuple[str, dict[str, Any]]:
-        """Quality by samples: the extractor's name; floor, noise, distances, curves, losses at other solver steps."""
+    def _sample(self, runs: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+        """Quality by samples: the extractor's name; floor, noise, distances, curves, losses at other solver steps.
+
+        Distances are of the models of all seeds; curves, grids and other solver steps of those of the first.
+        """
         config, sides = self.config, self.sides
         path = self.folder / "extractor" / "classifier.safetensors"
         classifier = None
@@ -328,26 +331,32 @@ class _Comparison:
         noise = self.once("noise", lambda: self._noise(extractor, real))
         scheduler, steps = config.main_sampler_parts()
 
-        def points(side: Side, name: str, n: int, count: int, grid: str | None) -> tuple[Any, ...]:
-            run = str(self.folder / "runs" / side.name / "seed-0")
+        def points(side: Side, seed: int, name: str, n: int, count: int, grid: str | None) -> tuple[Any, ...]:
+            run = str(self.folder / "runs" / side.name / f"seed-{seed}")
             return measure_samples, run, name, n, count, classifier, str(real), str(self.device), grid
 
         (self.folder / "samples").mkdir(exist_ok=True)
+        models = [(s, run["seed"]) for s in sides for run in runs[s.name]]
         distance = self._all({
-            f"distance/{s.name}": points(
-                s, scheduler, steps, config.num_samples, str(self.folder / "samples" / f"{s.name}.png")
+            f"distance/{s.name}/seed-{seed}": points(
+                s, seed, scheduler, steps, config.num_samples,
+                None if seed else str(self.folder / "samples" / f"{s.name}.png"),
             )
-            for s in sides
+            for s, seed in models
         })  # fmt: skip
         keys = [(s, name, n) for s in sides for name in SCHEDULERS for n in config.sampler_steps]
         curves = self._all({
-            f"sampling/{s.name}-{name}-{n}": points(s, name, n, config.curve_samples, None) for s, name, n in keys
+            f"sampling/{s.name}-{name}-{n}": points(s, 0, name, n, config.curve_samples, None)
+            for s, name, n in keys
         })  # fmt: skip
         dial = [self.once(f"dial/{side.name}", lambda side=side: self._dial(side)) for side in sides]
         return extractor.name, {
             "floor": floor,
             "noise": noise,
-            "distance": dict(zip((s.name for s in sides), distance, strict=True)),
+            "distance": {
+                side.name: [found for (other, _), found in zip(models, distance, strict=True) if other is side]
+                for side in sides
+            },
             "curves": {
                 side.name: [point for (other, *_), point in zip(keys, curves, strict=True) if other is side]
                 for side in sides
