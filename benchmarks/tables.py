@@ -232,20 +232,23 @@ def claims() -> str:
         kinds = ("latency_eager_ratio", "latency_compiled_ratio")
         return [" / ".join(f"{1 - float(ours[kind]):.0%}" for kind in kinds) + " less" for ours, _ in pairs]
 
+    def lower_in(ours: dict[str, str], discrete: dict[str, str], key: str) -> str:
+        seeds = [float(o) < float(d) for o, d in zip(*(row[f"{key}_seeds"].split() for row in (ours, discrete)))]
+        return f"(lower in {sum(seeds)} of {len(seeds)} seeds)"
+
     def loss(key: str) -> list[str]:
-        said = []
-        for ours, discrete in pairs:
-            if not ours.get(key):
-                said.append("–")
-                continue
-            seeds = [float(o) < float(d) for o, d in zip(*(row[f"{key}_seeds"].split() for row in (ours, discrete)))]
-            change = float(ours[key]) / float(discrete[key]) - 1
-            said.append(f"{change:+.0%} (lower in {sum(seeds)} of {len(seeds)} seeds)")
-        return said
+        return [
+            f"{float(ours[key]) / float(discrete[key]) - 1:+.0%} {lower_in(ours, discrete, key)}"
+            if ours.get(key)
+            else "–"
+            for ours, discrete in pairs
+        ]
 
     def fid() -> list[str]:
         return [
-            f"FID {float(ours['fid']):.1f}, U-Net {float(discrete['fid']):.1f}" if ours.get("fid") else "–"
+            f"FID {float(ours['fid']):.2f}, U-Net {float(discrete['fid']):.2f} {lower_in(ours, discrete, 'fid')}"
+            if ours.get("fid")
+            else "–"
             for ours, discrete in pairs
         ]
 
@@ -254,7 +257,7 @@ def claims() -> str:
         ["70 % fewer FLOPs", *less("macs_per_forward")],
         ["80 % faster inference (time per forward, eager / compiled, 2 CPU cores)", *faster()],
         ["less memory (bytes saved for backward, as trained)", *less("saved_for_backward_bytes")],
-        ["equal or better images (FID of a small classifier; pictures of all sides are poor)", *fid()],
+        ["equal or better images (FID of a small classifier)", *fid()],
         ["faster convergence: images and time until the U-Net's last loss", *map(_reached, names)],
         ["validation loss after as many images", *loss("validation_loss_equal_images")],
         ["validation loss after as many seconds", *loss("validation_loss_equal_time")],
