@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,10 +260,7 @@ class _Comparison:
                     f"the training of the side {side.name} with seed {seed} diverged ({result['diverged']}); compare "
                     "again in another --output with lower --learning-rates"
                 )
-        return {
-            side.name: [result for (other, _), result in zip(keys, results, strict=True) if other is side]
-            for side in self.sides
-        }
+        return _by_side(self.sides, keys, results)
 
     def _training(
         self, name: str, side: Side, images: dict[str, int], rate: float, seed: int, points: int
@@ -353,14 +350,8 @@ class _Comparison:
         return extractor.name, {
             "floor": floor,
             "noise": noise,
-            "distance": {
-                side.name: [found for (other, _), found in zip(models, distance, strict=True) if other is side]
-                for side in sides
-            },
-            "curves": {
-                side.name: [point for (other, *_), point in zip(keys, curves, strict=True) if other is side]
-                for side in sides
-            },
+            "distance": _by_side(sides, models, distance),
+            "curves": _by_side(sides, keys, curves),
             "dial": {side.name: rows for side, rows in zip(sides, dial, strict=True) if rows},
         }
 
@@ -385,6 +376,14 @@ class _Comparison:
     def _dial(self, side: Side) -> list[dict[str, Any]]:
         pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
         return measure_dial(pipeline.unet, pipeline.scheduler, self.held_out, self.device)
+
+
+def _by_side(sides: list[Side], keys: Sequence[tuple[Any, ...]], results: list[Any]) -> dict[str, list[Any]]:
+    """Results by the name of their side, which comes first in each one's key."""
+    return {
+        side.name: [result for (other, *_), result in zip(keys, results, strict=True) if other is side]
+        for side in sides
+    }
 
 
 def _try(side: Side, size: int, channels: int) -> None:
