@@ -28,13 +28,6 @@ from rows import write
 from torch import Tensor, nn
 
 from continuous_unet import DiffusionSamplingPipeline
-from continuous_unet.comparison.quality import (
-    distances,
-    fake_features,
-    load_classifier,
-    real_features,
-    train_classifier,
-)
 from continuous_unet.data import train_validation_split
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
 from continuous_unet.deploy.export import export_model
@@ -42,15 +35,22 @@ from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.formats.to_aoti import open_aoti
 from continuous_unet.deploy.formats.to_executorch import open_executorch
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.deploy.prune_model import prune_model
-from continuous_unet.deploy.prune_options import PruneOptions
+from continuous_unet.deploy.pruning.options import PruneOptions
+from continuous_unet.deploy.pruning.run import prune_model
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, FLOAT_LAYERS, calibration_inputs, quantize_onnx
-from continuous_unet.deploy.runtime import OPENERS
+from continuous_unet.deploy.standalone.runtime import OPENERS
+from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, count_macs, measure_latency
-from continuous_unet.tasks.generation import generate
+from continuous_unet.evaluation.quality.generation import (
+    distances,
+    fake_features,
+    load_classifier,
+    real_features,
+    train_classifier,
+)
+from continuous_unet.tasks.generate.pipeline import generate
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.tasks.schedulers import make_scheduler
-from continuous_unet.training.loop import train
+from continuous_unet.training.trainer import train
 from continuous_unet.training.validation import validation_loss
 
 SIDES = ("ours", "discrete")

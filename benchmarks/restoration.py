@@ -27,8 +27,8 @@ from PIL import Image
 from rows import write
 
 from continuous_unet.evaluation import measure_latency
-from continuous_unet.evaluation.macs import count_macs
-from continuous_unet.evaluation.restoration import evaluate_model
+from continuous_unet.evaluation.costs.macs import count_macs
+from continuous_unet.evaluation.quality.restoration import evaluate_model
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
 

@@ -79,7 +79,7 @@ def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
     from continuous_unet.evaluation import count_macs
     from continuous_unet.tasks.loading import load_pipeline
     from continuous_unet.training import TrainConfig
-    from continuous_unet.training.loop import train
+    from continuous_unet.training.trainer import train
 
     name, learning_rate, seed, arguments = task
     options = {**BASE, **VARIANTS[name]}

@@ -13,9 +13,9 @@ from diffusers import DDPMScheduler
 from rows import write
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
-from continuous_unet.deploy import runtime
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.standalone import runtime
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.models import presets
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-import continuous_unet.training.loop  # noqa: F401 (so that children find it imported)
+import continuous_unet.training.trainer  # noqa: F401 (so that children find it imported)
 from continuous_unet.cli.main import main
 from continuous_unet.training import TrainConfig
 from continuous_unet.training.checkpoints import find_damage

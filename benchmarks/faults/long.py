@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lab import Lab, fresh, run, tiny, train_arguments
 
-import continuous_unet.training.loop as loop
+import continuous_unet.training.trainer as loop
 
 MODES = {
     "backprop": {"gradient": "backprop"},

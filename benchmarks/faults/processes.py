@@ -27,10 +27,10 @@ from lab import (
 )
 from stops import slowly
 
-import continuous_unet.training.loop as loop
-from continuous_unet.tasks import generation
+import continuous_unet.training.trainer as loop
+from continuous_unet.tasks.generate import pipeline as generation
+from continuous_unet.tasks.registry import generation as learning
 from continuous_unet.training import checkpoints
-from continuous_unet.training.tasks import generation as learning
 
 STEPS = {
     "steps": 12,

@@ -20,10 +20,10 @@ from lab import (
     wait_until,
 )
 
-import continuous_unet.evaluation.profile
-import continuous_unet.training.loop as loop
+import continuous_unet.training.trainer as loop
 from continuous_unet.data import dataset
-from continuous_unet.tasks import generation
+from continuous_unet.evaluation.costs import profile as costs_profile
+from continuous_unet.tasks.generate import pipeline as generation
 from continuous_unet.training import checkpoints
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -138,7 +138,10 @@ def verbs(lab: Lab) -> None:
         "sample to a folder": (["sample", str(reference), *images, "--output", str(lab.folder / "many")], step),
         "sample to a grid": (["sample", str(reference), *images, "--output", str(lab.folder / "g.png")], step),
         "data check": (["data", "check", str(photos)], (dataset, "is_grey")),
-        "profile": (["profile", "tiny", "--repeats", "50"], (continuous_unet.evaluation.profile, "measure_latency")),
+        "profile": (
+            ["profile", "tiny", "--repeats", "50"],
+            (costs_profile, "measure_latency"),
+        ),
     }
     for name, (arguments, slow) in cases.items():
         bad, slowest = [], 0.0

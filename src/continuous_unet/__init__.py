@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "ContinuousUNet2DModel": "continuous_unet.models.continuous_unet",
-    "DenoisingPipeline": "continuous_unet.tasks.denoising",
-    "DiffusionSamplingPipeline": "continuous_unet.tasks.generation",
-    "InpaintingPipeline": "continuous_unet.tasks.inpainting",
-    "SuperResolutionPipeline": "continuous_unet.tasks.super_resolution",
+    "ContinuousUNet2DModel": "continuous_unet.models.unet_2d",
+    "DenoisingPipeline": "continuous_unet.tasks.denoise.pipeline",
+    "DiffusionSamplingPipeline": "continuous_unet.tasks.generate.pipeline",
+    "InpaintingPipeline": "continuous_unet.tasks.inpaint.pipeline",
+    "SuperResolutionPipeline": "continuous_unet.tasks.upscale.pipeline",
     # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
     "ModelMixin": "diffusers.models.modeling_utils",
 }
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
-    from continuous_unet.tasks.denoising import DenoisingPipeline
-    from continuous_unet.tasks.generation import DiffusionSamplingPipeline
-    from continuous_unet.tasks.inpainting import InpaintingPipeline
-    from continuous_unet.tasks.super_resolution import SuperResolutionPipeline
+    from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+    from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
+    from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
+    from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
+    from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image
 from continuous_unet import DiffusionSamplingPipeline, __version__
 from continuous_unet.cli.arguments import Parser, add_fields, make_options
 from continuous_unet.cli.main import VERBS, main
-from continuous_unet.tasks.schedulers import SCHEDULERS
+from continuous_unet.diffusion.samplers import SCHEDULERS
 from continuous_unet.training.config import TrainConfig
 
 CUNET = [sys.executable, "-m", "continuous_unet"]
@@ -104,7 +104,7 @@ def test_a_bug_is_named_as_one(capsys, monkeypatch):
 
 def test_a_missing_package_is_named_with_its_extra(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    monkeypatch.delitem(sys.modules, "continuous_unet.training.loop", raising=False)
+    monkeypatch.delitem(sys.modules, "continuous_unet.training.trainer", raising=False)
     assert main(["train", "--data", "digits", "--output", str(tmp_path / "x")]) == 2
     assert "continuous-unet[train]" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_out_of_memory_is_no_bug(capsys, monkeypatch):
 
 @pytest.mark.parametrize("form", ["folder", "grid.png"])
 def test_a_signal_while_sampling_leaves_whole_files(form, model, tmp_path, monkeypatch, capsys):
-    from continuous_unet.tasks.generation import DiffusionSamplingPipeline as Pipeline
+    from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline as Pipeline
 
     real, calls = Pipeline.__call__, []
 

@@ -19,7 +19,7 @@ from continuous_unet import (
     SuperResolutionPipeline,
 )
 from continuous_unet.cli.main import main
-from continuous_unet.evaluation.restoration import NO_LPIPS
+from continuous_unet.evaluation.quality.restoration import NO_LPIPS
 
 
 def unet(in_channels=1, out_channels=1, **options):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.comparison import CompareConfig, Side
-from continuous_unet.errors import InputError
 
 GOOD = {"data": "digits", "output": "runs/x"}
 

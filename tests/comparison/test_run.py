@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.comparison import CompareConfig, compare
-from continuous_unet.errors import InputError
 
 SIDES = {
     "ours": {"label": "ours", "preset": "tiny", "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}},
@@ -230,7 +230,7 @@ def test_a_side_that_cannot_be_made_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_rate_that_diverges_loses_the_sweep_and_stops_nothing(tmp_path, sides, monkeypatch):
-    from continuous_unet.training import loop
+    from continuous_unet.training import trainer as loop
 
     real = loop.train
 

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.comparison import Side, load_sides
 from continuous_unet.comparison.sides import cost, cut_widths, resolve_cuts
-from continuous_unet.errors import InputError
 
 TINY_OURS = Side("ours", "ours", "tiny", {"block_out_channels": [16, 16]})
 SMALL_DISCRETE = {"block_out_channels": [32, 64], "layers_per_block": 1}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.data import EpochSampler, open_dataset, train_validation_split
-from continuous_unet.data.decode import fit_image, load_image, normalise_mode, to_array
-from continuous_unet.errors import InputError
+from continuous_unet.images.decode import fit_image, load_image, normalise_mode, to_array
 
 
 def decoded(image, channels, format="PNG", size=None, **options):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.data import check_data, open_dataset
-from continuous_unet.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.data.streaming import RESUME, find_shards, is_stream, open_stream
-from continuous_unet.errors import InputError
 
 pytest.importorskip("webdataset")
 SHARDS, EACH = 4, 5

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from continuous_unet.cli.main import main
-from continuous_unet.deploy import runtime
+from continuous_unet.deploy.standalone import runtime
 
 SOURCE = Path(__file__).parents[2] / "src"
 

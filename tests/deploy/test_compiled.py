@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.models.embeddings import AdaptiveScaleShift
-from continuous_unet.tasks import generation
+from continuous_unet.models.conditioning import AdaptiveScaleShift
+from continuous_unet.tasks.generate import pipeline as generation
 from tests.deploy.conftest import continuous, pipeline
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")

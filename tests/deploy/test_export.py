@@ -10,13 +10,13 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 
 from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
-from continuous_unet.deploy import runtime
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.standalone import runtime
 from tests.deploy.conftest import continuous, discrete, pipeline
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")

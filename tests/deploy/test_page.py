@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from continuous_unet.cli.main import main
-from continuous_unet.deploy import runtime
+from continuous_unet.deploy.standalone import runtime
 from tests.deploy.conftest import continuous, pipeline
 
 DRIVER = Path(__file__).parent / "browser.mjs"

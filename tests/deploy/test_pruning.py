@@ -10,12 +10,11 @@ import torch
 from diffusers import DDPMScheduler
 
 from continuous_unet import ContinuousUNet2DModel
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
-from continuous_unet.deploy import pruning
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for
-from continuous_unet.deploy.prune_model import prune_model
-from continuous_unet.deploy.prune_options import PruneOptions
-from continuous_unet.deploy.pruning import (
+from continuous_unet.deploy.pruning import channels as pruning
+from continuous_unet.deploy.pruning.channels import (
     Widths,
     accumulate_gradients,
     channels_to_drop,
@@ -23,7 +22,8 @@ from continuous_unet.deploy.pruning import (
     prune_unet,
     pruned_widths,
 )
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.pruning.options import PruneOptions
+from continuous_unet.deploy.pruning.run import prune_model
 from continuous_unet.tasks.loading import load_pipeline
 from tests.deploy.conftest import continuous, discrete, pipeline, spoil_zeros
 
@@ -189,7 +189,7 @@ def test_models_whose_images_are_not_square_are_refused(tmp_path, capsys):
 
 
 def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
-    from continuous_unet.training import loop
+    from continuous_unet.training import trainer as loop
 
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     options = PruneOptions(

@@ -11,14 +11,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino, quantize_pt2e
-from continuous_unet.deploy.runtime import OPENERS
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.standalone.runtime import OPENERS
 from continuous_unet.training.quantization_aware import round_convolutions
 from tests.deploy.conftest import continuous
 

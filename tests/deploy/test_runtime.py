@@ -13,11 +13,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
-from continuous_unet.deploy import runtime
 from continuous_unet.deploy.export import describe_schedule
 from continuous_unet.deploy.parity import measure_parity
-from continuous_unet.deploy.runtime import ExportedModel, ExportedModelError, Schedule
-from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.deploy.standalone import runtime
+from continuous_unet.deploy.standalone.runtime import ExportedModel, ExportedModelError, Schedule
+from continuous_unet.diffusion.samplers import make_scheduler
 
 VECTORS = {  # "known answers" of the Random123 library: counter, key, words
     (0,) * 4: ((0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation import measure_latency, peak_memory, saved_bytes
 
 

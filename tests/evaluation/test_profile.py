@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DModel
 
 from continuous_unet import ContinuousUNet2DModel
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation import count_macs, profile_model
 from continuous_unet.models import presets
 

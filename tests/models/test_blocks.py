@@ -7,7 +7,7 @@ import torch
 
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.evaluation import count_macs, peak_memory
-from continuous_unet.models.dynamic_block import BLOCKS, BlockConfig, DynamicBlock, ResidualBlock, SolverConfig
+from continuous_unet.models.blocks import BLOCKS, BlockConfig, DynamicBlock, ResidualBlock, SolverConfig
 from continuous_unet.models.fields import FIELDS, FieldConfig, InitialVelocity, ResidualField
 
 CHANNELS, EMB = 8, 16

@@ -5,8 +5,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from continuous_unet import ContinuousUNet2DModel, DenoisingPipeline
-from continuous_unet.errors import InputError
-from continuous_unet.tasks.tiling import Tiles
+from continuous_unet.base.errors import InputError
+from continuous_unet.images.tiling import Tiles
 from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser
 
 

@@ -9,11 +9,11 @@ from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.models.modeling_utils import ModelMixin
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
-from continuous_unet.errors import InputError
-from continuous_unet.processes import Processes
-from continuous_unet.signals import StopRequest
-from continuous_unet.tasks.generation import generate, generate_share
-from continuous_unet.tasks.schedulers import SCHEDULERS, make_scheduler
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.processes import Processes
+from continuous_unet.base.signals import StopRequest
+from continuous_unet.diffusion.samplers import SCHEDULERS, make_scheduler
+from continuous_unet.tasks.generate.pipeline import generate, generate_share
 
 MEAN, STD = 0.3, 0.2
 

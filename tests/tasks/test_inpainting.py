@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from continuous_unet import InpaintingPipeline
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser
 
 

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
 from continuous_unet import DiffusionSamplingPipeline
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 
 import continuous_unet
 from continuous_unet.cli.main import main
-from continuous_unet.data.decode import to_array
+from continuous_unet.images.decode import to_array
+from continuous_unet.images.resampling import degraded, enlarge
+from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
-from continuous_unet.tasks.resampling import degraded, enlarge
-from continuous_unet.tasks.tiling import Tiles
 
 NAMES = ["denoise-grey", "upscale-x2", "upscale-x4"]
 

@@ -8,11 +8,11 @@ from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
 
 from continuous_unet import ContinuousUNet2DModel, SuperResolutionPipeline
-from continuous_unet.errors import InputError
-from continuous_unet.tasks.predictions import clean_image, noise
-from continuous_unet.tasks.resampling import enlarge
-from continuous_unet.tasks.super_resolution import RESIDUAL_SCALE
-from continuous_unet.tasks.tiling import Tiles
+from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.predictions import clean_image, noise
+from continuous_unet.images.resampling import enlarge
+from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.upscale.pipeline import RESIDUAL_SCALE
 
 
 def schedule(kind="v_prediction"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.training import checkpoints
 from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 

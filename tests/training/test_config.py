@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.training import TrainConfig
 
 BAD = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from continuous_unet import ContinuousUNet2DModel
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import train
 from continuous_unet.training.quantization_aware import (

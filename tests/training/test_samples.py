@@ -1,9 +1,8 @@
 import pytest
 from diffusers import DDPMScheduler
 
-from continuous_unet.processes import Stopped
-from continuous_unet.signals import StopRequest
-from continuous_unet.training.samples import sample_grid
+from continuous_unet.base.signals import Stopped, StopRequest
+from continuous_unet.tasks.generate.grids import sample_grid
 
 from .conftest import unet
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
+from continuous_unet.tasks.registry import TASKS, make_task
 from continuous_unet.training import train
-from continuous_unet.training.tasks import TASKS, make_task
 
 RESTORATION = {
     "denoise": ({"task": "denoise"}, "denoise"),

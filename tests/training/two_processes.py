@@ -8,9 +8,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import continuous_unet.training.loop as loop
+import continuous_unet.training.trainer as loop
+from continuous_unet.tasks.registry import generation
 from continuous_unet.training import TrainConfig
-from continuous_unet.training.tasks import generation
 
 config, folder = TrainConfig.load(sys.argv[1]).validate(), Path(sys.argv[2])
 rank = int(os.environ["RANK"])

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 
 Options = TypeVar("Options")
 

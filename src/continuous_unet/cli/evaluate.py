@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
 from continuous_unet.cli.restoration import option
-from continuous_unet.errors import InputError
 
 
 @dataclasses.dataclass
@@ -67,12 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     options.validate()
 
-    from continuous_unet.evaluation.restoration import NO_LPIPS, evaluate_model
-    from continuous_unet.processes import Stopped
-    from continuous_unet.signals import stop_on_signals
-    from continuous_unet.tasks.devices import pick_device
+    from continuous_unet.base.devices import pick_device
+    from continuous_unet.base.signals import Stopped, stop_on_signals
+    from continuous_unet.evaluation.quality.restoration import NO_LPIPS, evaluate_model
+    from continuous_unet.images.tiling import Tiles
     from continuous_unet.tasks.loading import load_restorer, set_solver_steps
-    from continuous_unet.tasks.tiling import Tiles
 
     size, overlap = (512, 64) if arguments.task == "denoise" else (256, 32)
     tiles = Tiles(options.tile or size, overlap if options.overlap is None else options.overlap)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import make_options, read_config
 from continuous_unet.cli.restoration import FileOptions, add_file_arguments, load, option, run_files
-from continuous_unet.errors import InputError
 
 
 @dataclass
@@ -52,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from continuous_unet.data.decode import Unreadable
-    from continuous_unet.randomness import derive_seed
-    from continuous_unet.tasks.batch import plan_files
-    from continuous_unet.tasks.photographs import read_photograph
-    from continuous_unet.tasks.tiling import Tiles
+    from continuous_unet.base.randomness import derive_seed
+    from continuous_unet.images.decode import Unreadable
+    from continuous_unet.images.photographs import read_photograph
+    from continuous_unet.images.tiling import Tiles
+    from continuous_unet.tasks.files import plan_files
 
     jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     pipeline = load(options, str(options.model), "inpaint")

@@ -10,9 +10,9 @@ import sys
 from importlib import import_module
 
 from continuous_unet import __version__
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.signals import Terminated, leave_on_sigterm
 from continuous_unet.cli.arguments import Parser
-from continuous_unet.errors import InputError
-from continuous_unet.signals import Terminated, leave_on_sigterm
 
 VERBS = {
     "train": "train a continuous U-Net on images",

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.errors import InputError
 from continuous_unet.models.presets import PRESETS
 
 
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     options.validate()
 
+    from continuous_unet.base.devices import pick_device
     from continuous_unet.evaluation import profile_model
-    from continuous_unet.tasks.devices import pick_device
     from continuous_unet.tasks.loading import load_model_or_preset
 
     model = load_model_or_preset(arguments.model, options.sample_size, options.channels, options.solver_steps)

@@ -12,9 +12,9 @@ import sys
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.deploy.prune_options import PruneOptions
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.pruning.options import PruneOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--model is missing: name a run of `cunet train`, or a saved model")
     options.validate()
 
-    from continuous_unet.deploy.prune_model import prune_model, report_text
+    from continuous_unet.deploy.pruning.run import prune_model, report_text
 
     report = prune_model(arguments.model, options, resume=arguments.resume)
     if arguments.json:

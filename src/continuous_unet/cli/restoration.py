@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, print_json
-from continuous_unet.errors import InputError
 
 
 def option(default: Any, text: str) -> Any:
@@ -65,7 +65,7 @@ def add_file_arguments(parser: argparse.ArgumentParser, kind: type, skip: tuple[
 
 def load(options: FileOptions, name: str, task: str) -> Any:
     """The pipeline of a verb, on its device."""
-    from continuous_unet.tasks.devices import pick_device
+    from continuous_unet.base.devices import pick_device
     from continuous_unet.tasks.loading import load_restorer, set_solver_steps
 
     pipeline = load_restorer(name, task, device=pick_device(options.device))
@@ -78,8 +78,8 @@ def run_files(
     arguments: argparse.Namespace, options: FileOptions, jobs: list[tuple[Path, Path]], restore: Any, **facts: Any
 ) -> int:
     """Restore the files, print what was done, and give the exit code: 2 if a file failed."""
-    from continuous_unet.signals import stop_on_signals
-    from continuous_unet.tasks.batch import restore_files
+    from continuous_unet.base.signals import stop_on_signals
+    from continuous_unet.tasks.files import restore_files
 
     with stop_on_signals() as stop:
         result = restore_files(jobs, restore, stop=stop, description=arguments.verb)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.errors import InputError
 
 
 def _option(default: Any, text: str) -> Any:
@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     options.validate()
 
-    from continuous_unet.deploy import runtime
-    from continuous_unet.signals import stop_on_signals
+    from continuous_unet.base.signals import stop_on_signals
+    from continuous_unet.deploy.standalone import runtime
 
     started = time.perf_counter()
     with stop_on_signals() as stop:

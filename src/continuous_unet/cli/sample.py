@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.errors import InputError
 
 
 def _option(default: Any, text: str) -> Any:
@@ -59,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from continuous_unet.processes import Stopped, launched_processes
-    from continuous_unet.signals import stop_on_signals
-    from continuous_unet.tasks.devices import pick_device
-    from continuous_unet.tasks.images import output_paths
+    from continuous_unet.base.devices import pick_device
+    from continuous_unet.base.processes import launched_processes
+    from continuous_unet.base.signals import Stopped, stop_on_signals
+    from continuous_unet.diffusion.samplers import make_scheduler
+    from continuous_unet.images.grids import output_paths
+    from continuous_unet.tasks.generate.sampling import sample_to_files
     from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
-    from continuous_unet.tasks.sampling import sample_to_files
-    from continuous_unet.tasks.schedulers import make_scheduler
 
     processes = launched_processes(options.device)
     device = pick_device(options.device) if processes.state is None else processes.state.device

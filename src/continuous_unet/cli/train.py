@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.errors import InputError
 from continuous_unet.training.config import TrainConfig
 
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     config.validate()
 
-    from continuous_unet.training.loop import train
+    from continuous_unet.training.trainer import train
 
     result = train(config, resume=arguments.resume)
     if int(os.environ.get("RANK", "0")) > 0:  # one of several processes, and not the one that speaks

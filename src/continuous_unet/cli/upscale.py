@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.arguments import make_options, read_config
 from continuous_unet.cli.restoration import SamplingOptions, add_file_arguments, load, option, run_files
-from continuous_unet.errors import InputError
 
 
 @dataclass
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from continuous_unet.randomness import derive_seed
-    from continuous_unet.tasks.batch import plan_files
+    from continuous_unet.base.randomness import derive_seed
+    from continuous_unet.images.tiling import Tiles
+    from continuous_unet.tasks.files import plan_files
     from continuous_unet.tasks.loading import pretrained_models
-    from continuous_unet.tasks.tiling import Tiles
 
     jobs = plan_files(arguments.inputs, options.output, options.overwrite)
     name = options.model or f"upscale-x{options.scale or 2}"

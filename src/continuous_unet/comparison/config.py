@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.training.config import TrainConfig, check_types, option
 
 SCHEDULERS = ("ddim", "dpm++")

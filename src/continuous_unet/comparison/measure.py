@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from continuous_unet.data import ImageDataset
+from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import measure_latency, profile_model, saved_bytes
 from continuous_unet.ode import METHODS
-from continuous_unet.tasks.generation import DiffusionSamplingPipeline
-from continuous_unet.tasks.schedulers import make_scheduler
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.training.validation import validation_loss
 
 STEPS = (1, 2, 3, 4, 6, 8)

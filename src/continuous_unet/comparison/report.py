@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.errors import InputError
-from continuous_unet.files import replace_text
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_text
 
 BANDS = tuple(f"validation_loss_quarter_{q}" for q in range(1, 5))
 LIMITS = {"small": {"parameters": 0.25, "macs": 0.35}, "base": {"parameters": 0.25, "macs": 0.30}}

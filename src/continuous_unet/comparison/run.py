@@ -26,7 +26,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from continuous_unet.comparison import quality
+from continuous_unet.base.devices import pick_device
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_text
+from continuous_unet.base.signals import Stopped, StopRequest, leave_on_signals, stop_on_signals
 from continuous_unet.comparison.config import SCHEDULERS, CompareConfig
 from continuous_unet.comparison.measure import (
     measure_costs,
@@ -39,15 +42,11 @@ from continuous_unet.comparison.measure import (
 from continuous_unet.comparison.report import write_reports
 from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
-from continuous_unet.errors import InputError
-from continuous_unet.files import replace_text
-from continuous_unet.processes import Stopped
-from continuous_unet.signals import StopRequest, leave_on_signals, stop_on_signals
-from continuous_unet.tasks.devices import pick_device
-from continuous_unet.tasks.generation import generate
-from continuous_unet.tasks.images import make_grid, write_png
+from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.evaluation.quality import generation as quality
+from continuous_unet.images.grids import make_grid, write_png
+from continuous_unet.tasks.generate.pipeline import generate
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.tasks.schedulers import make_scheduler
 from continuous_unet.training.config import TrainConfig, read_yaml
 
 MAY_CHANGE = {"output", "jobs", "num_seeds", "repeats", "compiled", "costs_only"}
@@ -466,7 +465,7 @@ def measure_samples(
 
 def train_side(config: TrainConfig) -> dict[str, Any]:
     """One training, from the beginning or from where it was stopped; what the report needs of it."""
-    from continuous_unet.training.loop import TrainingDiverged, train
+    from continuous_unet.training.trainer import TrainingDiverged, train
 
     started = time.perf_counter()
     folder = Path(config.output)

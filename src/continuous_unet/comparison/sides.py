@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.presets import PRESETS

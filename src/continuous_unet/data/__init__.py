@@ -14,7 +14,7 @@ from continuous_unet.data.dataset import (
     too_many_bad,
     train_validation_split,
 )
-from continuous_unet.data.sampling import EpochSampler
+from continuous_unet.data.order import EpochSampler
 
 __all__ = [
     "DataCheck",

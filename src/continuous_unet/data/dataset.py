@@ -13,10 +13,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from continuous_unet.data.decode import Unreadable, fit_image, is_grey, normalise_mode, to_array
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.sources import Source, open_source
-from continuous_unet.errors import InputError
-from continuous_unet.randomness import derive_seed
+from continuous_unet.images.decode import Unreadable, fit_image, is_grey, normalise_mode, to_array
 
 logger = logging.getLogger(__name__)
 FITS = ("crop", "pad", "stretch", "patch")

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from continuous_unet.data.decode import Unreadable, load_image
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
+from continuous_unet.images.decode import Unreadable, load_image
 
 SUFFIXES = {
     ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.dataset import DatasetReport, Preparation, too_many_bad
-from continuous_unet.data.decode import Unreadable, is_grey, load_image
 from continuous_unet.data.sources import SUFFIXES
-from continuous_unet.errors import InputError
-from continuous_unet.randomness import derive_seed
+from continuous_unet.images.decode import Unreadable, is_grey, load_image
 
 logger = logging.getLogger(__name__)
 RESUME = (

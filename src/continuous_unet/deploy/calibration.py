@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
-from continuous_unet.errors import InputError
-from continuous_unet.randomness import derive_seed
+from continuous_unet.tasks.registry import make_task
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.tasks import make_task
 from continuous_unet.training.validation import GOLDEN_RATIO
 
 FEWEST_IMAGES = 32

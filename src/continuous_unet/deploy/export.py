@@ -15,18 +15,18 @@ import torch
 from diffusers import DiffusionPipeline
 
 from continuous_unet import __version__
-from continuous_unet.deploy import runtime
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_folder, replace_text
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.formats import Format, Written, find_format, load_writer
 from continuous_unet.deploy.network import ExportNetwork, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError, measure_parity
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.standalone import runtime
+from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import measure_latency
-from continuous_unet.files import replace_folder, replace_text
 from continuous_unet.tasks.loading import load_model
-from continuous_unet.tasks.schedulers import make_scheduler
 
 TASKS: dict[str, dict[str, Any]] = {
     "generation": {},
@@ -94,7 +94,7 @@ def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOp
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
         if options.web:
             for name in WEB_FILES:
-                shutil.copyfile(Path(__file__).parent / "web" / name, folder / name)
+                shutil.copyfile(Path(runtime.__file__).parent / "web" / name, folder / name)
         replace_text(folder / runtime.INFO_FILE, json.dumps(info, indent=1) + "\n")
 
     replace_folder(target, write)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.errors import InputError
 from continuous_unet.ode import ADAPTIVE_METHODS
 from continuous_unet.ode.loop import keep_loops
 from continuous_unet.tasks.loading import set_solver_steps

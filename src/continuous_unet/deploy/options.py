@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from continuous_unet.errors import InputError
-from continuous_unet.files import folder_to_make
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import folder_to_make
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 """Largest error against PyTorch that is let pass, by precision: absolute, of predictions of unit scale.
@@ -73,7 +73,7 @@ class ExportOptions:
         """Batch, height and width of `static_shape`."""
         if self.static_shape is None:
             return None
-        from continuous_unet.deploy.runtime import MOST_PIXELS  # not above: NumPy makes `cunet --help` wait
+        from continuous_unet.deploy.standalone.runtime import MOST_PIXELS  # not above: NumPy makes `cunet --help` wait
 
         match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.static_shape)
         values = tuple(map(int, match.groups())) if match else (0, 0, 0)

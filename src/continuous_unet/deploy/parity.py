@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.deploy.runtime import ExportedModel, Schedule, normal_noise, sample
+from continuous_unet.base.errors import RunFailed
+from continuous_unet.deploy.standalone.runtime import ExportedModel, Schedule, normal_noise, sample
 
 SHORT_STEPS, FULL_STEPS = 3, 20
 
 
-class ParityError(Exception):
+class ParityError(RunFailed):
     """An exported network that does not compute what PyTorch does."""
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from continuous_unet.deploy.runtime import INPUTS
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
+from continuous_unet.deploy.standalone.runtime import INPUTS
 from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
 Calibration = Sequence[dict[str, np.ndarray]]

@@ -1,9 +1,9 @@
 """What models cost, measured the same way for every model."""
 
-from continuous_unet.evaluation.latency import Latency, measure_latency
-from continuous_unet.evaluation.macs import MacCount, count_macs
-from continuous_unet.evaluation.memory import SavedBytes, peak_memory, saved_bytes
-from continuous_unet.evaluation.profile import ModelProfile, profile_model
+from continuous_unet.evaluation.costs.latency import Latency, measure_latency
+from continuous_unet.evaluation.costs.macs import MacCount, count_macs
+from continuous_unet.evaluation.costs.memory import SavedBytes, peak_memory, saved_bytes
+from continuous_unet.evaluation.costs.profile import ModelProfile, profile_model
 
 __all__ = [
     "Latency",

@@ -4,8 +4,8 @@ from typing import Any
 
 from diffusers import UNet2DModel
 
-from continuous_unet.models.continuous_unet import ContinuousUNet2DModel
 from continuous_unet.models.presets import PRESETS
+from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
 UNETS = {"ContinuousUNet2DModel": ContinuousUNet2DModel, "UNet2DModel": UNet2DModel}
 """The classes that may be made and loaded, by the name that a configuration gives as `_class_name`."""

@@ -14,7 +14,7 @@ import torch
 from diffusers.models.activations import get_activation
 from torch import Tensor, nn
 
-from continuous_unet.models.embeddings import AdaptiveScaleShift
+from continuous_unet.models.conditioning import AdaptiveScaleShift
 from continuous_unet.ode import Relaxation, SplitFieldModule
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.models.build import UNETS, build_unet
-from continuous_unet.tasks.denoising import DenoisingPipeline
-from continuous_unet.tasks.generation import DiffusionSamplingPipeline
-from continuous_unet.tasks.inpainting import InpaintingPipeline
-from continuous_unet.tasks.super_resolution import SuperResolutionPipeline
+from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
+from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
+from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _LARGEST_JSON_BYTES = 16 * 2**20

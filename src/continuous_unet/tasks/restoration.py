@@ -9,10 +9,10 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from continuous_unet.data.decode import to_array
-from continuous_unet.errors import InputError
-from continuous_unet.tasks.images import to_pil
-from continuous_unet.tasks.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.base.errors import InputError
+from continuous_unet.images.decode import to_array
+from continuous_unet.images.grids import to_pil
+from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
 
 Images = Image.Image | Tensor | list
 OUTPUT_TYPES = ("pil", "np", "pt")

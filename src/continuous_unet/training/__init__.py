@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "TrainConfig": "continuous_unet.training.config",
-    "TrainResult": "continuous_unet.training.loop",
-    "train": "continuous_unet.training.loop",
-    "diffusion_loss": "continuous_unet.training.objective",
+    "TrainResult": "continuous_unet.training.trainer",
+    "train": "continuous_unet.training.trainer",
+    "diffusion_loss": "continuous_unet.diffusion.losses",
 }
 __all__ = ["TrainConfig", "TrainResult", "diffusion_loss", "train"]
 
 if TYPE_CHECKING:
+    from continuous_unet.diffusion.losses import diffusion_loss
     from continuous_unet.training.config import TrainConfig
-    from continuous_unet.training.loop import TrainResult, train
-    from continuous_unet.training.objective import diffusion_loss
+    from continuous_unet.training.trainer import TrainResult, train
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from continuous_unet.errors import InputError
-from continuous_unet.files import explain_write_errors, sync
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import explain_write_errors, sync
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
-from continuous_unet.errors import InputError
-from continuous_unet.files import replace_text
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_text
 from continuous_unet.models.presets import PRESETS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.ode import ADAPTIVE_METHODS
 
 FLOAT_LAYERS = ("conv_in.", "conv_out.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from continuous_unet.files import replace_file, replace_text
+from continuous_unet.base.files import replace_file, replace_text
 
 
 def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:

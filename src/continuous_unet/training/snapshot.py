@@ -10,7 +10,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.training.ema import ema_counters, ema_tensors, restore_ema
 
 Tensors = dict[str, dict[str, Tensor]]

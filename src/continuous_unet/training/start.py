@@ -4,7 +4,7 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training.config import TrainConfig
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from continuous_unet.base.processes import Processes
+from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import ImageDataset
-from continuous_unet.processes import Processes
-from continuous_unet.signals import StopRequest
-from continuous_unet.training.noise import index_noise
-from continuous_unet.training.objective import diffusion_loss
+from continuous_unet.diffusion.draws import index_noise
+from continuous_unet.diffusion.losses import diffusion_loss
 
 BATCH = 64
 GOLDEN_RATIO = 0.6180339887498949

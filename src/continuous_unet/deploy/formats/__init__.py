@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.errors import InputError
+from continuous_unet.base.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.errors import InputError
 
 FILE = "network.aoti.pt2"
 

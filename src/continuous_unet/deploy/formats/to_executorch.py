@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_pt2e
-from continuous_unet.deploy.runtime import ExportedModelError
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.standalone.runtime import ExportedModelError
 
 FILE = "network.pte"
 

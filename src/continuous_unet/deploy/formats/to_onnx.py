@@ -11,13 +11,13 @@ from typing import Any
 import onnx
 import torch
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import Calibration, quantize_onnx
-from continuous_unet.deploy.runtime import INPUTS, open_onnx
-from continuous_unet.errors import InputError
+from continuous_unet.deploy.standalone.runtime import INPUTS, open_onnx
 
 OPSET = 20
 """Read by ONNX Runtime, OpenVINO and onnxruntime-web alike."""

@@ -14,7 +14,7 @@ from continuous_unet.deploy.formats.to_onnx import OPSET, to_onnx
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_openvino
-from continuous_unet.deploy.runtime import open_openvino
+from continuous_unet.deploy.standalone.runtime import open_openvino
 
 FILE = "network.xml"
 

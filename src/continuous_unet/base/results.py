@@ -1,0 +1,31 @@
+"""What the library call behind a verb returns, so that one skeleton can print every verb's result."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class CallResult:
+    """Base of the results of the library calls behind the verbs.
+
+    A subclass adds its own fields and says in `to_text` what a person reads on stdout.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command line: 0, or 128 plus the number of the signal that stopped the work."""
+        stopped_by = getattr(self, "stopped_by", None)
+        return 0 if stopped_by is None else 128 + int(stopped_by)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values that `--json` prints."""
+        return dataclasses.asdict(self)
+
+    def to_text(self) -> str:
+        """Returns the lines that are printed without `--json`; nothing is printed for an empty text."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Returns lines for stderr, such as why a run stopped."""
+        return []

@@ -1,0 +1,60 @@
+"""The order in which images are seen: a function of the seed and of nothing else."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from continuous_unet.base.randomness import derive_seed
+
+
+class EpochSampler:
+    """An endless batch sampler: lists of `(epoch, index)`.
+
+    Position p of the global sequence is image `permutation(seed, p // n)[p % n]`, so each image comes once an epoch,
+    and batches run across the ends of epochs. Batch s of rank r of W holds the positions `(s W + r) B` to
+    `(s W + r + 1) B`. Beginning at any step costs nothing, and the sequence does not depend on the number of processes.
+
+    Args:
+        num_images: n.
+        batch_size: B, per process.
+        seed: of the order.
+        start_batch: first batch to give.
+        rank: r.
+        world_size: W.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int = 0,
+        start_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_batch = start_batch
+        self.rank = rank
+        self.world_size = world_size
+
+    def positions(self, batch: int) -> range:
+        """Positions in the global sequence of one batch."""
+        start = (batch * self.world_size + self.rank) * self.batch_size
+        return range(start, start + self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        orders: dict[int, np.ndarray] = {}
+        batch = self.start_batch
+        while True:
+            keys = []
+            for position in self.positions(batch):
+                epoch = position // self.num_images
+                if epoch not in orders:
+                    orders = {k: v for k, v in orders.items() if k >= epoch - 1}
+                    rng = np.random.default_rng(derive_seed("order", self.seed, epoch))
+                    orders[epoch] = rng.permutation(self.num_images)
+                keys.append((epoch, int(orders[epoch][position % self.num_images])))
+            yield keys
+            batch += 1

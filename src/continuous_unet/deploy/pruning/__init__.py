@@ -1,0 +1,1 @@
+"""Removing whole channels of a trained model."""

@@ -1,0 +1,242 @@
+"""Structured pruning: whole channels leave a trained model, which is then smaller and faster everywhere.
+
+Which channels belong together follows from the graph (torch-pruning's DepGraph, Fang et al., CVPR 2023, arXiv
+2301.12900): position and velocity of a dynamic block share theirs, as do all blocks of a level and what reads them. How
+much a channel matters is the first-order change of the loss without it, with gradients over the timesteps whose loss
+says something (Diff-Pruning: Fang et al., NeurIPS 2023, arXiv 2305.10924).
+"""
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.losses import diffusion_loss
+from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+
+SMALLEST_SHARE_OF_LOSS = 0.05
+"""Timesteps whose loss is a smaller share of the largest one's are left out: their gradients are mostly noise."""
+IMPORTANCES = ("taylor", "magnitude", "random")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels on each level: of the maps, and inside the fields."""
+
+    levels: tuple[int, ...]
+    fields: tuple[int, ...]
+
+
+def check_prunable(unet: Any) -> None:
+    """Raise InputError for a model that cannot be pruned, with the reason."""
+    if not isinstance(unet, ContinuousUNet2DModel):
+        raise InputError(
+            f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's "
+            "features to the first width, so a pruned one could not be saved; train a narrower one instead"
+        )
+    if unet.config.block_type == "first_order":
+        raise InputError("models with block_type='first_order' are here to be compared with and cannot be pruned")
+
+
+def current_widths(unet: ContinuousUNet2DModel) -> Widths:
+    """Of a model as it is."""
+    stages: Any = unet.down_blocks
+    inner = tuple(stage.blocks[0].field.trunk.out_channels for stage in stages)
+    return Widths(tuple(unet.config.block_out_channels), inner)
+
+
+def pruned_widths(unet: ContinuousUNet2DModel, ratio: float) -> Widths:
+    """The widths that a share `ratio` of the channels leaves, each the nearest that norms and attention can have.
+
+    Raises:
+        InputError: for a ratio that cannot be, or that is too small to remove anything.
+    """
+    if not 0 < ratio < 1:
+        raise InputError(f"--ratio {ratio} must lie between 0 and 1: it is the share of channels to remove")
+    groups = unet.config.norm_num_groups
+    widths = current_widths(unet)
+
+    def nearest(width: int, unit: int) -> int:
+        return min(width, max(unit, round(width * (1 - ratio) / unit) * unit))
+
+    units = [math.lcm(groups, unet.config.attention_head_dim or 1) if a else groups for a in _attention_levels(unet)]
+    smaller = Widths(
+        tuple(nearest(width, unit) for width, unit in zip(widths.levels, units, strict=True)),
+        tuple(nearest(width, groups) for width in widths.fields),
+    )
+    if smaller == widths:
+        raise InputError(
+            f"--ratio {ratio} removes nothing from widths {widths.levels}: norm_num_groups={groups} (and heads of "
+            f"{unet.config.attention_head_dim} where there is attention) must divide what is left; give a larger one"
+        )
+    return smaller
+
+
+def _attention_levels(unet: ContinuousUNet2DModel) -> list[bool]:
+    """Per level, whether anything of its width has attention."""
+    levels = len(unet.down_blocks)
+    has = [stage.attentions is not None for stage in unet.down_blocks]
+    for i, stage in enumerate(unet.up_blocks):
+        has[levels - 1 - i] |= stage.attentions is not None
+    has[-1] |= unet.mid_block is not None and unet.mid_block.attentions is not None
+    return has
+
+
+@dataclass(frozen=True)
+class _Root:
+    """A layer whose output channels are to be fewer; whatever depends on them follows."""
+
+    layer: nn.Conv2d | nn.Linear
+    keep: int
+    groups: int
+    """Runs of channels of one length that must stay as long as each other: those of a norm. 1: any channels may go."""
+    whole: int = 1
+    """Channels that stay or go together: those of an attention head."""
+
+
+def _roots(unet: Any, widths: Widths) -> list[_Root]:
+    levels, groups = len(widths.levels), unet.config.norm_num_groups
+    roots = [_Root(unet.conv_in, widths.levels[0], groups)]
+    roots += [_Root(conv, widths.levels[i + 1], groups) for i, conv in enumerate(unet.downsamplers)]
+    roots += [_Root(merge.conv, widths.levels[levels - 1 - i], groups) for i, merge in enumerate(unet.merges)]
+    roots += [_Root(up.conv, widths.levels[levels - 2 - i], 1) for i, up in enumerate(unet.upsamplers)]
+    stages = [(i, stage) for i, stage in enumerate(unet.down_blocks)]
+    stages += [(levels - 1 - i, stage) for i, stage in enumerate(unet.up_blocks)]
+    stages += [(levels - 1, unet.mid_block)] if unet.mid_block is not None else []
+    for level, stage in stages:
+        for block in stage.blocks:
+            trunk = block.field.trunk
+            first = trunk.expand if hasattr(trunk, "expand") else trunk.conv1
+            roots.append(_Root(first, widths.fields[level], groups))
+        head = unet.config.attention_head_dim or 1
+        roots += [_Root(a.to_q, widths.levels[level], 1, head) for a in stage.attentions or ()]
+    return roots
+
+
+def channels_to_drop(scores: Tensor, keep: int, groups: int, whole: int = 1) -> list[int]:
+    """The least important channels.
+
+    Args:
+        scores: importance of each channel, `(C,)`.
+        keep: channels to keep, a multiple of `groups` and of `whole`.
+        groups: as many channels are kept in each of so many runs of `C / groups`.
+        whole: channels that stay or go together, by their mean.
+
+    Returns:
+        Their numbers, in order; `C - keep` of them.
+    """
+    by_unit = scores.reshape(groups, -1, whole).mean(dim=2)
+    drop = by_unit.shape[1] - keep // (groups * whole)
+    lowest = by_unit.argsort(dim=1, stable=True)[:, :drop]
+    numbers = torch.arange(len(scores)).reshape(groups, -1, whole)
+    return sorted(numbers[torch.arange(groups)[:, None], lowest].flatten().tolist())
+
+
+def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "taylor") -> ContinuousUNet2DModel:
+    """A new, narrower model with the most important channels of a trained one.
+
+    Args:
+        unet: is left as it is; with gradients from `accumulate_gradients` for `"taylor"`.
+        widths: to have in the end, as of `pruned_widths`.
+        importance: `"taylor"`, `"magnitude"` (of the weights) or `"random"`, the last two to compare with.
+
+    Raises:
+        InputError: if torch-pruning is not installed.
+    """
+    try:
+        import torch_pruning as tp
+    except ImportError as error:
+        raise InputError(f"pruning needs torch-pruning: pip install 'continuous-unet[prune]' ({error})") from error
+    check_prunable(unet)
+    score = {
+        "taylor": tp.importance.GroupTaylorImportance,
+        "magnitude": tp.importance.GroupMagnitudeImportance,
+        "random": tp.importance.RandomImportance,
+    }[importance]()
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    narrow = copy.deepcopy(unet)
+    for own, theirs in zip(narrow.parameters(), unet.parameters(), strict=True):
+        own.grad = None if theirs.grad is None else theirs.grad.clone()
+    # One evaluation of each field, by plain operations: the channels depend on each other as in any number of them.
+    narrow.requires_grad_(True).set_solver(num_steps=1, method="reversible_leapfrog", gradient="backprop")
+    size = 2 ** (len(config["block_out_channels"]) - 1) * config["patch_size"]
+    device = next(narrow.parameters()).device
+    inputs: dict[str, Any] = {
+        "sample": torch.randn(2, config["in_channels"], size, size, device=device),
+        "timestep": torch.tensor([1, 2], device=device),
+    }
+    if narrow.class_embedding is not None:
+        inputs["class_labels"] = _some_labels(narrow, device)
+    with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
+        warnings.simplefilter("ignore")  # of tensors that are no parameters
+        graph = tp.DependencyGraph().build_dependency(narrow, inputs, output_transform=lambda output: output.sample)
+    chosen = []
+    for root in _roots(narrow, widths):
+        prune = graph.get_pruner_of_module(root.layer).prune_out_channels
+        count = root.layer.weight.shape[0]
+        scores = score(graph.get_pruning_group(root.layer, prune, list(range(count)))).cpu()
+        drop = channels_to_drop(scores, root.keep, root.groups, root.whole)
+        if drop:
+            chosen.append((root.layer, prune, drop))
+    for layer, prune, drop in chosen:  # after all are ranked: the ranking is of the whole model
+        graph.get_pruning_group(layer, prune, drop).prune()
+
+    emb_channels = unet.time_embedding.linear_1.out_features
+    config |= {
+        "block_out_channels": widths.levels,
+        "field_channels": widths.fields,
+        "time_embedding_dim": emb_channels,
+        "time_proj_channels": unet.time_proj.num_channels,
+    }
+    result = ContinuousUNet2DModel(**config)
+    result.load_state_dict({name: tensor.detach() for name, tensor in narrow.state_dict().items()})
+    return result.to(device).train(unet.training)
+
+
+def _some_labels(unet: ContinuousUNet2DModel, device: torch.device) -> Tensor:
+    if unet.config.class_embed_type == "identity":
+        return torch.zeros(2, unet.time_embedding.linear_1.out_features, device=device)
+    return torch.zeros(2, dtype=torch.long, device=device)
+
+
+def accumulate_gradients(
+    unet: Any, scheduler: Any, batch: dict[str, Tensor], *, batch_size: int = 32, share: float = SMALLEST_SHARE_OF_LOSS
+) -> list[int]:
+    """Sum the gradients of the loss over timesteps into `parameter.grad`, as Diff-Pruning does.
+
+    A timestep counts if its loss is at least `share` of the largest one's (arXiv 2305.10924, section 3.3).
+
+    Args:
+        unet: the trained model; its gradients are replaced.
+        scheduler: the diffusion process.
+        batch: of `noised_images`; neighbouring timesteps are taken together.
+        batch_size: images of one pass.
+        share: 0 takes every timestep.
+
+    Returns:
+        The smallest and the largest timestep of each part that counted, one after the other.
+    """
+    device = next(unet.parameters()).device
+    order = batch["timestep"].argsort(stable=True)
+    labels = batch.get("class_labels")
+
+    def loss(part: Tensor) -> Tensor:
+        clean, noise, timestep = (batch[name][part].to(device) for name in ("clean", "noise", "timestep"))
+        classes = None if labels is None else labels[part].to(device)
+        return diffusion_loss(unet, scheduler, clean, noise, timestep, classes).mean()
+
+    parts = order.split(batch_size)
+    with torch.no_grad():
+        losses = [float(loss(part)) for part in parts]
+    unet.zero_grad(set_to_none=True)
+    counted: list[int] = []
+    for part, value in zip(parts, losses, strict=True):
+        if value >= share * max(losses):
+            loss(part).backward()
+            counted += [int(batch["timestep"][part[0]]), int(batch["timestep"][part[-1]])]
+    return counted

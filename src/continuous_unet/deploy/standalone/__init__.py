@@ -1,0 +1,1 @@
+"""Files that are shipped with every export and run without this package."""

@@ -1,0 +1,101 @@
+"""Latency, measured so that it can be compared: warmed up, interleaved, as medians with their spread."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from continuous_unet.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one callable, in milliseconds; and as a ratio to the first one measured beside it."""
+
+    median_ms: float
+    p25_ms: float
+    p75_ms: float
+    repeats: int
+    ratio: float = 1.0
+    """Median over the rounds of the time relative to the first callable in the same round."""
+    ratio_p25: float = 1.0
+    ratio_p75: float = 1.0
+    min_ms: float = 0.0
+    num_threads: int = 1
+    """Threads that one operation may use on the CPU."""
+    device: str = "cpu"
+    """The device that was synchronised."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure_latency(
+    functions: dict[str, Callable[[], Any]],
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    device: torch.device | None = None,
+    rest: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Latency]:
+    """Time callables in turns, so that a machine that slows down slows all of them.
+
+    They run as they are: wrap inference in `torch.no_grad` yourself.
+
+    Args:
+        functions: name to callable without arguments; ratios are to the first.
+        repeats: rounds; each calls every function once.
+        warmup: rounds before those that count.
+        device: synchronised around each call if it is a CUDA device.
+        rest: seconds of sleep before each timed call, and then one that does not count. Threads of one runtime that
+            wait for work by spinning take the cores from the next, and its own must wake up first.
+        clock: seconds.
+
+    Raises:
+        InputError: for no function, no repeats, or a negative warmup.
+    """
+    if not functions or repeats < 1 or warmup < 0:
+        raise InputError(
+            f"{len(functions)} functions, repeats={repeats}, warmup={warmup}: nothing can be timed; "
+            "give at least one function, one repeat, and no negative warmup"
+        )
+
+    def wait() -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            if rest:
+                time.sleep(rest)
+                function()
+            wait()
+            started = clock()
+            function()
+            wait()
+            if turn >= warmup:
+                times[name].append((clock() - started) * 1000)
+    first = np.array(next(iter(times.values())))
+    results = {}
+    for name, values in times.items():
+        low, middle, high = (float(p) for p in np.percentile(values, [25, 50, 75]))
+        ratio_low, ratio, ratio_high = (float(p) for p in np.percentile(np.array(values) / first, [25, 50, 75]))
+        results[name] = Latency(
+            median_ms=middle,
+            p25_ms=low,
+            p75_ms=high,
+            repeats=repeats,
+            ratio=ratio,
+            ratio_p25=ratio_low,
+            ratio_p75=ratio_high,
+            min_ms=min(values),
+            num_threads=torch.get_num_threads(),
+            device=str(device or "cpu"),
+        )
+    return results

@@ -1,0 +1,197 @@
+"""Everything that one model costs, in one call."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.evaluation.costs.latency import measure_latency
+from continuous_unet.evaluation.costs.macs import count_macs
+from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """Costs of one forward pass of a batch, unless said otherwise. Sizes are bytes, times milliseconds."""
+
+    model: str
+    sample_shape: tuple[int, int, int, int]
+    num_parameters: int
+    macs: int
+    """Multiply-accumulates of the batch, every solver stage counted."""
+    flops: int
+    """Two per multiply-accumulate."""
+    unknown_operations: dict[str, int]
+    evaluations_per_block: dict[str, int]
+    """Evaluations of the field in each dynamic block; empty for models without."""
+    saved_for_backward_bytes: int
+    """Kept for the backward pass, parameters and buffers left out."""
+    saved_parameters_bytes: int
+    peak_memory_bytes: int
+    """Most bytes alive at once during inference, beyond model and input; see `peak_memory`."""
+    peak_memory_training_bytes: int
+    """The same during a forward and backward pass; gradients of the parameters included."""
+    peak_memory_method: str
+    latency_ms: dict[str, float]
+    """Of inference: `median`, `p25`, `p75`, `min`, and the number of `repeats`."""
+    batch_size: int
+    device: str
+    dtype: str
+    num_threads: int
+    torch_version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """A table to read."""
+        latency = self.latency_ms
+        rows = [
+            ("model", self.model),
+            ("input", "x".join(map(str, self.sample_shape))),
+            ("parameters", f"{self.num_parameters:,}"),
+            ("MACs", f"{self.macs / 1e6:,.1f} M" + self._per_image(self.macs)),
+            ("FLOPs (2 per MAC)", f"{self.flops / 1e6:,.1f} M" + self._per_image(self.flops)),
+            ("saved for backward", f"{self.saved_for_backward_bytes / 2**20:,.2f} MiB"),
+            ("peak memory, inference", f"{self.peak_memory_bytes / 2**20:,.2f} MiB ({self.peak_memory_method})"),
+            ("peak memory, training", f"{self.peak_memory_training_bytes / 2**20:,.2f} MiB"),
+            ("latency", f"{latency['median']:.2f} ms ({latency['p25']:.2f} to {latency['p75']:.2f})"),
+            ("on", f"{self.device}, {self.dtype}, {self.num_threads} threads, torch {self.torch_version}"),
+        ]
+        if self.evaluations_per_block:
+            counts = self.evaluations_per_block
+            rows.insert(5, ("evaluations", f"{sum(counts.values())} in {len(counts)} dynamic blocks"))
+        if self.unknown_operations:
+            rows.insert(5, ("not counted", ", ".join(self.unknown_operations)))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _per_image(self, count: int) -> str:
+        return f" ({count / self.batch_size / 1e6:,.1f} M an image)" if self.batch_size > 1 else ""
+
+
+def profile_model(
+    model: Any,
+    *,
+    sample_size: int | tuple[int, int] | None = None,
+    batch_size: int = 1,
+    class_labels: torch.Tensor | None = None,
+    repeats: int = 20,
+    warmup: int = 3,
+) -> ModelProfile:
+    """Measure a U-Net of diffusers' contract, on the device and in the dtype that it is in.
+
+    Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model is left as
+    it was found: modes, gradients and weights; so is the random state.
+
+    Args:
+        model: `ContinuousUNet2DModel`, `UNet2DModel` or another with their
+            `forward(sample, timestep, class_labels=None)` and a `config` with `in_channels`.
+        sample_size: height and width of the input; the configured one if None.
+        batch_size: images at a time.
+        class_labels: (batch_size, ...), for a model with class conditioning; if None and the config has
+            `num_class_embeds`, class 0 for all.
+        repeats: timed forward passes.
+        warmup: forward passes before those.
+
+    Raises:
+        InputError: if no size is known, the model cannot take it, or a number is below 1.
+    """
+    shape = _sample_shape(model, sample_size, batch_size)
+    if repeats < 1 or warmup < 0:
+        raise InputError(f"repeats={repeats}, warmup={warmup}: at least one timed pass, and no negative warmup")
+    everything = [*model.parameters(), *model.buffers()]
+    if not everything:
+        raise InputError(f"{type(model).__name__} has no parameters, so neither device nor dtype to measure on")
+    device, dtype = everything[0].device, everything[0].dtype
+    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    timestep = torch.full((batch_size,), 500, device=device)
+    if class_labels is None and getattr(model.config, "num_class_embeds", None) is not None:
+        class_labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+    elif class_labels is not None:
+        class_labels = class_labels.to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def forward() -> torch.Tensor:
+        return model(sample, timestep, class_labels=class_labels).sample
+
+    def train_step() -> None:
+        loss = forward().float().square().mean()
+        if trained:  # a frozen model has no backward pass
+            torch.autograd.grad(loss, trained, allow_unused=True)
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            _try(forward, shape)
+            macs = count_macs(forward)
+            inference_peak, how = peak_memory(forward, device=device)
+            latency = measure_latency({"forward": forward}, repeats=repeats, warmup=warmup, device=device)["forward"]
+            with torch.enable_grad():
+                saved = saved_bytes(forward, parameters=everything)
+                training_peak, _ = peak_memory(train_step, device=device)
+        stats = model.solver_stats() if hasattr(model, "solver_stats") else {}
+    finally:
+        for module, training in modes.items():  # one by one: part of a model may be frozen in evaluation mode
+            module.training = training
+    return ModelProfile(
+        model=type(model).__name__,
+        sample_shape=shape,
+        num_parameters=_num_parameters(model),
+        macs=macs.macs,
+        flops=macs.flops,
+        unknown_operations=macs.unknown_operations,
+        evaluations_per_block={name: entry["nfe"] for name, entry in stats.items()},
+        saved_for_backward_bytes=saved.activations,
+        saved_parameters_bytes=saved.parameters,
+        peak_memory_bytes=inference_peak,
+        peak_memory_training_bytes=training_peak,
+        peak_memory_method=how,
+        latency_ms={
+            "median": latency.median_ms, "p25": latency.p25_ms, "p75": latency.p75_ms, "min": latency.min_ms,
+            "repeats": latency.repeats,
+        },
+        batch_size=batch_size,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        num_threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+    )  # fmt: skip
+
+
+def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "in_channels"):
+        raise InputError(
+            f"{type(model).__name__} has no config with in_channels; a U-Net of diffusers' kind is expected"
+        )
+    if sample_size is None:
+        sample_size = getattr(config, "sample_size", None)
+    if sample_size is None:
+        raise InputError("the model's config has no sample_size; say which one to profile (--sample-size)")
+    sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"sample_size={sample_size} must be one or two numbers (height, width) of at least 1")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")
+    return (batch_size, config.in_channels, sides[0], sides[1])
+
+
+def _try(forward: Callable[[], Any], shape: tuple[int, ...]) -> None:
+    """One pass, so that a size that the model cannot take is told as such: diffusers fails deep inside."""
+    try:
+        forward()
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        size = f"{shape[2]}x{shape[3]}"
+        raise InputError(f"the model cannot take the size {size} (input of shape {shape}): {error}") from error
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,1 @@
+"""How good images are: FID and KID, PSNR and SSIM."""

@@ -1,0 +1,93 @@
+"""Tensors in [0, 1] to PNG files and grids."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import explain_write_errors, replace_file
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Images `(B, C, H, W)` in [0, 1], C = 1, 3 or 4, to PIL images of mode L, RGB or RGBA."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in pixels]
+
+
+def make_grid(
+    images: Tensor, columns: int | None = None, padding: int = 2, background: float = 0.25, scale: int | None = None
+) -> Image.Image:
+    """One picture of all images, in rows.
+
+    Args:
+        images: `(B, C, H, W)` in [0, 1].
+        columns: images in a row; a square arrangement if None.
+        padding: pixels between images.
+        background: grey level of the padding, in [0, 1].
+        scale: how often each pixel is repeated; if None, as often as makes images of 48 pixels, to be looked at.
+    """
+    scale = scale or max(1, round(48 / max(images.shape[2:])))
+    images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    num, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    shape = (channels, rows * (height + padding) + padding, columns * (width + padding) + padding)
+    canvas = torch.full(shape, background)
+    for i, image in enumerate(images.detach().float().cpu()):
+        top = padding + i // columns * (height + padding)
+        left = padding + i % columns * (width + padding)
+        canvas[:, top : top + height, left : left + width] = image
+    return to_pil(canvas[None])[0]
+
+
+def output_paths(output: str | os.PathLike, num_images: int, overwrite: bool = False) -> list[Path]:
+    """Where `save_images` will write: one file if `output` is named `.png` (a grid if there are several images), else
+    `0000.png`, `0001.png`, … in a folder.
+
+    Raises:
+        InputError: if one of them is there already and `overwrite` is False, or the place cannot be written.
+    """
+    path = Path(output)
+    if path.suffix.lower() == ".png":
+        paths = [path]
+        if path.is_dir():
+            raise InputError(f"--output {path} is a folder; give it a name without .png or remove it")
+    else:
+        if path.suffix and not path.is_dir():
+            raise InputError(f"--output {path}: only .png files are written; name a .png file or a folder")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--output {path} is a file; name a .png file or a folder")
+        digits = max(4, len(str(num_images - 1)))
+        paths = [path / f"{i:0{digits}d}.png" for i in range(num_images)]
+    taken = [p for p in paths if p.exists()]
+    if taken and not overwrite:
+        raise InputError(f"{taken[0]} exists already; choose another --output, or allow it with --overwrite")
+    # The folder is made when there is something to put into it; whether it can be is checked now.
+    there = next(place for place in (paths[0].parent.absolute(), *paths[0].parent.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder {paths[0].parent}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"cannot write into the folder {there}: no permission")
+    return paths
+
+
+def save_images(images: Tensor, paths: list[Path]) -> None:
+    """Write images `(B, C, H, W)` in [0, 1] to as many files, or all of them as a grid to one."""
+    with explain_write_errors(paths[0].parent):
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+    pictures = to_pil(images) if len(paths) == len(images) else [make_grid(images)]
+    for picture, path in zip(pictures, paths, strict=True):
+        write_png(picture, path)
+
+
+def write_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG so that at every moment the file is absent, the old one, or whole.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    replace_file(path, lambda aside: picture.save(aside, format="PNG"))

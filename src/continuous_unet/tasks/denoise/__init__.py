@@ -1,0 +1,1 @@
+"""Removing noise from images."""

@@ -1,0 +1,228 @@
+"""Unconditional and class-conditional image generation."""
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.processes import Processes
+from continuous_unet.base.randomness import derive_seed
+from continuous_unet.base.signals import StopRequest
+from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class DiffusionSamplingPipeline(DiffusionPipeline):
+    """Samples images from a U-Net with any scheduler of diffusers.
+
+    Unlike `DDPMPipeline` it gives each scheduler the arguments that its `step` takes, scales the model's input where
+    the scheduler asks for it, and starts from noise of the scheduler's own strength.
+
+    Args:
+        unet: a `ContinuousUNet2DModel` or a `UNet2DModel`.
+        scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: Generators = None,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        class_labels: Tensor | int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Sample a batch of images.
+
+        Args:
+            batch_size: number of images.
+            generator: one for the batch, or a list with one per image: then image k depends on generator k alone, not
+                on the batch it is made in. Generators on the CPU give the same noise on every device.
+            num_inference_steps: evaluations of the model.
+            eta: 0 for deterministic DDIM, 1 for its DDPM limit; other schedulers ignore it.
+            class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
+            output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
+            return_dict: give an `ImagePipelineOutput` rather than a tuple.
+            on_step: called before each evaluation of the model; what it raises ends the sampling.
+
+        Raises:
+            InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
+                make finite values.
+        """
+        config = self.unet.config
+        if output_type not in ("pil", "np", "pt"):
+            raise InputError(f"output_type={output_type!r} is unknown; expected 'pil', 'np' or 'pt'")
+        if config.sample_size is None:
+            raise InputError("the model's config has no sample_size: set it (config.json) to say how large images are")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise InputError(f"{len(generator)} generators were given for batch_size={batch_size}; give one per image")
+        size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
+        device, dtype = self._execution_device, self.unet.dtype
+        labels = _class_labels(class_labels, config, batch_size, device)
+
+        try:
+            self.scheduler.set_timesteps(num_inference_steps, device=device)
+        except ValueError as error:
+            raise InputError(f"num_inference_steps={num_inference_steps} cannot be: {error}") from error
+        shape = (batch_size, config.in_channels, *size)
+        # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
+        images = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        images = images * self.scheduler.init_noise_sigma
+        extra = _step_arguments(self.scheduler, generator, eta)
+
+        with _precomputed(self.unet, self.scheduler.timesteps):
+            for timestep in self.progress_bar(self.scheduler.timesteps):
+                on_step()
+                model_input = self.scheduler.scale_model_input(images, timestep)
+                prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
+                images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+
+        if not bool(images.isfinite().all()):  # would become black pixels, silently
+            raise InputError(
+                "the model made values that are not finite; its weights are spoilt, or need another --dtype, or the "
+                "scheduler more steps"
+            )
+        images = (images / 2 + 0.5).clamp(0, 1)
+        result: Any = images
+        if output_type != "pt":
+            result = images.cpu().permute(0, 2, 3, 1).numpy()
+            if output_type == "pil":
+                result = self.numpy_to_pil(result)
+        return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Save as a `DDPMPipeline`, which has the same parts.
+
+        `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
+        could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
+        """
+        DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(save_directory, **kwargs)
+
+
+DiffusionSamplingPipeline.__module__ = "continuous_unet"
+
+
+def generate(
+    pipeline: DiffusionSamplingPipeline,
+    num_images: int,
+    *,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    batch_size: int = 64,
+    class_label: int | None = None,
+    eta: float = 0.0,
+    first: int = 0,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[Tensor]:
+    """Sample images number `first` to `first + num_images - 1` of a seed, batch by batch, as `(B, C, H, W)` in [0, 1].
+
+    Image k takes all its random numbers from `(seed, k)`: it is the same image whatever the batch size, the number of
+    images, or the process that makes it.
+    """
+    for start in range(first, first + num_images, batch_size):
+        numbers = range(start, min(start + batch_size, first + num_images))
+        generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
+        output = pipeline(
+            batch_size=len(numbers),
+            generator=generators,
+            num_inference_steps=num_inference_steps,
+            eta=eta,
+            class_labels=class_label,
+            output_type="pt",
+            on_step=on_step,
+        )
+        yield output.images
+
+
+def generate_share(
+    pipeline: DiffusionSamplingPipeline,
+    jobs: Sequence[tuple[int | None, range]],
+    *,
+    processes: Processes,
+    stop: StopRequest,
+    **options: Any,
+) -> Iterator[tuple[range, Tensor]]:
+    """Sample what falls to this process of jobs that all of them share.
+
+    A job is sampled as one batch by one process, so that several processes compute what one would, bit for bit.
+
+    Args:
+        pipeline: the same in every process.
+        jobs: class (or None) and numbers of the images.
+        processes: that share them; all must call this.
+        stop: asked before every evaluation of the model.
+        options: `seed`, `num_inference_steps` and `eta` of `generate`.
+
+    Yields:
+        Numbers and images `(B, C, H, W)` in [0, 1] of this process's jobs.
+
+    Raises:
+        Stopped: in all processes, as soon as one is asked to stop.
+    """
+    for (label, numbers), ours in processes.rounds(jobs):
+        (images,) = generate(
+            pipeline,
+            len(numbers),
+            first=numbers.start,
+            batch_size=len(numbers),
+            class_label=label,
+            on_step=lambda: processes.check(stop),
+            **options,
+        )
+        if ours:
+            yield numbers, images
+
+
+FEWEST_PRECOMPUTED = 4
+"""Steps from which it pays to precompute the embeddings, which costs about one step."""
+
+
+def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextManager:
+    """Embeddings of all timesteps at once, where that pays: on a CPU, whose time goes into many small operations."""
+    pays = (
+        isinstance(unet, ContinuousUNet2DModel)
+        and unet.class_embedding is None
+        and unet._compiled_call_impl is None
+        and timesteps.device.type == "cpu"
+        and len(timesteps) >= FEWEST_PRECOMPUTED
+    )
+    return unet.precompute_embeddings(timesteps) if pays else contextlib.nullcontext()
+
+
+def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:
+    accepted = inspect.signature(scheduler.step).parameters
+    return {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
+
+
+def _class_labels(labels: Tensor | int | None, config: Any, batch_size: int, device: torch.device) -> Tensor | None:
+    num_classes = config.num_class_embeds
+    if labels is None:
+        if num_classes is not None:
+            raise InputError(f"this model is class-conditional: give a class label, 0 to {num_classes - 1}")
+        return None
+    if num_classes is None and config.class_embed_type is None:
+        raise InputError("class labels were given, but this model was trained without classes")
+    labels = torch.as_tensor(labels, device=device)
+    labels = labels.expand(batch_size) if labels.ndim == 0 else labels
+    if labels.shape != (batch_size,):
+        raise InputError(f"class_labels has shape {tuple(labels.shape)}; expected one label or one per image")
+    if num_classes is not None and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
+        raise InputError(f"class labels must lie in 0 to {num_classes - 1}, got {labels.tolist()}")
+    return labels

@@ -1,0 +1,38 @@
+"""What version 0.1.0 saved still loads, and computes what it computed then."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline, load_restorer
+
+SAVED = Path(__file__).parent / "saved"
+REFERENCE = load_file(SAVED / "reference.safetensors")
+ROUNDING = {"atol": 1e-5, "rtol": 1e-4}
+
+
+@pytest.mark.parametrize("name", ["generation", "class-conditional", "pruned"])
+def test_predictions_of_saved_models_stay(name):
+    unet = load_model_or_preset(str(SAVED / name))
+    labels = torch.tensor([3, 7]) if name == "class-conditional" else None
+    with torch.no_grad():
+        prediction = unet(REFERENCE["x"], torch.tensor([10, 700]), class_labels=labels).sample
+    torch.testing.assert_close(prediction, REFERENCE[f"{name}.prediction"], **ROUNDING)
+    assert prediction.std() > 0.05  # the weights are not those of an untrained model, which predicts zeros
+
+
+def test_samples_of_a_saved_run_stay():
+    pipeline = load_pipeline(SAVED / "generation")
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+    generators = [torch.Generator().manual_seed(k) for k in (0, 1)]
+    images = pipeline(2, generators, 6, output_type="pt").images
+    torch.testing.assert_close(images, REFERENCE["generation.samples"], **ROUNDING)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("denoise", "denoise"), ("super-resolution", "upscale")])
+def test_restored_photographs_stay(name, verb):
+    restored = load_restorer(SAVED / name, verb)(REFERENCE["photo"], output_type="pt").images
+    torch.testing.assert_close(restored, REFERENCE[f"{name}.restored"], **ROUNDING)
