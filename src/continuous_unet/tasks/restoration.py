@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.randomness import derive_seed
 from continuous_unet.images.decode import is_grey, normalise_mode, to_array, upright
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.tasks.options import FileOptions
 
 Images = Image.Image | Tensor | list
 MODES = ("mean", "sample")
@@ -52,6 +54,14 @@ class RestoreOptions:
         check_choice("mode", self.mode, MODES)
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
+
+
+def how_to_restore(
+    options: FileOptions, task: str, mode: str, steps: int, before_tile: Callable[[], None]
+) -> RestoreOptions:
+    """Returns how one image is restored by a verb. Each image gets the same random numbers, whatever its place."""
+    generator = torch.Generator().manual_seed(derive_seed(task, options.seed))
+    return RestoreOptions(mode, steps, generator, Tiles(options.tile, options.overlap), before_tile)
 
 
 class RestorationPipeline(DiffusionPipeline):

@@ -1,11 +1,14 @@
 """What denoising can be asked for. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
 from continuous_unet.tasks.options import ModeOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -47,7 +50,7 @@ class DenoiseOptions(ModeOptions):
 
     sigma: str = option("auto", "standard deviation of the noise on the 0–255 scale, or auto to estimate it")
 
-    def validate(self) -> "DenoiseOptions":
+    def validate(self) -> "Self":
         super().validate()
         self.strength()
         return self

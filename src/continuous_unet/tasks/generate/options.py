@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from continuous_unet.base.errors import InputError
-from continuous_unet.base.options import option
-from continuous_unet.tasks.options import check_positive
+from continuous_unet.base.options import Options, option
 
 
 @dataclass
@@ -20,18 +18,20 @@ class GenerateTraining:
 
 
 @dataclass
-class SampleOptions:
+class SampleOptions(Options):
     """Options of `cunet sample`."""
 
-    model: str = option("", "a run folder of `cunet train`, or a saved model", positional=True, metavar="RUN_OR_MODEL")
+    model: str = option(
+        "", "a run folder of `cunet train`, or a saved model", positional=True, required=True, metavar="RUN_OR_MODEL"
+    )
     output: str = option(
         "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"
     )
-    num: int = option(16, "number of images")
-    steps: int = option(50, "number of sampling steps")
+    num: int = option(16, "number of images", at_least=1)
+    steps: int = option(50, "number of sampling steps", at_least=1)
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler"] = option("ddim", "sampling method")
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
-    batch_size: int = option(64, "number of images that are made at a time; it does not change them")
+    batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
     class_label: int | None = option(None, "class of the images, for class-conditional models")
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
     variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the one that is there)")
@@ -40,13 +40,3 @@ class SampleOptions:
     compile: bool = option(False, "compile the model with torch.compile first: a minute once, then faster batches")
     overwrite: bool = option(False, "replace files that exist already")
 
-    def validate(self) -> "SampleOptions":
-        """Checks the values.
-
-        Raises:
-            InputError: naming the first option whose value is not possible.
-        """
-        if not self.model:
-            raise InputError("no model was named; give a run folder of `cunet train`, or a saved model")
-        check_positive(self, "num", "steps", "batch_size")
-        return self

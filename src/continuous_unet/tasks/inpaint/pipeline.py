@@ -82,15 +82,58 @@ class InpaintingPipeline(RestorationPipeline):
                 f"{count}"
             )
         options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile)
-        holes = self.holes(mask)
-        number_of_images = len(image) if isinstance(image, (list, Tensor)) and not _is_one(image) else 1
-        if len(holes) not in (1, number_of_images):
-            raise InputError(f"{len(holes)} masks were given for {number_of_images} images; give one, or one each")
+        images, holes = as_tensors(image, self._execution_device), self._holes(mask)
+        if len(holes) not in (1, len(images)):
+            raise InputError(f"{len(holes)} masks were given for {len(images)} images; give one, or one each")
 
         def one(tensor: Tensor, number: int) -> Iterator[Tensor]:
             yield self.fill(tensor, holes[number if len(holes) > 1 else 0], options, jump_length, jump_n_sample)
 
-        output = self.restore_all(image, output_type, one)
+        output = self.restore_all(images, output_type, one)
         return ImagePipelineOutput(images=output) if return_dict else (output,)
+
+    def _holes(self, masks: Images) -> list[Tensor]:
+        """Returns what is to be filled, bool `(1, H, W)`, of each mask."""
+        if isinstance(masks, list):
+            return [hole for mask in masks for hole in self._holes(mask)]
+        device = self._execution_device
+        if isinstance(masks, Image.Image):
+            return [mask_of(masks).to(device)]
+        return [mask.mean(dim=0, keepdim=True) > 0.5 for mask in as_tensors(masks, device)]
+
+    def fill(
+        self, image: Tensor, hole: Tensor, options: RestoreOptions, jump_length: int = 5, jump_n_sample: int = 5
+    ) -> Tensor:
+        """Fills the hole `(1, H, W)`, bool, of one image `(C, H, W)` in [0, 1]; returns the whole image.
+
+        Raises:
+            InputError: for a hole of another size, and if the model does not make finite values.
+        """
+        if hole.shape[1:] != image.shape[1:]:
+            raise InputError(
+                f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {image.shape[2]}x{image.shape[1]} pixels; "
+                "they must be of one size"
+            )
+        known = to_model_channels(to_model_range(image[None]), self.channels)
+        keep = (~hole).float()[None].expand_as(known)
+        # with the betas of the model's own schedule
+        scheduler = RePaintScheduler(
+            num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
+        )
+        scheduler.set_timesteps(options.num_inference_steps, jump_length, jump_n_sample)
+        state = randn_tensor(known.shape, generator=options.generator, device=known.device)
+        before = int(scheduler.timesteps[0]) + 1
+        for time in scheduler.timesteps:
+            if time < before:
+                prediction = self.predict(state, time, options)
+                # RePaint's scheduler knows one kind of prediction only
+                noise = predictions.noise(self.scheduler, prediction, state, int(time))
+                state = scheduler.step(noise, time, state, known, keep, options.generator).prev_sample
+            else:
+                state = scheduler.undo_step(state, before, options.generator)
+            before = int(time)
+        filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
+        return torch.where(hole, filled, image)
+
 
 InpaintingPipeline.__module__ = "continuous_unet"
