@@ -346,7 +346,8 @@ def _load_unet(folder: Path, variant: str | None) -> Any:
     files = _find_weights(folder, variant)
     _check_headers(unet_class, config, files)
     try:
-        unet = unet_class.from_config(config).eval()
+        with torch.random.fork_rng(devices=[]):  # its first weights are random numbers that nobody misses
+            unet = unet_class.from_config(config).eval()
         # copied into memory of their own: mapped from the file, weights are not aligned as usual, which makes kernels
         # round otherwise, and a file that is cut off meanwhile would end the process
         for file in files:
