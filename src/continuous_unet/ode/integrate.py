@@ -91,16 +91,16 @@ def integrate(
         rtol: relative tolerance, adaptive methods only.
         atol: absolute tolerance, adaptive methods only.
         name: what warnings and errors call this solve; the field's class name if None.
-        keep_loop: whether an exported solve is a loop in the graph (torch's `while_loop`), which then does not grow with
-            the number of steps. For export without gradients; the field is called with a 0-d tensor as `t` there.
+        keep_loop: whether an exported solve is a loop in the graph (torch's `while_loop`), which then does not grow
+            with the number of steps. For export without gradients; the field is called with a 0-d tensor as `t` there.
 
     Returns:
         The state at `t1`, with the evaluations of the field that the way forward took.
 
     Raises:
         ValueError: for settings that cannot work together, by name, with what to do.
-        RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating), and
-            for these modes inside transforms of `torch.func`.
+        RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating),
+            and for these modes inside transforms of `torch.func`.
         ImportError: where torchdiffeq is needed and missing.
 
     Under autocast a half-precision state is brought to float32 and stays there: a reversible backward pass cannot
