@@ -1,6 +1,5 @@
 """Unconditional and class-conditional image generation."""
 
-import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
@@ -94,12 +94,12 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
         extra = _step_arguments(self.scheduler, generator, eta)
 
-        with _precomputed(self.unet, self.scheduler.timesteps):
-            for timestep in self.progress_bar(self.scheduler.timesteps):
-                on_step()
-                model_input = scaled(images, timestep).to(dtype)
-                prediction = self.unet(model_input, timestep, class_labels=labels).sample.float()
-                images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+        embeddings = _precomputed(self.unet, self.scheduler.timesteps)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            on_step()
+            model_input = scaled(images, timestep).to(dtype)
+            prediction = self.unet(model_input, timestep, class_labels=labels, **embeddings).sample.float()
+            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
         images = to_unit_range(checked(images)).clamp(0, 1)
         result = to_output(images, output_type)
@@ -198,8 +198,11 @@ FEWEST_PRECOMPUTED = 4
 """Steps from which it pays to precompute the embeddings, which costs about one step."""
 
 
-def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextManager:
-    """Embeddings of all timesteps at once, where that pays: on a CPU, whose time goes into many small operations."""
+def _precomputed(unet: Any, timesteps: Tensor) -> dict[str, PrecomputedEmbeddings]:
+    """Returns the `embeddings` argument of every evaluation, where that pays.
+
+    It pays on a CPU, whose time goes into many small operations.
+    """
     pays = (
         isinstance(unet, ContinuousUNet2DModel)
         and unet.class_embedding is None
@@ -207,7 +210,7 @@ def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextMana
         and timesteps.device.type == "cpu"
         and len(timesteps) >= FEWEST_PRECOMPUTED
     )
-    return unet.precompute_embeddings(timesteps) if pays else contextlib.nullcontext()
+    return {"embeddings": unet.precompute_embeddings(timesteps)} if pays else {}
 
 
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:
