@@ -4,7 +4,7 @@ Signals reach one process or all; what they ask for is done by all at the same p
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -81,6 +81,24 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value], from_process=0)[0]
+
+    def by_main(self, action: Callable[[], object]) -> None:
+        """Lets the main process do something while the others wait.
+
+        Raises:
+            InputError: in all processes, if the action raised one.
+        """
+        problem = None
+        if self.main:
+            try:
+                action()
+            except InputError as error:
+                if self.count == 1:
+                    raise
+                problem = str(error)
+        problem = self.from_main(problem)
+        if problem is not None:
+            raise InputError(problem)
 
     def wait(self) -> None:
         """Until all are here."""
