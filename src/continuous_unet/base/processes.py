@@ -4,10 +4,12 @@ Signals reach one process or all; what they ask for is done by all at the same p
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import Stopped, StopRequest
@@ -99,6 +101,11 @@ class Processes:
         problem = self.from_main(problem)
         if problem is not None:
             raise InputError(problem)
+
+    def say(self, text: str) -> None:
+        """Prints a line for people on stderr, from the main process, above progress bars."""
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
 
     def wait(self) -> None:
         """Until all are here."""

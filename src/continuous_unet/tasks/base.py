@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -19,7 +19,7 @@ from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
-from continuous_unet.tasks.registry import TrainingOptions
+from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
 Chosen = TypeVar("Chosen", bound=TrainingOptions)
 
@@ -128,13 +128,7 @@ class Task(ABC, Generic[Chosen]):
         """Returns the command that uses the model of a run folder."""
 
 
-class RestorationOptions(TrainingOptions, Protocol):
-    """Options of training a model that restores images."""
-
-    loss: Literal["squared", "absolute"] | None
-
-
-Restoring = TypeVar("Restoring", bound=RestorationOptions)
+Restoring = TypeVar("Restoring", bound=RestorationTraining)
 
 
 class RestorationTask(Task[Restoring]):

@@ -8,8 +8,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, leaves, option, section, variants
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
-from continuous_unet.tasks.generate.options import GenerateTraining
-from continuous_unet.tasks.registry import OLD_NAMES, TRAINED, TrainingOptions
+from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
+from continuous_unet.tasks.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -132,9 +132,7 @@ class TrainConfig(Options):
     device: Literal["cpu", "cuda", "mps"] | None = option(
         None, "where to compute; the best device of this machine if left out", may_change=True
     )
-    task: TrainingOptions = variants(
-        {name: entry.training for name, entry in TRAINED.items()}, "generate", "what the model learns", old=OLD_NAMES
-    )
+    task: TrainingOptions = variants(TRAINED, "generate", "what the model learns", old=OLD_NAMES)
     data: DataSettings = section(DataSettings)
     model: ModelSettings = section(ModelSettings)
     process: VariancePreservingOptions = variants(PROCESSES, VariancePreservingOptions.name, "noise process")
@@ -175,12 +173,12 @@ class TrainConfig(Options):
         )
 
 
+BUILT_IN = ("digits", "shapes")
+"""Data sets that come with the package, which take precedence over folders of these names."""
+
+
 def absolute_path(name: str) -> str:
     """Returns the absolute path of an existing file or folder; another name (a built-in set, `hf:NAME`) as it is."""
     prefix = "hf:" if name.startswith("hf:") else ""
     path = Path(name.removeprefix(prefix))
     return prefix + str(path.absolute()) if name not in BUILT_IN and path.exists() else name
-
-
-BUILT_IN = ("digits", "shapes")
-"""Data sets that come with the package, which take precedence over folders of these names."""

@@ -45,7 +45,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """Paths and files of one run; used as a context manager, it gives up the run's lock in the end."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -59,6 +59,16 @@ class RunFolder:
         self.report = self.path / "report.md"
         self.lock = self.path / "lock"
         self._held: TextIO | None = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Lets another process train the run."""
+        if self._held is not None:
+            _LOCKS.discard(self._held)
+            self._held.close()
+            self._held = None
 
     def start(self, config: TrainConfig, facts: dict[str, Any], images: list[str] | None = None) -> None:
         """Claims the folder for a new run.
@@ -90,20 +100,13 @@ class RunFolder:
                 f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "
                 "ones (leave them out), or start a new run in another --output"
             )
-        self._check_same_data(facts["data"], moved=before.data.data != config.data.data)
+        self._check_same_data(facts["data"], moved=before.data.source != config.data.source)
         for stale in (*self.path.glob(".*.tmp"), *self.samples.glob(".*.tmp")):  # what a kill left half written
             with contextlib.suppress(OSError):
                 stale.unlink()
         self._write(config, facts, images)
         if not self.model.exists() and self.model.with_name("model.old").exists():
             os.replace(self.model.with_name("model.old"), self.model)  # a crash came between two renames
-
-    def release(self) -> None:
-        """Lets another process train the run."""
-        if self._held is not None:
-            _LOCKS.discard(self._held)
-            self._held.close()
-            self._held = None
 
     def check_run(self) -> None:
         """Checks that there is a run.
@@ -121,7 +124,7 @@ class RunFolder:
             raise InputError(f"{self.path} is not an empty folder; choose another --output")
 
     def _take_lock(self) -> None:
-        """Locks the run for this process, until `release` or its end, also by a kill.
+        """Locks the run for this process, until `__exit__` or the end of the process, also by a kill.
 
         Raises:
             InputError: if another process holds the lock.

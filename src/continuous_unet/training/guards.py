@@ -1,7 +1,6 @@
 """What must not go on unnoticed while training: gradients that are not finite, and images that cannot be read."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +34,10 @@ class Seen:
         self.times.append(times)
         self.losses.append(losses.detach())
 
+    def mean_loss(self) -> Tensor:
+        """Returns the mean loss, 0-d; batches count alike."""
+        return torch.stack([losses.mean() for losses in self.losses]).mean()
+
 
 @dataclass(frozen=True)
 class GradientGuard:
@@ -44,7 +47,6 @@ class GradientGuard:
     data: TrainingData
     processes: Processes
     folder: RunFolder
-    say: Callable[[str], None]
 
     def check(self, state: TrainState, norm: Tensor, seen: Seen) -> bool:
         """Returns whether the gradient of step `state.step + 1` may be used.
@@ -77,7 +79,7 @@ class GradientGuard:
         rows = [row for row in rows if not math.isfinite(row[2])] or rows
         names = [self.data.name_of(index) for index, _, _ in rows]
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        self.say(f"step {step}: the gradient is not finite, so this update is left out ({shown})")
+        self.processes.say(f"step {step}: the gradient is not finite, so this update is left out ({shown})")
         if self.processes.main:
             # under the number that the step's other records have, so that a resumption drops it with them
             self.folder.record(step=step, non_finite=True, images=names, timesteps=[row[1] for row in rows])

@@ -36,6 +36,12 @@ class TrainState:
     unreadable: set[int] = field(default_factory=set)
     """Numbers of the images that turned out unreadable while training, in any process."""
 
+    def count_step(self, loss: Tensor, images: int) -> None:
+        """Counts a training step."""
+        self.step += 1
+        self.images_seen += images
+        self.losses.append(loss)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the counters as JSON has them."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -73,6 +79,11 @@ class Learner:
     def names(self) -> list[str]:
         """Names of the parameters, in the order of the optimizer and of the averages."""
         return [name for name, _ in self.model.named_parameters()]
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of the model."""
+        return sum(p.numel() for p in self.model.parameters())
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Within, the model is in evaluation mode and has the averaged weights."""
