@@ -48,7 +48,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         """Returns the answer in one evaluation; noise and times do not matter."""
         enlarged, _ = self._residual(step.clean)
-        return enlarged, enlarged + predict_residual(step.model, step.process.scheduler, enlarged)
+        return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
     def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         enlarged = degraded(clean / 2 + 0.5, self.options.scale)[1] * 2 - 1
