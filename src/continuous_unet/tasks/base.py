@@ -165,7 +165,7 @@ class RestorationTask(Task[Restoring]):
         processes: Processes,
         stop: StopRequest,
     ) -> Image.Image:
-        """Returns degraded, restored and clean image side by side, one row for each image, halfway through the times."""
+        """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         processes.check(stop)
         device = next(model.parameters()).device
         most = min(self.num_samples, 8)

@@ -35,7 +35,8 @@ class Report:
         """Returns the page, in Markdown, of a run in the folder `run`."""
         origin = self.config.model.start_from or self.config.model.preset
         rows = {
-            "data": f"{self.data.num_images:,} images, {self.data.image_size}x{self.data.image_size}, {self.data.channels} channel(s)",
+            "data": f"{self.data.num_images:,} images, {size_text(self.data.image_size)} pixels, "
+            f"{self.data.channels} channel(s)",
             "model": f"{self.model}, {self.num_parameters:,} parameters",
             "training": f"{self.step:,} training steps, {self.images_seen:,} images seen",
             "time": _duration(self.seconds),

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import replace_folder
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.results import CallResult
@@ -146,7 +146,7 @@ class Trainer:
         if self.stopped_by is not None:
             self.processes.say(f"stopped at step {state.step}; go on with --resume")
         elif state.step == first_step:
-            self.processes.say(f"nothing to do: the run already has {state.step} steps; raise --steps to train it further")
+            self.processes.say(f"the run already has {state.step} steps; raise --steps to train it further")
         if self.stopped_by is None and (state.step > first_step or not self.folder.report.is_file()):
             self.processes.by_main(lambda: self._report(result))
         return result
@@ -321,10 +321,11 @@ class Trainer:
         try:
             self.learner.load_state_dict(tensors, numbers)
             self.state = TrainState.from_dict(numbers, self.device)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path / 'state.json'} is not of a run of this version ({error}); remove {path}") from error
+            what = f"{path / 'state.json'} is not of a run of this version"
+            raise InputError(f"{what} ({first_line(error)}); remove {path}") from error
         if self.state.num_processes != self.processes.count:
             self.processes.say(
                 f"this run had {self.state.num_processes} processes and now has {self.processes.count}: it goes on in "
