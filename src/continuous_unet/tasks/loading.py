@@ -22,7 +22,7 @@ from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import UNETS, build_unet
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
-from continuous_unet.tasks.registry import TASKS, TRAINED
+from continuous_unet.tasks.registry import TASKS
 
 Name = str | os.PathLike[str]
 _WEIGHTS = "diffusion_pytorch_model"
@@ -160,7 +160,7 @@ def _find(name: Name) -> Path:
 
 def _trained_for(index: dict[str, Any]) -> str:
     """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
-    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TRAINED.items()}
+    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training}
     return classes.get(str(index.get("_class_name")), "generate")
 
 
@@ -230,7 +230,7 @@ def _regular_size(path: Path) -> int:
 def _check_index(index: dict[str, Any], folder: Path) -> None:
     """Refuses, before anything is imported, an index that names other code than diffusers' and ours."""
     where = folder / "model_index.json"
-    parts = ("unet", "scheduler")
+    parts: tuple[str, ...] = ("unet", "scheduler")
     if _trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None]):
         parts = ("unet",)
     for part in parts:

@@ -3,10 +3,12 @@
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -18,12 +20,13 @@ from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class DiffusionSamplingPipeline(DiffusionPipeline):
+class DiffusionSamplingPipeline(Pipeline):
     """Samples images from a U-Net with any scheduler of diffusers.
 
     Unlike `DDPMPipeline` it gives each scheduler the arguments that its `step` takes, scales the model's input where
@@ -35,9 +38,7 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
     """
 
-    model_cpu_offload_seq = "unet"
-
-    def __init__(self, unet: Any, scheduler: Any) -> None:
+    def __init__(self, unet: Network, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
@@ -111,7 +112,9 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
         could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
         """
-        DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(save_directory, **kwargs)
+        DDPMPipeline(unet=cast(UNet2DModel, self.unet), scheduler=self.scheduler).save_pretrained(
+            save_directory, **kwargs
+        )
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"
@@ -137,7 +140,7 @@ def generate(
     for start in range(first, first + num_images, batch_size):
         numbers = range(start, min(start + batch_size, first + num_images))
         generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
-        output = pipeline(
+        output: Any = pipeline(
             batch_size=len(numbers),
             generator=generators,
             num_inference_steps=num_inference_steps,
