@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import yaml
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.cli.arguments import make_options, read_config
+from continuous_unet.cli.old_arguments import make_options, read_config
 from continuous_unet.cli.restoration import FileOptions, add_file_arguments, load, option, run_files
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.cli.arguments import add_fields, print_json
+from continuous_unet.cli.old_arguments import add_fields, print_json
 
 
 def option(default: Any, text: str) -> Any:
