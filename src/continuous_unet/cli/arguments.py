@@ -115,9 +115,10 @@ def _heading(kind: type[Options], section: str | None) -> str:
 def _help(leaf: Leaf, known: dict[str, Leaf]) -> str:
     """The help text with the default, and the variants that the option is for."""
     text, default = leaf.field.metadata.get("help", ""), leaf.default
-    choice = next((other for other in known.values() if other.field.name == leaf.section), None)
-    if choice is not None and set(leaf.variants) < set(choice.choices):
-        text += f" (for {choice.flag} {' or '.join(leaf.variants)})"
+    if leaf.variants:
+        choice = next(other for other in known.values() if other.section is None and other.field.name == leaf.section)
+        if set(leaf.variants) < set(choice.choices):
+            text += f" (for {choice.flag} {' or '.join(leaf.variants)})"
     if default not in (None, "", [], {}) and "(default" not in text:
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
         text += f" (default: {shown})"
