@@ -152,15 +152,15 @@ WRONG = {
     ),
     "inpainting by none": (["inpaint", "photos", "-o", "x", "--mask", "mask.png"], "no model was named"),
     "sampling from it": (["sample", "denoiser"], "trained for `cunet denoise`"),
-    "no data": (["evaluate", "denoise"], "no data was named"),
+    "no data": (["evaluate", "denoise"], "--data is missing"),
     "evaluate what": (["evaluate", "inpaint", "--data", "photos"], "invalid choice"),
-    "two experiments": (["evaluate", "denoise", "--data", "photos", "--sigma", "5", "--steps", "5"], "give one"),
+    "two experiments": (["evaluate", "denoise", "--data", "photos", "--sigma", "5", "--timesteps", "5"], "give one"),
     "steps of a denoiser": (
-        ["evaluate", "denoise", "--data", "photos", "--model", "denoiser", "--steps", "50"],
+        ["evaluate", "denoise", "--data", "photos", "--model", "denoiser", "--timesteps", "50"],
         "use --sigma",
     ),
     "no such step": (
-        ["evaluate", "denoise", "--data", "photos", "--model", "diffusion", "--steps", "1000"],
+        ["evaluate", "denoise", "--data", "photos", "--model", "diffusion", "--timesteps", "1000"],
         "must lie in 0 to 999",
     ),
 }
@@ -197,10 +197,10 @@ def test_evaluating(place, capsys):
     assert row["peak_memory_bytes"] > 0
     assert result["lpips"] == NO_LPIPS
     models = ["--model", "diffusion", "diffusion"]
-    assert main(["evaluate", "denoise", "--data", "photos", *models, "--steps", "50", "400", "--num", "1"]) == 0
+    assert main(["evaluate", "denoise", "--data", "photos", *models, "--timesteps", "50", "400", "--num", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert "step 400: PSNR" in lines[1]
+    assert "timestep 400: PSNR" in lines[1]
     assert lines[0].split(";")[0] == lines[2].split(";")[0]  # the same seeds
     assert main(["evaluate", "upscale", "--data", "photos", "--model", "upscaler"]) == 2
     assert "SSIM needs 11 by 11" in capsys.readouterr().err
