@@ -56,6 +56,8 @@ class Parser(argparse.ArgumentParser):
             if leaf.section not in headings:
                 headings[leaf.section] = self.add_argument_group(_heading(kind, leaf.section))
             self._add(headings[leaf.section], leaf, _help(leaf, known))
+        words = [leaf.metavar for leaf in known.values() if leaf.field.metadata.get("positional")]
+        self.usage = " ".join([self.prog, *words, "[options]"])
 
     def _add(self, place: Any, leaf: Leaf, text: str) -> None:
         kinds = {getattr(kind, "__origin__", kind) for kind in leaf.kinds}
@@ -119,8 +121,8 @@ def _help(leaf: Leaf, known: dict[str, Leaf]) -> str:
         choice = next(other for other in known.values() if other.section is None and other.field.name == leaf.section)
         if set(leaf.variants) < set(choice.choices):
             text += f" (for {choice.flag} {' or '.join(leaf.variants)})"
-    if default not in (None, "", [], {}) and "(default" not in text:
-        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    if default not in (None, "", [], {}, False) and "(default" not in text:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else "on" if default is True else default
         text += f" (default: {shown})"
     return text.replace("%", "%%")
 
