@@ -230,16 +230,17 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
     quick = (
         "--costs-only --no-compiled --repeats 1 --num-seeds 1 --budget images=32 --sweep-images 32 --sampler-steps 1"
     )
-    few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8"
+    few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8 --scheduler ddim:1"
     compare = ["--data", "shapes", "--image-size", "8", "--device", "cpu", "--output", places["new"],
-               "--sides", places["ours.yaml"], *shlex.split(quick), *shlex.split(few), "--main-sampler", "ddim:1"]  # fmt: skip
+               "--sides", places["ours.yaml"], *shlex.split(f"{quick} {few}")]  # fmt: skip
     files = ["--device", "cpu", "--output", places["new.png"]]
     photo, run = places["photos/0.png"], places["run"]
     prune = shlex.split("--ratio 0.5 --steps 1 --batch-size 2 --num-validation 8 --importance-images 32 --device cpu")
     return {
         "denoise": [photo, "--model", run, "--steps", "2", *files],
         "upscale": [photo, *files],
-        "inpaint": [photo, "--mask", photo, "--model", run, *shlex.split("--steps 2 --jump-length 1 --resamples 1"), *files],
+        "inpaint": [photo, "--mask", photo, "--model", run, *files,
+                    *shlex.split("--steps 2 --jump-length 1 --resamples 1")],
         "evaluate generate": ["--data", "shapes", "--model", run, *shlex.split("--num 100 --extractor-steps 1"),
                               *shlex.split("--image-size 8 --sampling-steps 1 --device cpu")],
         "evaluate denoise": ["--data", places["larger"], "--num", "1", "--device", "cpu"],
