@@ -230,7 +230,8 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
     quick = (
         "--costs-only --no-compiled --repeats 1 --num-seeds 1 --budget images=32 --sweep-images 32 --sampler-steps 1"
     )
-    few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8 --scheduler ddim:1"
+    few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8"
+    few += " --scheduler ddim:1"
     compare = ["--data", "shapes", "--image-size", "8", "--device", "cpu", "--output", places["new"],
                "--sides", places["ours.yaml"], *shlex.split(f"{quick} {few}")]  # fmt: skip
     files = ["--device", "cpu", "--output", places["new.png"]]
