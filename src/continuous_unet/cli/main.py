@@ -121,7 +121,7 @@ def explain(error: Exception) -> tuple[str, int]:
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return f"error: {line}", code
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and not (error.name or "").startswith("continuous_unet"):
         extra = "" if "continuous-unet[" in line else "; a package is missing: pip install 'continuous-unet[train]'"
         return f"error: {line}{extra}", InputError.exit_code
     # torch's own class, by name: torch may not even be imported
