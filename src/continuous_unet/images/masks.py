@@ -31,7 +31,7 @@ def mask_of(image: Image.Image) -> Tensor:
     marked = values == found[1] if len(found) == 2 else values > 0.5
     if marked.all() or not marked.any():
         raise InputError(
-            f"the mask marks {'all' if marked.any() else 'none'} of its {marked.size} pixels; expected white, or opaque, "
-            "where the image is to be filled, and black, or transparent, elsewhere"
+            f"the mask marks {'all' if marked.any() else 'none'} of its {marked.size} pixels; expected white (or "
+            "opaque) where the image is to be filled, and black (or transparent) elsewhere"
         )
     return torch.from_numpy(marked)[None]

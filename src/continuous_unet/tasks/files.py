@@ -179,7 +179,7 @@ def restore_files(
     scale: int = 1,
     facts: dict[str, Any] | None = None,
 ) -> FilesResult:
-    """Reads, restores and writes file after file. Whatever one file raises is told in a line, and fails that file alone.
+    """Reads, restores and writes file after file. Whatever one file raises fails that file alone.
 
     Args:
         plan: what `plan_files` gives.

@@ -26,6 +26,7 @@ from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
 from continuous_unet.images.grids import to_pil
 from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.restoration import RestoreOptions
 
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
 SSIM_WINDOW = 11
@@ -243,8 +244,8 @@ class NoisingStep(GaussianNoise):
     @torch.no_grad()
     def restore(self, pipeline: Any, trial: Trial, settings: Settings) -> Tensor:
         given, generator = trial.given.to(pipeline.device), trial.generator
-        options = settings.mode, settings.sampling_steps, generator, None, settings.before_tile
-        return torch.cat(list(pipeline.bands_at(given, self.step, *options)), dim=1)
+        how = RestoreOptions(settings.mode, settings.sampling_steps, generator, None, settings.before_tile)
+        return torch.cat(list(pipeline.bands(given, None, how, timestep=self.step)), dim=1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ form by `sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / a
 either the mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.predictions import clean_image
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.noise_level import estimate_sigma
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
@@ -165,7 +164,8 @@ class DenoisingPipeline(RestorationPipeline):
 
         else:
             time = self.timestep_of(sigma) if timestep is None else timestep
-            alpha = self.scheduler.alphas_cumprod[time].item() ** 0.5
+            process = process_of(self.scheduler)
+            alpha, _ = process.coefficients(time)
             if options.mode == "sample":
                 state = to_model_channels(to_model_range(image[None]), self.channels) * alpha
                 state = self._run_back(state, time, options)
@@ -173,15 +173,14 @@ class DenoisingPipeline(RestorationPipeline):
                 return
 
             def denoise(noisy: Tensor) -> Tensor:
-                return clean_image(self.scheduler, evaluated(self.unet, noisy * alpha, time), noisy * alpha, time)
+                x_t = noisy * alpha
+                return process.to_clean(evaluated(self.unet, x_t, time), x_t, time)
 
         def one_tile(tile: Tensor) -> Tensor:
             return from_model_channels(denoise(to_model_channels(to_model_range(tile), self.channels)), channels)
 
         multiple, tiles = network_multiple(self.unet), options.tiles
-        for band in in_tiles(
-            one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile
-        ):
+        for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile):
             yield to_unit_range(band[0])
 
     def timestep_of(self, sigma: float | None) -> int:
@@ -190,12 +189,13 @@ class DenoisingPipeline(RestorationPipeline):
         Raises:
             InputError: for noise stronger than the strongest of the process.
         """
-        alphas = self.scheduler.alphas_cumprod.double()
-        ratios = ((1 - alphas) / alphas).sqrt()
+        process = process_of(self.scheduler)
+        signal, noise = process.coefficients(process.num_train_timesteps - 1)
         wanted = (sigma or 0.0) * 2 / 255  # of images in [-1, 1]
-        if wanted > float(ratios[-1]):
-            raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({ratios[-1] * 127.5:.0f})")
-        return int((ratios.clamp(min=1e-9).log() - math.log(max(wanted, 1e-9))).abs().argmin())
+        if wanted * signal > noise:
+            strongest = noise / signal * 127.5
+            raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({strongest:.0f})")
+        return process.nearest_time(wanted)
 
     def _run_back(self, state: Tensor, timestep: int, options: RestoreOptions) -> Tensor:
         """Runs the reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""

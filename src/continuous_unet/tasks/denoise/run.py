@@ -62,9 +62,7 @@ def denoise_photograph(
     return replace(result, notes=[*result.notes, *_notes(pipeline, options, image, sigma)]), {"sigma": sigma}
 
 
-def _notes(
-    pipeline: DenoisingPipeline, options: DenoiseOptions, image: torch.Tensor, sigma: float | None
-) -> list[str]:
+def _notes(pipeline: DenoisingPipeline, options: DenoiseOptions, image: torch.Tensor, sigma: float | None) -> list[str]:
     notes = []
     if sigma is not None and options.sigma == "auto":
         notes.append(f"the noise was estimated: sigma {sigma:.1f} on the 0–255 scale")

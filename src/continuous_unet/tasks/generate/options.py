@@ -39,4 +39,3 @@ class SampleOptions(Options):
     dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "precision of the weights")
     compile: bool = option(False, "compile the model with torch.compile first: a minute once, then faster batches")
     overwrite: bool = option(False, "replace files that exist already")
-

@@ -59,8 +59,8 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
             batch_size: number of images.
             generator: one for the batch, or a list with one per image: then image k depends on generator k alone, not
                 on the batch it is made in. Generators on the CPU give the same noise on every device.
-            num_inference_steps: number of sampling steps. Each is one evaluation of the model; schedulers of second order
-                (Heun, KDPM2) take two.
+            num_inference_steps: number of sampling steps. Each is one evaluation of the model; second-order
+                schedulers (Heun, KDPM2) take two.
             eta: 0 for deterministic DDIM, 1 for its DDPM limit; other schedulers ignore it.
             class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
             output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
@@ -189,7 +189,7 @@ def generate_share(
 
 
 def gather_images(made: Iterable[tuple[range, Tensor]], processes: Processes) -> Tensor:
-    """Collects what `generate_share` yields, of all processes, in the order of the numbers: `(B, C, H, W)` on the CPU."""
+    """Collects what `generate_share` yields in all processes, by number: `(B, C, H, W)` on the CPU."""
     batches = processes.gather([(numbers.start, images.cpu()) for numbers, images in made])
     return torch.cat([images for _, images in sorted(batches, key=lambda batch: batch[0])])
 
@@ -220,8 +220,8 @@ def _check_channels(config: Any, scheduler: Any) -> None:
     learned = str(scheduler.config.get("variance_type")).startswith("learned")
     if given != taken * (2 if learned else 1):
         raise InputError(
-            f"the model takes {taken} channels and gives {given}: it needs a condition beside the image, and cannot make "
-            "images from noise alone"
+            f"the model takes {taken} channels and gives {given}: it needs a condition beside the image, and cannot "
+            "make images from noise alone"
         )
 
 

@@ -12,7 +12,7 @@ from continuous_unet.base.devices import pick_device
 from continuous_unet.base.processes import Processes, launched_processes
 from continuous_unet.base.results import CallResult
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.grids import output_paths, save_images
 from continuous_unet.tasks.generate.options import SampleOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
@@ -58,10 +58,8 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     options.validate()
     processes = launched_processes(options.device)
     device = pick_device(options.device) if processes.state is None else processes.state.device
-    pipeline = load_pipeline(
-        options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant
-    )
-    pipeline.scheduler = make_scheduler(options.scheduler, pipeline.scheduler.config)
+    pipeline = load_pipeline(options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant)
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
     if options.solver_steps is not None:
         set_solver_steps(pipeline.unet, options.solver_steps)
     if options.compile:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion import predictions
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles
@@ -114,6 +114,7 @@ class InpaintingPipeline(RestorationPipeline):
                 f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {image.shape[2]}x{image.shape[1]} pixels; "
                 "they must be of one size"
             )
+        process = process_of(self.scheduler)
         known = to_model_channels(to_model_range(image[None]), self.channels)
         keep = (~hole).float()[None].expand_as(known)
         # with the betas of the model's own schedule
@@ -127,7 +128,7 @@ class InpaintingPipeline(RestorationPipeline):
             if time < before:
                 prediction = self.predict(state, time, options)
                 # RePaint's scheduler knows one kind of prediction only
-                noise = predictions.noise(self.scheduler, prediction, state, int(time))
+                noise = process.to_noise(prediction, state, int(time))
                 state = scheduler.step(noise, time, state, known, keep, options.generator).prev_sample
             else:
                 state = scheduler.undo_step(state, before, options.generator)

@@ -16,8 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.predictions import clean_image
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.images.ranges import to_model_range
 from continuous_unet.images.resampling import enlarge
 from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple, padded
@@ -32,18 +31,18 @@ from continuous_unet.tasks.restoration import (
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE
 
 
-def predict_residual(unet: Any, scheduler: Any, enlarged: Tensor) -> Tensor:
+def predict_residual(unet: Any, process: Process, enlarged: Tensor) -> Tensor:
     """Returns the mean of `image - enlarged`, in one evaluation.
 
     Args:
         unet: a model of twice the channels.
-        scheduler: that of the training; its last timestep is without signal.
+        process: that of the training; its last time is without signal.
         enlarged: `(B, C, H, W)` in [-1, 1].
     """
-    last = scheduler.config.num_train_timesteps - 1
-    nothing = torch.zeros_like(enlarged)
-    prediction = evaluated(unet, torch.cat([nothing, enlarged], dim=1), last)
-    return clean_image(scheduler, prediction, nothing, last) / RESIDUAL_SCALE
+    last = process.num_train_timesteps - 1
+    zeros = torch.zeros_like(enlarged)
+    prediction = evaluated(unet, torch.cat([zeros, enlarged], dim=1), last)
+    return process.to_clean(prediction, zeros, last) / RESIDUAL_SCALE
 
 
 class SuperResolutionPipeline(RestorationPipeline):
@@ -113,10 +112,10 @@ class SuperResolutionPipeline(RestorationPipeline):
         def one_tile(tile: Tensor) -> Tensor:
             enlarged = enlarge(tile, scale)  # before it is padded: at the edge of an image as in training
             height, width = enlarged.shape[2:]
-            residual = predict_residual(self.unet, self.scheduler, padded(self._to_model(enlarged), multiple))
+            residual = predict_residual(self.unet, process, padded(self._to_model(enlarged), multiple))
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
-        multiple = network_multiple(self.unet)
+        process, multiple = process_of(self.scheduler), network_multiple(self.unet)
         bands = in_tiles(
             one_tile,
             image[None],
@@ -136,14 +135,14 @@ class SuperResolutionPipeline(RestorationPipeline):
         return to_model_range(images.expand(-1, self.channels, -1, -1))
 
     def _with_residual(self, enlarged: Tensor, residual: Tensor) -> Tensor:
-        """Adds residuals, which are of images in [-1, 1], to images in [0, 1]. Luma added to every colour keeps chroma."""
+        """Adds residuals of images in [-1, 1] to images in [0, 1]. Luma added to every colour keeps the chroma."""
         if enlarged.shape[1] == 1:
             residual = residual.mean(dim=1, keepdim=True)
         return enlarged + residual / 2
 
     def _run_back(self, enlarged: Tensor, options: RestoreOptions) -> Tensor:
         """Makes a residual by DDIM from pure noise."""
-        scheduler: DDIMScheduler = make_scheduler("ddim", self.scheduler.config)
+        scheduler: DDIMScheduler = process_of(self.scheduler).make_sampler("ddim")
         scheduler.set_timesteps(options.num_inference_steps, device=enlarged.device)
         state = randn_tensor(enlarged.shape, generator=options.generator, device=enlarged.device)
         for time in scheduler.timesteps:
