@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
-import torch
 from PIL import Image
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.images.grids import make_grid
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate_share
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
 
 BATCH = 16
 
@@ -56,6 +55,4 @@ def sample_grid(
     ]
     options = {"seed": seed, "num_inference_steps": num_inference_steps}
     made = generate_share(pipeline, jobs, processes=processes, stop=stop or StopRequest(), **options)
-    batches = processes.gather([(numbers.start, images.cpu()) for numbers, images in made])
-    images = torch.cat([images for _, images in sorted(batches, key=lambda batch: batch[0])])
-    return make_grid(images, columns=share if len(labels) > 1 else None)
+    return make_grid(gather_images(made, processes), columns=share if len(labels) > 1 else None)

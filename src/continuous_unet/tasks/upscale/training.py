@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from continuous_unet.diffusion.losses import prediction_target
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.resampling import degraded
 from continuous_unet.tasks.base import RestorationTask
 from continuous_unet.tasks.upscale.pipeline import RESIDUAL_SCALE, SuperResolutionPipeline, predict_residual
@@ -54,7 +55,7 @@ class SuperResolutionTask(RestorationTask):
     def restored(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """By the answer in one evaluation; noise and timesteps do not matter."""
         enlarged, _ = self._residual(clean)
-        return enlarged, enlarged + predict_residual(model, self.scheduler, enlarged)
+        return enlarged, enlarged + predict_residual(model, process_of(self.scheduler), enlarged)
 
     def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         enlarged = degraded(clean / 2 + 0.5, self.config.scale)[1] * 2 - 1

@@ -1,0 +1,72 @@
+"""What denoising can be asked for. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import option
+from continuous_unet.tasks.options import ModeOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class DenoiseTraining:
+    """Options of training a model that removes white Gaussian noise."""
+
+    sigma: str = option("0:55", "standard deviation of the noise to remove, LOW:HIGH, on the 0–255 scale")
+    sigma_conditioned: bool = option(False, "give the model the standard deviation of the noise")
+    loss: Literal["squared", "absolute"] = option("absolute", "error between the restored and the clean image")
+
+    def validate(self) -> "DenoiseTraining":
+        """Checks the values.
+
+        Raises:
+            InputError: for a `sigma` that is no range.
+        """
+        sigma_range(self.sigma)
+        return self
+
+
+def sigma_range(text: str) -> tuple[float, float]:
+    """Returns the bounds that `LOW:HIGH`, or one number for both, stands for.
+
+    Raises:
+        InputError: for anything but 0 <= LOW <= HIGH <= 255 with HIGH above 0.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (0 <= low <= high <= 255 and high > 0):
+        raise InputError(f"sigma={text!r} must be LOW:HIGH or one number, 0 to 255, for example 0:55")
+    return low, high
+
+
+@dataclass
+class DenoiseOptions(ModeOptions):
+    """Options of `cunet denoise`."""
+
+    sigma: str = option("auto", "standard deviation of the noise on the 0–255 scale, or auto to estimate it")
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.strength()
+        return self
+
+    def strength(self) -> float | str:
+        """Returns `sigma` as a number, or `"auto"`.
+
+        Raises:
+            InputError: for anything else.
+        """
+        if self.sigma == "auto":
+            return "auto"
+        try:
+            value = float(self.sigma)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 255:
+            raise InputError(f"--sigma {self.sigma} must be auto or a number from 0 to 255")
+        return value
