@@ -84,7 +84,7 @@ class TrainingData(ABC):
         except InputError as error:
             # torch puts the whole traceback into the message of an exception that comes from a worker
             message = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()
-        # Outside of the block above: chained to torch's exception, this one would keep the workers alive.
+            error.__traceback__ = None  # its frames hold the iterator, and that the workers
         raise InputError(message)
 
 
