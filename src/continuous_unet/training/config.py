@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+TASK_OPTIONS = {name: entry.training for name, entry in TRAINED.items() if entry.training is not None}
 may_change = partial(option, may_change=True)
 """A field that may differ when a run goes on: it changes how long and where it computes, and what is kept of it."""
 
@@ -118,7 +119,7 @@ class TrainConfig(Options):
     device: Literal["cpu", "cuda", "mps"] | None = may_change(
         None, "where to compute; the best device of this machine if left out"
     )
-    task: TrainingOptions = variants(TRAINED, "generate", "what the model learns", old=OLD_NAMES)
+    task: TrainingOptions = variants(TASK_OPTIONS, "generate", "what the model learns", old=OLD_NAMES)
     data: DataSettings = section(DataSettings)
     model: ModelSettings = section(ModelSettings)
     process: VariancePreservingOptions = variants(PROCESSES, VariancePreservingOptions.name, "noise process")

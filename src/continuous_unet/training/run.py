@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,9 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     """
     if resume:
         folder.check_run()
+        source = Path(config.data.source)
+        if source.is_absolute() and not source.exists():
+            raise InputError(f"{source} does not exist; if the data has moved, give its new place with --data")
     accelerator = make_accelerator(config)
     processes = Processes(accelerator.state)
     task = make_task(config)
