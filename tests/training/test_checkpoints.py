@@ -144,4 +144,3 @@ def test_what_lies_beyond_the_new_one_goes(tmp_path):
     save(tmp_path, 7)
     checkpoints.remove_old(tmp_path, 7, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
-

@@ -30,4 +30,3 @@ def test_weights_come_back_bit_for_bit():
         assert not model.training
     assert torch.equal(model.weight, before)
     assert model.training
-

@@ -101,12 +101,11 @@ train(TrainConfig.load(sys.argv[1]), resume=True)
 """
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_two_processes_do_not_train_one_run(num_workers, tiny, tmp_path, images):
-    """A second one is refused while the first trains, and may go on as soon as that is killed, workers or not."""
+def test_two_processes_do_not_train_one_run(tiny, tmp_path, images):
+    """A second one is refused while the first trains, and goes on as soon as that is killed, though it had workers."""
     config = tiny(data=str(images), steps=3)
     train(config)
-    config = config.replaced(steps=9, num_workers=num_workers)
+    config = config.replaced(steps=9, num_workers=2)
     config.save(tmp_path / "config.yaml")
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "config.yaml"], stdout=subprocess.PIPE, text=True)
     try:
@@ -144,7 +143,7 @@ def test_resume_after_the_data_has_moved(tiny, tmp_path, images, monkeypatch):
     whole = tiny(data=str(images), steps=6, output=str(tmp_path / "whole"))
     train(whole)
     monkeypatch.chdir(tmp_path)
-    config = tiny(data="images", output="run", lr_schedule="cosine")  # from another place, a relative path means another
+    config = tiny(data="images", output="run")
     with pytest.MonkeyPatch.context() as patch:
         real = Trainer.take_step
 
@@ -194,6 +193,6 @@ def test_moved_data_must_be_the_same(change, tiny, tmp_path, images):
     shutil.copytree(images, tmp_path / "other")
     change(tmp_path / "other")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
-    with pytest.raises(InputError, match="has changed|cannot be used"):
+    with pytest.raises(InputError, match=r"has changed|can(not)? be used"):
         train(config.replaced(data=str(tmp_path / "other"), steps=6), resume=True)
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before

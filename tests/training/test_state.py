@@ -58,7 +58,8 @@ def test_a_learner_comes_back_bit_for_bit():
     learner, other = make_learner(steps=4), make_learner()
     tensors, numbers = learner.state_dict()
     tensors = {file: {name: value.clone() for name, value in named.items()} for file, named in tensors.items()}
-    assert set(tensors["optimizer"]) == {f"0.{n}/{k}" for n in ("weight", "bias") for k in ("step", "exp_avg", "exp_avg_sq")}
+    entries = ("step", "exp_avg", "exp_avg_sq")
+    assert set(tensors["optimizer"]) == {f"0.{name}/{entry}" for name in ("weight", "bias") for entry in entries}
     other.load_state_dict(tensors, json.loads(json.dumps(numbers)))
     assert other.optimizer.param_groups[0]["lr"] == learner.optimizer.param_groups[0]["lr"]
     for one in (learner, other):
