@@ -97,7 +97,7 @@ def load_restorer(
     options = {key: index[key] for key in _OPTIONS if key in index}
     _check_options(options, path)
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
-    pipeline = TASKS[task].load("pipeline")(unet, scheduler, **options)
+    pipeline = TASKS[task].load_pipeline_class()(unet, scheduler, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 

@@ -20,7 +20,7 @@ from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
-from continuous_unet.tasks.registry import task_entry
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
 from continuous_unet.training.folder import RunFolder
@@ -100,7 +100,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
 
 def make_task(config: TrainConfig) -> Task:
     """Returns the task of a run."""
-    kind = task_entry(config.task).load("task")
+    kind = TASKS[config.task.name].load_task()
     return kind(
         config.task,
         kind.make_process(config.process),
