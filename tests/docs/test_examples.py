@@ -1,4 +1,4 @@
-"""Every file in `examples/` is taken by the commands in its first lines; what it trains or compares can be built."""
+"""The commands in the first lines of every file in `examples/` accept it, and what it trains or compares can be built."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ KINDS = {"train": TrainConfig, "compare": CompareConfig}
 
 
 def commands(path):
-    """The words of the commands that the file's comment gives."""
+    """Returns the words of the commands in the file's comment."""
     return [shlex.split(line) for line in re.findall(r"^#\s+(cunet .*)$", path.read_text("utf-8"), re.MULTILINE)]
 
 
