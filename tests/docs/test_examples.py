@@ -5,8 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from continuous_unet.cli.arguments import read_config
+from continuous_unet.cli.main import main
 from continuous_unet.comparison import CompareConfig, load_sides
 from continuous_unet.training.config import TrainConfig
 
@@ -21,17 +22,15 @@ def commands(path):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_taken_by_their_commands(path, monkeypatch):
+def test_examples_are_accepted_by_their_commands(path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert commands(path)
-    for _, verb, *options in commands(path):
-        given = {name[2:].replace("-", "_"): value for name, value in zip(options[::2], options[1::2], strict=True)}
-        assert given.pop("config") == f"examples/{path.name}"
-        values = {**read_config(f"examples/{path.name}", KINDS[verb]), **given}
-        if "jobs" in given:
-            values["jobs"] = int(given["jobs"])
-        config = KINDS[verb](**values)
-        config.validate()
+    for _, verb, *words in commands(path):
+        assert words[:2] == ["--config", f"examples/{path.name}"]
+        assert main([verb, *words, "--print-config"]) == 0
+        printed = capsys.readouterr()
+        assert not printed.err, "an example uses an old spelling"
+        config = KINDS[verb].from_dict(yaml.safe_load(printed.out)).validate()
         if verb == "compare":
             for side in load_sides(config.sides, "small"):
                 side.build(config.image_size, 1)
