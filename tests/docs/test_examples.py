@@ -1,4 +1,4 @@
-"""The commands in the first lines of each file in `examples/` accept it, and what it trains or compares can be built."""
+"""The commands in the first lines of an example accept it, and what it trains or compares can be built."""
 
 import re
 import shlex
