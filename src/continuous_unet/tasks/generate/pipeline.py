@@ -1,6 +1,5 @@
 """Unconditional and class-conditional image generation."""
 
-import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -87,12 +87,12 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         images = images * self.scheduler.init_noise_sigma
         extra = _step_arguments(self.scheduler, generator, eta)
 
-        with _precomputed(self.unet, self.scheduler.timesteps):
-            for timestep in self.progress_bar(self.scheduler.timesteps):
-                on_step()
-                model_input = self.scheduler.scale_model_input(images, timestep)
-                prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
-                images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+        embeddings = _precomputed(self.unet, self.scheduler.timesteps)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            on_step()
+            model_input = self.scheduler.scale_model_input(images, timestep)
+            prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels, **embeddings).sample.float()
+            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
         if not bool(images.isfinite().all()):  # would become black pixels, silently
             raise InputError(
@@ -194,8 +194,11 @@ FEWEST_PRECOMPUTED = 4
 """Steps from which it pays to precompute the embeddings, which costs about one step."""
 
 
-def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextManager:
-    """Embeddings of all timesteps at once, where that pays: on a CPU, whose time goes into many small operations."""
+def _precomputed(unet: Any, timesteps: Tensor) -> dict[str, PrecomputedEmbeddings]:
+    """Returns the `embeddings` argument of every evaluation, where that pays.
+
+    It pays on a CPU, whose time goes into many small operations.
+    """
     pays = (
         isinstance(unet, ContinuousUNet2DModel)
         and unet.class_embedding is None
@@ -203,7 +206,7 @@ def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextMana
         and timesteps.device.type == "cpu"
         and len(timesteps) >= FEWEST_PRECOMPUTED
     )
-    return unet.precompute_embeddings(timesteps) if pays else contextlib.nullcontext()
+    return {"embeddings": unet.precompute_embeddings(timesteps)} if pays else {}
 
 
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:
