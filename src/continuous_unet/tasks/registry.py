@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
 
 if TYPE_CHECKING:
-    from continuous_unet.tasks.base import Task, TrainingOptions
+    from continuous_unet.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TaskEntry:
     """The library call behind the verb of that name."""
     old_name: str | None = None
     """The name in version 0.1.0, which is still accepted."""
-    training: "type[TrainingOptions] | None" = None
+    training: type[TrainingOptions] | None = None
     """Options of training; None for a task that uses models of another."""
     task: str | None = None
     """The `Task` that training runs."""
@@ -90,7 +91,14 @@ TASKS: dict[str, TaskEntry] = {
     )
 }
 """By name."""
-TRAINED: dict[str, TaskEntry] = {name: entry for name, entry in TASKS.items() if entry.training is not None}
-"""Those that `cunet train --task` takes."""
+TRAINED: dict[str, type[TrainingOptions]] = {
+    name: entry.training for name, entry in TASKS.items() if entry.training is not None
+}
+"""The training options of those that `cunet train --task` takes."""
 OLD_NAMES: dict[str, str] = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
 """From the names of version 0.1.0 to those of today."""
+
+
+def task_entry(options: TrainingOptions) -> TaskEntry:
+    """Returns the task that training options are of."""
+    return next(entry for entry in TASKS.values() if entry.training is type(options))
