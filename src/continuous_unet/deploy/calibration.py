@@ -12,9 +12,8 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
-from continuous_unet.tasks.registry import make_task
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.validation import GOLDEN_RATIO
 
 FEWEST_IMAGES = 32
 """Below, ranges and rankings follow single images."""
@@ -66,7 +65,7 @@ def open_for(
             "needs a model whose configuration has a square sample_size"
         )
     (side,) = sides
-    fit = known.config.fit or make_task(known.config).fit
+    fit = known.config.data.fit or TASKS[known.config.task.name].load_task().fit
     dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
