@@ -14,10 +14,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
-from continuous_unet.deploy.export import describe_schedule
 from continuous_unet.deploy.parity import measure_parity
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.deploy.standalone.runtime import ExportedModel, ExportedModelError, Schedule
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 
 VECTORS = {  # "known answers" of the Random123 library: counter, key, words
@@ -119,7 +119,7 @@ def test_an_error_of_sampling_counts_without_what_the_sampler_adds(kind, gain):
 
 def test_the_schedule_of_an_export_is_that_of_the_training():
     training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample_range=1.5)
-    values = json.loads(json.dumps(describe_schedule(training)))
+    values = json.loads(json.dumps(process_of(training).describe()))
     schedule = runtime.read_schedule({"schedule": values})
     assert np.array_equal(schedule.alphas_cumprod, training.alphas_cumprod.numpy())
     ddim = make_scheduler("ddim", training.config)

@@ -2,7 +2,7 @@
 
 import torch
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -19,6 +19,5 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the device {name!r} cannot be used ({reason}); cpu always can") from error
+        raise InputError(f"the device {name!r} cannot be used ({first_line(error)}); cpu always can") from error
     return device
