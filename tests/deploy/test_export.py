@@ -80,7 +80,7 @@ CASES = {
     "any size": (lambda: continuous(**{**SMALL, "block_out_channels": (8, 8)}, patch_size=2), {"any_size": True}),
     "static": (lambda: continuous(**SMALL), {"static_shape": "2x16x8"}),
     "paper": (lambda: continuous(**SMALL, method="rk4", gradient="checkpoint", field_type="general"), {}),
-    "carried velocity": (lambda: continuous(**SMALL, initial_velocity="carried", method="drift_kick_drift"), {}),
+    "drift-kick-drift": (lambda: continuous(**SMALL, method="drift_kick_drift"), {}),
     "other steps": (lambda: continuous(**SMALL, field_type="separable"), {"solver_steps": 2}),
     "control": (lambda: continuous(**SMALL, block_type="residual", gradient="backprop"), {}),
     "UNet2DModel": (discrete, {}),
@@ -88,7 +88,7 @@ CASES = {
 }
 
 
-SLOW_CASES = ("paper", "carried velocity", "other steps", "control")
+SLOW_CASES = ("paper", "drift-kick-drift", "other steps", "control")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW_CASES else c for c in CASES])

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from continuous_unet.evaluation import saved_bytes
-from continuous_unet.ode import GRADIENTS, METHODS, State, check_solver, integrate
-from continuous_unet.ode import guards
+from continuous_unet.ode import GRADIENTS, METHODS, State, check_solver, guards, integrate
 
 from .fields import General, Split, make_field
 from .problems import ALL_METHODS, REVERSIBLE_METHODS

@@ -77,7 +77,7 @@ def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
         return nn.functional.pixel_shuffle(x, factor)
     batch, channels, *size = x.shape
     dim = len(size)
-    order = [axis for pair in zip(range(2 + dim, 2 + 2 * dim), range(2, 2 + dim)) for axis in reversed(pair)]
+    order = [axis for k in range(2, 2 + dim) for axis in (k + dim, k)]
     parts = x.reshape(batch, channels // factor**dim, *[factor] * dim, *size).permute(0, 1, *order)
     return parts.reshape(batch, channels // factor**dim, *(whole * factor for whole in size))
 

@@ -142,8 +142,8 @@ class ContinuousUNet(nn.Module):
         if sample.ndim != 2 + self.dim or sample.shape[1] != architecture.in_channels:
             sides = ", ".join(("D", "H", "W")[-self.dim :])
             raise ValueError(
-                f"sample has shape {tuple(sample.shape)}; expected (B, {architecture.in_channels}, {sides}), the model's "
-                "in_channels"
+                f"sample has shape {tuple(sample.shape)}; expected (B, {architecture.in_channels}, {sides}), the "
+                "model's in_channels"
             )
         check_size("sample", tuple(sample.shape[2:]), self.size_multiple)
         if num_solver_steps is not None:
