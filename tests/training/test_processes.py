@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from continuous_unet.training import train, trainer
+from continuous_unet.training import train
+from continuous_unet.training.trainer import Trainer
 from tests.training.runs import records, run_two_processes
 
 
@@ -43,9 +44,9 @@ def test_two_processes_agree(tiny, tmp_path, monkeypatch):
     assert len(left_out["images"]) == 1  # the one of process 1, in the records of process 0
 
     # one process takes over where the two were in the data
-    real, seen = loop.training_noise, []
+    real, seen = Trainer._context, []
     monkeypatch.setattr(
-        loop, "training_noise", lambda seed, positions, *rest: real(seed, seen.append(positions) or positions, *rest)
+        Trainer, "_context", lambda self, positions, batch: real(self, seen.append(positions) or positions, batch)
     )
     result = train(tiny(**options, steps=4), resume=True)
     assert seen == [range(12, 14)]

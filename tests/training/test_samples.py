@@ -1,8 +1,8 @@
 import pytest
+from continuous_unet.tasks.generate.grids import sample_grid
 from diffusers import DDPMScheduler
 
 from continuous_unet.base.signals import Stopped, StopRequest
-from continuous_unet.tasks.generate.grids import sample_grid
 
 from .conftest import unet
 

@@ -5,6 +5,7 @@ import torch
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.training import checkpoints, train
+from continuous_unet.training.trainer import DRAWS
 
 
 def test_checkpoints_that_are_not_this_runs(tiny, tmp_path):
@@ -18,7 +19,7 @@ def test_checkpoints_that_are_not_this_runs(tiny, tmp_path):
         ({**tensors, "model": short}, state, "model.safetensors does not fit"),
         ({k: v for k, v in tensors.items() if k != "ema"}, state, "ema.safetensors does not fit"),
         ({**tensors, "optimizer": {"x/exp_avg": torch.ones(1)}}, state, "optimizer.safetensors does not fit"),
-        (tensors, {}, "not of a run of this version"),
+        (tensors, {"draws": DRAWS}, "not of a run of this version"),
     ):
         checkpoints.save_checkpoint(path.parent, 3, spoilt, numbers)
         with pytest.raises(InputError, match=message):

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import option
 from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
-from continuous_unet.cli.restoration import option
 
 
 @dataclasses.dataclass

@@ -169,16 +169,20 @@ class RunFolder:
             return
         try:
             before = json.loads(self.facts.read_text(encoding="utf-8"))["data"]
-            names = ["num_images", "image_size", "channels", "class_names", *(("smallest", "largest") if moved else ())]
             now = json.loads(json.dumps(data))
-            changed = [f"{name} {before[name]!r} -> {now[name]!r}" for name in names if before.get(name, now[name]) != now[name]]
+            changed = [
+                f"{name} {before[name]!r} -> {now[name]!r}"
+                for name in ("num_images", "image_size", "channels", "class_names", "smallest", "largest")
+                if before.get(name, now[name]) != now[name] and (moved or name not in ("smallest", "largest"))
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.facts} is damaged ({type(error).__name__}); remove it to resume without a check that "
                 "the data is the same"
             ) from error
         if moved and data["left_out"]:
-            changed.append(f"{len(data['left_out'])} images are missing or unreadable, such as {data['left_out'][0][0]}")
+            names = [name for name, _ in data["left_out"]]
+            changed.append(f"{len(names)} images are missing or unreadable, such as {names[0]}")
         if changed:
             raise InputError(
                 f"the data of the run {self.path} has changed ({'; '.join(changed)}); restore it as it was, give its "

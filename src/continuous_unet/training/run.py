@@ -24,9 +24,10 @@ from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.quantization_aware import round_convolutions
+from continuous_unet.training.report import TrainResult
 from continuous_unet.training.start import load_start
 from continuous_unet.training.state import Learner
-from continuous_unet.training.trainer import Trainer, TrainResult
+from continuous_unet.training.trainer import Trainer
 
 
 def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None = None) -> TrainResult:
@@ -95,7 +96,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
 
 def make_task(config: TrainConfig) -> Task:
     """Returns the task of a run."""
-    kind = task_entry(config.task).load_task()
+    kind = task_entry(config.task).load("task")
     return kind(
         config.task,
         kind.make_process(config.process),

@@ -20,6 +20,7 @@ from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
 from continuous_unet.images.resampling import degraded, to_8_bit
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.restoration import RestoreOptions
 
 Check = Callable[[], None]
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
@@ -254,7 +255,8 @@ def evaluate_noising_step(
         generator = torch.Generator().manual_seed(derive_seed("evaluation noise", seed, step, name))
         noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
         started = time.perf_counter()
-        bands = pipeline.bands_at(noisy.to(pipeline.device), step, mode, num_inference_steps, generator, None, check)
+        how = RestoreOptions(mode, num_inference_steps, generator, None, check)
+        bands = pipeline.bands(noisy.to(pipeline.device), None, how, timestep=step)
         restored = torch.cat(list(bands), dim=1).cpu()
         seconds += time.perf_counter() - started
         pixels += clean.shape[1] * clean.shape[2]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
 from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.training_options import RestorationTraining
 
 if TYPE_CHECKING:
@@ -49,3 +50,31 @@ def sigma_range(text: str) -> tuple[float, float]:
     if not (0 <= low <= high <= 255 and high > 0):
         raise InputError(f"sigma={text!r} must be LOW:HIGH or one number, 0 to 255, for example 0:55")
     return low, high
+
+
+@dataclass
+class DenoiseOptions(ModeOptions):
+    """Options of `cunet denoise`."""
+
+    sigma: str = option("auto", "standard deviation of the noise on the 0–255 scale, or auto to estimate it")
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.strength()
+        return self
+
+    def strength(self) -> float | str:
+        """Returns `sigma` as a number, or `"auto"`.
+
+        Raises:
+            InputError: for anything else.
+        """
+        if self.sigma == "auto":
+            return "auto"
+        try:
+            value = float(self.sigma)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 255:
+            raise InputError(f"--sigma {self.sigma} must be auto or a number from 0 to 255")
+        return value

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
 from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.training_options import RestorationTraining
 
 RESIDUAL_SCALE = 4.0
@@ -28,3 +29,13 @@ class UpscaleTraining(RestorationTraining):
                 "--objective epsilon cannot be learned where the input is pure noise, which upscaling starts from; "
                 "use v_prediction or sample"
             )
+
+
+@dataclass
+class UpscaleOptions(ModeOptions):
+    """Options of `cunet upscale`."""
+
+    # pixels of the small image, so that the large one's tiles are as large as those of the other verbs
+    tile: int = option(256, "side of the tiles that large images are cut into, in pixels of the input")
+    overlap: int = option(32, "number of pixels of the input that neighbouring tiles share")
+    scale: int | None = option(None, "upscaling factor: 2, 3 or 4 (default: the model's own, or 2)", choices=(2, 3, 4))

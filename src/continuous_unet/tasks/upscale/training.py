@@ -17,8 +17,8 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` beside the enlarged image (SR3, arXiv 2104.07636).
 
     At the last timestep nothing of the residual is left (zero terminal SNR, arXiv 2305.08891), so the optimal
-    prediction there is the mean residual. A fixed fraction of each batch is trained on exactly this case, with the noise
-    set to zero; at inference it gives the highest PSNR in one evaluation.
+    prediction there is the mean residual. A fixed fraction of each batch is trained on exactly this case, with the
+    noise set to zero; at inference it gives the highest PSNR in one evaluation.
     """
 
     name = "upscale"
@@ -48,7 +48,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         """Returns the answer in one evaluation; noise and times do not matter."""
         enlarged, _ = self._residual(step.clean)
-        return enlarged, enlarged + predict_residual(step.model, step.process.scheduler, enlarged)
+        return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
     def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         enlarged = degraded(clean / 2 + 0.5, self.options.scale)[1] * 2 - 1
