@@ -28,7 +28,8 @@ from rows import write
 
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
-from continuous_unet.evaluation.quality.restoration import evaluate_model
+from continuous_unet.evaluation.options import EvaluateDenoiseOptions, EvaluateUpscaleOptions
+from continuous_unet.evaluation.quality.run import evaluate_denoising, evaluate_upscaling
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
 
@@ -83,15 +84,25 @@ def measure(data: Path) -> None:
     rows = []
     for name in pretrained_models():
         verb = name.split("-")[0]
-        pipeline = load_restorer(name, verb)
         for folder in SETS[verb]:
-            for row in evaluate_model(pipeline, str(data / folder)):
-                row["peak_memory_shape"] = "x".join(map(str, row["peak_memory_shape"]))
-                rows.append({"model": name, "data": folder, **row, "num_threads": torch.get_num_threads()})
-                print(f"{name} {folder} {row.get('sigma', row.get('scale'))}: {row['psnr']:.2f} dB, {row['ssim']:.4f}")
+            rows += evaluated(verb, name, data / folder)
     write(RESULTS / "restoration.csv", rows)
     for name in pretrained_models():
         card(name)
+
+
+def evaluated(verb: str, name: str, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """Rows of one model on one set, as `cunet evaluate` measures."""
+    if verb == "denoise":
+        result = evaluate_denoising(EvaluateDenoiseOptions(data=str(folder), model=[name], device="cpu", **options))
+    else:
+        result = evaluate_upscaling(EvaluateUpscaleOptions(data=str(folder), model=[name], device="cpu", **options))
+    print(result.to_text(), flush=True)
+    if result.stopped_by is not None:
+        raise SystemExit(result.exit_code)
+    for row in result.rows:
+        row["peak_memory_shape"] = "x".join(map(str, row["peak_memory_shape"]))
+    return [{**row, "data": folder.name, "num_threads": torch.get_num_threads()} for row in result.rows]
 
 
 def card(name: str) -> None:

@@ -24,9 +24,11 @@ def test_replace_folder(tmp_path):
 
 
 def test_replace_text(tmp_path):
-    for text in ("one", "two"):
+    for text in ("one", "two", "ünï ☃"):
         replace_text(tmp_path / "a.txt", text)
-        assert (tmp_path / "a.txt").read_text() == text
+        assert (tmp_path / "a.txt").read_text("utf-8") == text
+    replace_text(tmp_path / "a.txt", os.fsdecode(b"a name that is not UTF-8: \xff"))
+    assert (tmp_path / "a.txt").read_text("utf-8").endswith("UTF-8: \\udcff")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -94,21 +96,21 @@ def test_an_earlier_result_is_replaced_only_if_that_is_allowed(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "x.json").touch()
-    for name, mark, message in (("file", None, "file exists already"), ("old", "x.json", r"result already \(export\)")):
-        with pytest.raises(InputError, match=rf"{message}; go elsewhere, or allow it with --overwrite"):
+    for name, mark, message in (("file", None, "file exists already"), ("old", "x.json", r"already holds a result \(export\)")):
+        with pytest.raises(InputError, match=rf"{message}; go elsewhere, or replace it with --overwrite"):
             check_output(tmp_path / name, overwrite=False, mark=mark, what="export", instead="go elsewhere")
         assert check_output(tmp_path / name, overwrite=True, mark=mark) == tmp_path / name
 
 
 REFUSED = {
-    "foreign folder": ("foreign", "x.json", "is not empty and holds no result; name a new folder"),
+    "foreign folder": ("foreign", "x.json", "is not empty and is not an earlier result; name a new folder"),
     "a file for a folder": ("file", "x.json", "file is a file; name a new folder"),
     "a folder for a file": ("foreign", None, "foreign is a folder; name a new file"),
     "below a file": ("file/below", None, "file is not a folder that may be written to"),
-    "nothing": ("", None, "'' cannot be written; name a new file"),
-    "here": (".", "x.json", "'.' cannot be written; name a new folder"),
-    "above": ("..", "x.json", "cannot be written; name a new folder"),
-    "no name": ("a\0b", "x.json", "cannot be written; name a new folder"),
+    "nothing": ("", None, "'' cannot be created; name a new file"),
+    "here": (".", "x.json", "'.' cannot be created; name a new folder"),
+    "above": ("..", "x.json", "cannot be created; name a new folder"),
+    "no name": ("a\0b", "x.json", "cannot be created; name a new folder"),
 }
 
 

@@ -280,8 +280,8 @@ REFUSED = {
     "tolerance": ({"tolerance": -1.0}, "must be positive"),
     "no output": ({"output": ""}, "--output is missing"),
     "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
-    "taken": ({"output": "taken"}, "is not empty and holds no export"),
-    "export there": ({"output": "export"}, "holds a result already (export)"),
+    "taken": ({"output": "taken"}, "is not empty and is not an earlier export"),
+    "export there": ({"output": "export"}, "already holds a result (export)"),
     "file": ({"output": "file"}, "is a file"),
 }
 

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and a clear error where the disk is full or the folder may not be written to."""
+"""Files are written completely or not at all, with a clear error if the disk is full or permission is missing."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from continuous_unet.base.errors import InputError
 
 @contextlib.contextmanager
 def explain_write_errors(target: str | os.PathLike) -> Iterator[None]:
-    """Within, an error of the operating system becomes one that a person can act on.
+    """Inside this context, errors of the operating system are raised as errors that a person can act on.
 
     Raises:
-        InputError: naming `target`, the reason and the remedy.
+        InputError: names `target`, the reason and the remedy.
     """
     try:
         yield
@@ -24,7 +24,7 @@ def explain_write_errors(target: str | os.PathLike) -> Iterator[None]:
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(
-            f"{target} cannot be written ({reason}); free some space or check the permissions, and go on"
+            f"{target} cannot be written ({reason}); free some space or check the permissions, and try again"
         ) from error
 
 
@@ -54,16 +54,16 @@ def check_output(
     name = os.fspath(output)
     target, kind = Path(name), "file" if mark is None else "folder"
     if target.name in ("", "..") or "\0" in name:
-        raise InputError(f"--output {name!r} cannot be written; name a new {kind}")
+        raise InputError(f"--output {name!r} cannot be created; name a new {kind}")
     if os.path.exists(target):
         if os.path.isdir(target) != (mark is not None):
             raise InputError(f"--output {target} is a {'folder' if mark is None else 'file'}; name a new {kind}")
         if mark is None or (target / mark).is_file():
             if not overwrite:
-                holds = "exists already" if mark is None else f"holds a result already ({what})"
-                raise InputError(f"{target} {holds}; {instead}, or allow it with --overwrite")
+                there = "exists already" if mark is None else f"already holds a result ({what})"
+                raise InputError(f"--output {target} {there}; {instead}, or replace it with --overwrite")
         elif any(target.iterdir()):
-            raise InputError(f"--output {target} is not empty and holds no {what}; name a new folder")
+            raise InputError(f"--output {target} is not empty and is not an earlier {what}; name a new folder")
     place = next(path for path in target.absolute().parents if os.path.exists(path))
     if not os.path.isdir(place) or not os.access(place, os.W_OK):
         raise InputError(f"cannot write into {target.parent}: {place} is not a folder that may be written to")
@@ -71,10 +71,10 @@ def check_output(
 
 
 def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Make a file anew by `write(aside)`: at every moment it is absent, the old one, or whole, also after a crash.
+    """Writes a file by `write(aside)` and moves it into place, so that even a crash leaves the old file or the new one.
 
     Raises:
-        InputError: if it cannot be written; what was there before is untouched.
+        InputError: if it cannot be written; an earlier file is untouched.
     """
     target = Path(path)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -85,12 +85,12 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> No
             os.replace(aside, target)
         finally:
             with contextlib.suppress(OSError):
-                aside.unlink()  # left over if something went wrong
+                aside.unlink()  # it is left over if something went wrong
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """`replace_file` by a text."""
-    replace_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    """Writes a text file as `replace_file` does; what UTF-8 cannot represent, as in some file names, is escaped."""
+    replace_file(path, lambda aside: aside.write_text(text, "utf-8", "backslashreplace"))
 
 
 def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
@@ -99,7 +99,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
     Also after a crash, what is there is on the disk. The parent folder is made if it is missing.
 
     Raises:
-        InputError: if it cannot be written; what was there before is untouched.
+        InputError: if it cannot be written; an earlier folder is untouched.
     """
     aside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
     with explain_write_errors(target):
@@ -125,7 +125,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Waits until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,22 +1,23 @@
 """Everything that one model costs, in one call."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import CallResult
 from continuous_unet.evaluation.costs.latency import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
 from continuous_unet.models.unet import count_evaluations
 
 
-@dataclass(frozen=True)
-class ModelProfile:
-    """Costs of one forward pass of a batch, unless said otherwise. Sizes are bytes, times milliseconds."""
+@dataclass
+class ModelProfile(CallResult):
+    """Costs of one forward pass of a batch, unless stated otherwise. Sizes are in bytes, times in milliseconds."""
 
     model: str
     sample_shape: tuple[int, int, int, int]
@@ -44,12 +45,8 @@ class ModelProfile:
     num_threads: int
     torch_version: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
     def to_text(self) -> str:
-        """A table to read."""
+        """Returns a table to read."""
         latency = self.latency_ms
         rows = [
             ("model", self.model),
@@ -84,7 +81,7 @@ def profile_model(
     repeats: int = 20,
     warmup: int = 3,
 ) -> ModelProfile:
-    """Measure a U-Net of diffusers' contract, on the device and in the dtype that it is in.
+    """Measures a U-Net of diffusers' contract, on the device and in the dtype that it is in.
 
     Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model is left as
     it was found: modes, gradients and weights; so is the random state.
@@ -184,7 +181,7 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
 
 
 def _try(forward: Callable[[], Any], shape: tuple[int, ...]) -> None:
-    """One pass, so that a size that the model cannot take is told as such: diffusers fails deep inside."""
+    """Runs one pass, so that a size that the model cannot take gets a clear error: diffusers fails deep inside."""
     try:
         forward()
     except torch.OutOfMemoryError:
