@@ -1,0 +1,127 @@
+"""What a noise process is: how images become noise, what a model predicts of them, and the way back.
+
+Everything that depends on the kind of process is behind `Process`. A new kind is one file with a class of this
+contract, and one entry in `continuous_unet.diffusion.options.PROCESSES`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.options import PROCESSES
+
+Times = Tensor | int
+"""A time for all images (int or 0-d) or one for each, `(B,)`."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch as the training of a diffusion model needs it."""
+
+    x_t: Tensor
+    """The noisy images, `(B, C, H, W)`: the model's input."""
+    target: Tensor
+    """What the model is trained to predict, of that shape."""
+    weight: Tensor | None = None
+    """Weights `(B,)` of the squared errors; None if all are 1."""
+
+
+class Process(Protocol):
+    """A noise process: `x_t = signal(t) clean + noise(t) unit_noise`, with images in [-1, 1].
+
+    Times are 0 (least noise) to `num_train_timesteps - 1`, as the model is given them.
+    """
+
+    name: str
+    """The key in `PROCESSES`."""
+    prediction_type: str
+    """What the model predicts, by diffusers' names: `epsilon`, `v_prediction`, `sample`."""
+    num_train_timesteps: int
+    scheduler: Any
+    """The diffusers scheduler that is saved with a pipeline."""
+
+    def draw_times(self, uniform: Tensor) -> Tensor:
+        """Returns training times `(B,)` for numbers `(B,)` in [0, 1)."""
+
+    def spread_times(self, numbers: Sequence[int]) -> Tensor:
+        """Returns times `(B,)` that cover the whole range evenly, however few `numbers` 0, 1, 2, … there are."""
+
+    def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> Noised:
+        """Noises images `(B, C, H, W)` by unit noise of that shape to times `(B,)`."""
+
+    def to_clean(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
+        """Returns the clean images `(B, C, H, W)` that a prediction for the noisy images `x_t` implies."""
+
+    def to_noise(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
+        """Returns the unit noise `(B, C, H, W)` that a prediction for the noisy images `x_t` implies."""
+
+    def coefficients(self, time: int) -> tuple[float, float]:
+        """Returns the standard deviations of signal and noise at a time: `x_t = signal clean + noise unit_noise`."""
+
+    def nearest_time(self, ratio: float) -> int:
+        """Returns the time whose ratio of noise to signal is nearest to `ratio`, on a logarithmic scale."""
+
+    def make_sampler(self, name: str) -> Any:
+        """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
+
+
+class PredictingModel(Protocol):
+    """A U-Net of diffusers' contract."""
+
+    def __call__(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Any:
+        """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
+
+
+def process_of(scheduler: Any) -> Process:
+    """Returns the noise process that a diffusers scheduler stands for.
+
+    Raises:
+        InputError: for None, and for a scheduler of a family that no process here knows (flow matching, EDM, …).
+    """
+    if scheduler is None:
+        raise InputError("this model has no noise schedule: it was not trained as a diffusion model")
+    for options in PROCESSES.values():
+        process = options.wrap(scheduler)
+        if process is not None:
+            return process
+    kind = scheduler.config.get("prediction_type")
+    predicts = f" with prediction_type={kind}" if kind else ""
+    raise InputError(
+        f"the noise process of {type(scheduler).__name__}{predicts} is not supported; expected a scheduler of one of "
+        f"these kinds: {', '.join(PROCESSES)}, such as DDPMScheduler or DDIMScheduler"
+    )
+
+
+def prediction_error(
+    model: PredictingModel,
+    process: Process,
+    clean: Tensor,
+    noise: Tensor,
+    times: Tensor,
+    class_labels: Tensor | None = None,
+    *,
+    weighted: bool = False,
+) -> Tensor:
+    """Returns the mean squared error of a model's prediction for each image, `(B,)`, float32.
+
+    Args:
+        model: predicts what the process asks for.
+        process: noises the images, and says what is to be predicted.
+        clean: images `(B, C, H, W)` in [-1, 1].
+        noise: standard normal noise of that shape.
+        times: `(B,)`.
+        class_labels: `(B,)` for class-conditional models.
+        weighted: whether the process's weights are applied, as in training.
+    """
+    noised = process.add_noise(clean, noise, times)
+    prediction = model(noised.x_t, times, class_labels=class_labels).sample
+    error = torch.nn.functional.mse_loss(prediction.float(), noised.target.float(), reduction="none")
+    error = error.flatten(1).mean(dim=1)
+    return error * noised.weight if weighted and noised.weight is not None else error

@@ -1,0 +1,146 @@
+"""The variance-preserving process (Ho et al. 2020, arXiv 2006.11239): `x_t = alpha clean + sigma noise`.
+
+With `alpha^2 = alphas_cumprod[t]` and `sigma^2 = 1 - alpha^2`, where the table belongs to a diffusers scheduler.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.process import Noised, Times
+from continuous_unet.diffusion.samplers import make_scheduler
+
+GOLDEN_RATIO = 0.6180339887498949
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+class VariancePreserving:
+    """The process of a scheduler that has a table `alphas_cumprod`.
+
+    A model predicts, at the scheduler's `prediction_type`: `epsilon`, the noise (Ho et al. 2020, eq. 14);
+    `v_prediction`, `alpha noise - sigma clean` (Salimans and Ho 2022, arXiv 2202.00512, sec. 4); `sample`, the clean
+    image.
+
+    Args:
+        scheduler: a diffusers scheduler for which `fits` is true.
+        min_snr_gamma: upper limit of the weights' signal-to-noise ratio (Hang et al. 2023, arXiv 2303.09556); no
+            weights if None.
+
+    Raises:
+        InputError: for a scheduler of another family.
+    """
+
+    name = VariancePreservingOptions.name
+
+    def __init__(self, scheduler: Any, min_snr_gamma: float | None = None) -> None:
+        if not self.fits(scheduler):
+            raise InputError(f"{type(scheduler).__name__} is not the scheduler of a variance-preserving process")
+        self.scheduler = scheduler
+        self.min_snr_gamma = min_snr_gamma
+        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.cpu()
+        """The signal's variance at each time, `(T,)`, float32, on the CPU."""
+        self._tables: dict[torch.device, Tensor] = {}
+        self.num_train_timesteps = len(self.alphas_cumprod)
+        self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
+
+    @staticmethod
+    def fits(scheduler: Any) -> bool:
+        """Whether a scheduler is one of a variance-preserving process whose model is given integer timesteps."""
+        config = scheduler.config
+        return (
+            isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor)
+            and config.get("prediction_type", "epsilon") in PREDICTION_TYPES
+            and not config.get("use_flow_sigmas", False)
+            and config.get("timestep_type", "discrete") == "discrete"
+        )
+
+    def draw_times(self, uniform: Tensor) -> Tensor:
+        return (uniform * self.num_train_timesteps).long().clamp_(max=self.num_train_timesteps - 1)
+
+    def spread_times(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor([int(number * GOLDEN_RATIO % 1 * self.num_train_timesteps) for number in numbers])
+
+    def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> Noised:
+        alpha_bar = self._table(clean.device).to(clean.dtype)[times]
+        alpha, sigma = _per_image(alpha_bar**0.5, clean), _per_image((1 - alpha_bar) ** 0.5, clean)
+        target = {"epsilon": noise, "sample": clean}.get(self.prediction_type)
+        if target is None:
+            target = alpha * noise - sigma * clean
+        return Noised(alpha * clean + sigma * noise, target, self._weight(times))
+
+    def _table(self, device: torch.device) -> Tensor:
+        """Returns `alphas_cumprod` on a device; a copy is kept, because one for each training step would cost more."""
+        if device not in self._tables:
+            self._tables[device] = self.alphas_cumprod.to(device)
+        return self._tables[device]
+
+    def _weight(self, times: Tensor) -> Tensor | None:
+        """Returns `min(SNR, gamma)` on the error of the clean image, written for the error of the prediction
+        (arXiv 2303.09556, eq. 8).
+        """
+        if self.min_snr_gamma is None:
+            return None
+        alpha_bar = self._table(times.device)[times]
+        snr = (alpha_bar**0.5 / (1.0 - alpha_bar) ** 0.5) ** 2
+        capped = snr.clamp(max=self.min_snr_gamma)
+        if self.prediction_type == "epsilon":
+            return capped / snr.clamp(min=1e-12)
+        return capped / (snr + 1) if self.prediction_type == "v_prediction" else capped
+
+    def to_clean(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
+        if self.prediction_type == "sample":
+            return prediction
+        alpha, sigma = self._coefficients(x_t, times)
+        if self.prediction_type == "v_prediction":
+            return alpha * x_t - sigma * prediction
+        return (x_t - sigma * prediction) / alpha
+
+    def to_noise(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return prediction
+        alpha, sigma = self._coefficients(x_t, times)
+        return (x_t - alpha * self.to_clean(prediction, x_t, times)) / sigma
+
+    def coefficients(self, time: int) -> tuple[float, float]:
+        alpha_bar = float(self.alphas_cumprod[time])
+        return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+    def _coefficients(self, x_t: Tensor, times: Times) -> tuple[Tensor | float, Tensor | float]:
+        if isinstance(times, int):
+            return self.coefficients(times)
+        alpha_bar = self.alphas_cumprod.double()
+        tables = [variance.sqrt().to(x_t.dtype).to(x_t.device) for variance in (alpha_bar, 1 - alpha_bar)]
+        return _per_image(tables[0][times], x_t), _per_image(tables[1][times], x_t)
+
+    def nearest_time(self, ratio: float) -> int:
+        alphas = self.alphas_cumprod.double()
+        ratios = ((1 - alphas) / alphas).sqrt()
+        return int((ratios.clamp(min=1e-9).log() - math.log(max(ratio, 1e-9))).abs().argmin())
+
+    def make_sampler(self, name: str) -> Any:
+        return make_scheduler(name, self.scheduler.config)
+
+    def describe(self) -> dict[str, Any]:
+        if self.scheduler.config.get("thresholding", False):
+            raise InputError("schedulers with thresholding=True cannot be exported; DDIM with clip_sample=True can")
+        ddim = self.make_sampler("ddim")
+        return {
+            "alphas_cumprod": [float(str(np.float32(value))) for value in self.alphas_cumprod.tolist()],
+            "prediction_type": ddim.config.prediction_type,
+            "timestep_spacing": ddim.config.timestep_spacing,
+            "steps_offset": ddim.config.steps_offset,
+            "clip_sample": ddim.config.clip_sample,
+            "clip_sample_range": ddim.config.clip_sample_range,
+            "final_alpha_cumprod": float(ddim.final_alpha_cumprod),
+        }
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Returns `(B,)` as `(B, 1, 1, 1)`, and a 0-d tensor as it is."""
+    return values.reshape(-1, *[1] * (images.ndim - 1)) if values.ndim else values

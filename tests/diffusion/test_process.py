@@ -1,0 +1,227 @@
+"""The noise processes: diffusers' own formulas, round trips between all parametrisations, and what is refused."""
+
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.training_utils import compute_snr
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
+from continuous_unet.diffusion.process import Noised, prediction_error, process_of
+from continuous_unet.diffusion.variance_preserving import PREDICTION_TYPES, VariancePreserving
+
+TIMES = torch.tensor([0, 100, 500, 998])
+SCHEDULES = {
+    "linear": {},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+    "zero terminal SNR": {"rescale_betas_zero_snr": True},
+}
+
+
+def parts(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(4, 3, 8, 8, generator=generator, dtype=dtype) for _ in range(2))
+
+
+@pytest.fixture(params=SCHEDULES, ids=str)
+def schedule(request):
+    return SCHEDULES[request.param]
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_noising_is_diffusers_own_to_the_last_bit(kind, schedule):
+    clean, noise = parts()
+    scheduler = DDPMScheduler(prediction_type=kind, **schedule)
+    noised = process_of(scheduler).add_noise(clean, noise, TIMES)
+    expected = {"epsilon": noise, "sample": clean, "v_prediction": scheduler.get_velocity(clean, noise, TIMES)}
+    assert torch.equal(noised.x_t, scheduler.add_noise(clean, noise, TIMES))
+    assert torch.equal(noised.target, expected[kind])
+    assert noised.weight is None
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_the_noisy_image_follows_the_table_whatever_the_sampler(kind):
+    """Euler's own `add_noise` does not preserve the variance, and DPM-Solver's uses rounded sigmas."""
+    clean, noise = parts()
+    expected = process_of(DDPMScheduler(prediction_type=kind)).add_noise(clean, noise, TIMES)
+    for name in ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"):
+        noised = process_of(getattr(diffusers, name)(beta_end=0.02, prediction_type=kind)).add_noise(
+            clean, noise, TIMES
+        )
+        torch.testing.assert_close(noised.x_t, expected.x_t, rtol=0, atol=1e-5)
+        torch.testing.assert_close(noised.target, expected.target, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_predictions_go_back_to_image_and_noise(kind, schedule):
+    """All parametrisations: the target leads to clean and noise, these to the target of any other kind."""
+    clean, noise = parts(torch.float64)
+    process = process_of(DDPMScheduler(prediction_type=kind, **schedule))
+    noised = process.add_noise(clean, noise, TIMES)
+    image, unit = (f(noised.target, noised.x_t, TIMES) for f in (process.to_clean, process.to_noise))
+    torch.testing.assert_close(image, clean, rtol=0, atol=2e-4)  # the table itself is float32
+    torch.testing.assert_close(unit, noise, rtol=0, atol=2e-4)
+    for other in PREDICTION_TYPES:
+        again = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(image, unit, TIMES)
+        expected = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(clean, noise, TIMES)
+        torch.testing.assert_close(again.x_t, noised.x_t, rtol=0, atol=2e-4)
+        torch.testing.assert_close(again.target, expected.target, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_one_time_gives_what_a_time_for_each_image_gives(kind, schedule):
+    clean, noise = parts()
+    scheduler = DDPMScheduler(prediction_type=kind, **schedule)
+    process = process_of(scheduler)
+    for time in TIMES.tolist():
+        alpha_bar = float(scheduler.alphas_cumprod[time])  # the formulas in double precision, as sampling uses them
+        alpha, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+        image = {
+            "sample": clean,
+            "v_prediction": alpha * noise - sigma * clean,
+            "epsilon": (noise - sigma * clean) / alpha,
+        }[kind]
+        unit = clean if kind == "epsilon" else (noise - alpha * image) / sigma
+        for times in (time, torch.tensor(time), torch.full((4,), time)):
+            assert torch.equal(process.to_clean(clean, noise, times), image)
+            assert torch.equal(process.to_noise(clean, noise, times), unit)
+        assert process.coefficients(time) == (alpha, sigma)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_weights_make_all_objectives_the_same_loss(kind):
+    """The point of min-SNR: each is the loss of the clean image with the weight min(SNR, gamma)."""
+    clean, noise = parts()
+    scheduler = DDPMScheduler(prediction_type=kind)
+    process = VariancePreserving(scheduler, min_snr_gamma=5.0)
+    guess = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    noisy = process.add_noise(clean, noise, TIMES).x_t
+    of_noise = process_of(DDPMScheduler(prediction_type="sample"))
+    prediction = process.add_noise(guess, of_noise.to_noise(guess, noisy, TIMES), TIMES).target
+    snr = compute_snr(scheduler, TIMES)
+    capped = snr.clamp(max=5)
+    weights = {"epsilon": capped / snr, "v_prediction": capped / (snr + 1), "sample": capped}[kind]
+    assert torch.equal(process.add_noise(clean, noise, TIMES).weight, weights)
+    model = lambda x, t, class_labels: SimpleNamespace(sample=prediction)  # noqa: E731
+    loss = prediction_error(model, process, clean, noise, TIMES, weighted=True)
+    expected = capped * (guess - clean).square().mean((1, 2, 3))
+    torch.testing.assert_close(loss, expected, rtol=2e-3, atol=1e-7)
+    unweighted = prediction_error(model, process, clean, noise, TIMES)
+    assert torch.equal(unweighted, prediction_error(model, process_of(scheduler), clean, noise, TIMES, weighted=True))
+    assert torch.equal(unweighted * weights, loss)
+
+
+def test_epsilon_weights_are_finite_without_any_signal():
+    process = VariancePreserving(DDPMScheduler(rescale_betas_zero_snr=True), min_snr_gamma=5.0)
+    clean, noise = parts()
+    weight = process.add_noise(clean, noise, torch.full((4,), 999)).weight
+    assert weight.isfinite().all()
+
+
+def test_errors_are_per_image_in_float32():
+    clean, noise = parts()
+    model = lambda x, t, class_labels: SimpleNamespace(sample=noise.bfloat16() + 1)  # noqa: E731
+    error = prediction_error(model, process_of(DDPMScheduler()), clean, noise, TIMES)
+    assert error.dtype == torch.float32
+    torch.testing.assert_close(error, torch.ones(4), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000, 1025])
+def test_times_are_drawn_evenly_and_in_range(count):
+    process = process_of(DDPMScheduler(num_train_timesteps=count))
+    times = process.draw_times((torch.arange(count) + 0.5) / count)
+    assert torch.equal(times, torch.arange(count))
+    assert process.draw_times(torch.tensor([0.0, 1 - 2**-24])).tolist() == [0, count - 1]
+
+
+@pytest.mark.parametrize("number", [4, 40, 400])
+def test_spread_times_leave_no_part_of_the_range_out(number):
+    times = process_of(DDPMScheduler()).spread_times(range(number)).sort().values
+    gaps = torch.diff(torch.cat([torch.tensor([0]), times, torch.tensor([1000])]))
+    assert gaps.max() <= 2.7 * 1000 / number  # no set of multiples of one number is spread better
+    assert torch.equal(process_of(DDPMScheduler()).spread_times([0, 3]), torch.tensor([0, 854]))
+
+
+def test_nearest_time_inverts_the_ratio_of_noise_to_signal(schedule):
+    process = process_of(DDPMScheduler(**schedule))
+    for time in TIMES.tolist():
+        signal, noise = process.coefficients(time)
+        assert process.nearest_time(noise / signal) == time
+    assert process.nearest_time(0.0) == 0
+
+
+def test_samplers_take_over_the_process():
+    process = process_of(DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"))
+    sampler = process.make_sampler("dpm++")
+    assert isinstance(sampler, DPMSolverMultistepScheduler)
+    assert sampler.config.prediction_type == "v_prediction"
+    assert torch.equal(process_of(sampler).alphas_cumprod, process.alphas_cumprod)
+    with pytest.raises(InputError, match="scheduler 'heun' is unknown; expected one of ddpm, ddim"):
+        process.make_sampler("heun")
+
+
+def test_options_make_the_process():
+    options = VariancePreservingOptions(noise_schedule="scaled_linear", num_train_timesteps=50, min_snr_gamma=5.0)
+    process = options.validate().make()
+    assert (process.prediction_type, process.num_train_timesteps, process.min_snr_gamma) == ("epsilon", 50, 5.0)
+    plain = DDPMScheduler(num_train_timesteps=50, beta_schedule="scaled_linear")
+    assert process.scheduler.to_json_string() == plain.to_json_string()
+    zero = options.make(default_objective="v_prediction", zero_terminal_snr=True)
+    assert zero.prediction_type == "v_prediction"
+    assert zero.coefficients(49) == (0, 1)
+    assert zero.scheduler.config.clip_sample is False
+    assert VariancePreservingOptions(objective="sample").make(default_objective="epsilon").prediction_type == "sample"
+    for wrong, message in (
+        ({"num_train_timesteps": 0}, "num_train_timesteps=0 must be at least 1"),
+        ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0 must be a positive number"),
+        ({"min_snr_gamma": float("nan")}, "min_snr_gamma=nan must be a positive number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            VariancePreservingOptions(**wrong).validate()
+
+
+def test_every_process_is_named_by_its_options():
+    for name, options in PROCESSES.items():
+        process = options().make()
+        assert process.name == name
+        assert isinstance(process_of(process.scheduler), type(process))
+        assert isinstance(process.add_noise(*parts(), TIMES), Noised)
+
+
+OTHERS = {
+    "flow matching": lambda: diffusers.FlowMatchEulerDiscreteScheduler(),
+    "flow matching, Heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(),
+    "flow prediction": lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    "flow sigmas": lambda: DPMSolverMultistepScheduler(use_flow_sigmas=True),
+    "EDM": lambda: diffusers.EDMEulerScheduler(),
+    "EDM, DPM-Solver": lambda: diffusers.EDMDPMSolverMultistepScheduler(),
+    "consistency": lambda: diffusers.CMStochasticIterativeScheduler(),
+    "continuous times": lambda: diffusers.EulerDiscreteScheduler(timestep_type="continuous"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_are_refused_by_name(name):
+    scheduler = OTHERS[name]()
+    with pytest.raises(InputError) as caught:
+        process_of(scheduler)
+    message = str(caught.value)
+    assert type(scheduler).__name__ in message
+    assert "not supported; expected a scheduler of one of these kinds: variance-preserving" in message
+    assert "\n" not in message
+    with pytest.raises(InputError, match="is not the scheduler of a variance-preserving process"):
+        VariancePreserving(scheduler)
+
+
+def test_a_model_without_scheduler_has_no_process():
+    with pytest.raises(InputError, match="no noise schedule"):
+        process_of(None)
+
+
+def test_thresholding_does_not_leave_for_an_export():
+    process = process_of(DDIMScheduler(thresholding=True))
+    with pytest.raises(InputError, match="thresholding=True cannot be exported"):
+        process.describe()
