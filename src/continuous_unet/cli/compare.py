@@ -7,7 +7,6 @@ A comparison that was stopped goes on by the same command. The report is DIR/rep
 """
 
 import argparse
-import dataclasses
 import sys
 
 import yaml
@@ -26,18 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False), end="")
         return 0
-    config.validate()
 
     from continuous_unet.comparison.run import compare
 
     result = compare(config)
-    if result.stopped_by is not None:
-        print(f"stopped; the same command goes on with {config.output}", file=sys.stderr)
-        return 128 + result.stopped_by
-    if arguments.json:
-        print_json(dataclasses.asdict(result))
-    else:
-        for verdict in result.verdicts:
-            print(f"{verdict['verdict'] or '-':7} {verdict['claim']}: {verdict['measured']} ({verdict['target']})")
-        print(f"report: {result.report}")
-    return 0
+    for note in result.notes():
+        print(note, file=sys.stderr)
+    if arguments.json and result.stopped_by is None:
+        print_json(result.to_dict())
+    elif result.to_text():
+        print(result.to_text())
+    return result.exit_code

@@ -21,6 +21,7 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.sources import open_source
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
 from continuous_unet.images.grids import to_pil
@@ -228,11 +229,11 @@ class NoisingStep(GaussianNoise):
         """
         if pipeline.scheduler is None:
             raise InputError("timesteps are those of a diffusion model; this model was trained to denoise: use --sigma")
-        count = pipeline.scheduler.config.num_train_timesteps
-        if not 0 <= step < count:
-            raise InputError(f"timestep {step} must lie in 0 to {count - 1}")
-        alpha = float(pipeline.scheduler.alphas_cumprod[step])
-        return cls(sigma=((1 - alpha) / alpha) ** 0.5 * 127.5, step=step)
+        process = process_of(pipeline.scheduler)
+        if not 0 <= step < process.num_train_timesteps:
+            raise InputError(f"timestep {step} must lie in 0 to {process.num_train_timesteps - 1}")
+        signal, noise = process.coefficients(step)
+        return cls(sigma=noise / signal * 127.5, step=step)
 
     def setting(self) -> dict[str, float]:
         return {"step": self.step, "sigma": self.sigma}
