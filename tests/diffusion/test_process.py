@@ -175,9 +175,9 @@ def test_options_make_the_process():
     assert zero.scheduler.config.clip_sample is False
     assert VariancePreservingOptions(objective="sample").make(default_objective="epsilon").prediction_type == "sample"
     for wrong, message in (
-        ({"num_train_timesteps": 0}, "num_train_timesteps=0 must be at least 1"),
-        ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0 must be a positive number"),
-        ({"min_snr_gamma": float("nan")}, "min_snr_gamma=nan must be a positive number"),
+        ({"num_train_timesteps": 0}, "--num-train-timesteps 0 must be at least 1"),
+        ({"min_snr_gamma": 0.0}, "--min-snr-gamma 0.0 must be above 0"),
+        ({"min_snr_gamma": float("nan")}, "--min-snr-gamma nan must be finite"),
     ):
         with pytest.raises(InputError, match=message):
             VariancePreservingOptions(**wrong).validate()

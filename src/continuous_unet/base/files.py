@@ -102,6 +102,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
                 if old.exists():
                     os.replace(old, target)
                 raise
+            sync(target.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

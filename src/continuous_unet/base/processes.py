@@ -4,10 +4,12 @@ Signals reach one process or all; what they ask for is done by all at the same p
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import Stopped, StopRequest
@@ -81,6 +83,29 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value], from_process=0)[0]
+
+    def by_main(self, action: Callable[[], object]) -> None:
+        """Lets the main process do something while the others wait.
+
+        Raises:
+            InputError: in all processes, if the action raised one.
+        """
+        problem = None
+        if self.main:
+            try:
+                action()
+            except InputError as error:
+                if self.count == 1:
+                    raise
+                problem = str(error)
+        problem = self.from_main(problem)
+        if problem is not None:
+            raise InputError(problem)
+
+    def say(self, text: str) -> None:
+        """Prints a line for people on stderr, from the main process, above progress bars."""
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
 
     def wait(self) -> None:
         """Until all are here."""

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 CURVE_SCHEDULERS = ("ddim", "dpm++")
 """Samplers of the quality curves."""
+SHARED = (
+    *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "objective"),
+    *("noise_schedule", "ema_decay", "device"),
+)
+"""Options of the trainings that are taken over."""
 
 
 @dataclass
@@ -139,31 +144,24 @@ class CompareConfig(Options):
             points: number of validations during the training.
         """
         every = max(1, steps // points)
-        return TrainConfig(
-            data=self.data,
-            output=output,
-            preset=side.preset,
-            model_options=side.model_options,
-            steps=steps,
-            batch_size=self.batch_size,
-            seed=seed,
-            image_size=self.image_size,
-            channels=self.channels,
-            fit=self.fit,
-            random_flip=self.random_flip,
-            num_validation=self.num_validation,
-            objective=self.objective,
-            noise_schedule=self.noise_schedule,
-            learning_rate=learning_rate,
-            lr_schedule="constant_with_warmup",
-            lr_warmup_steps=min(100, max(1, steps // 10)),
-            ema_decay=self.ema_decay,
-            device=self.device,
-            checkpoint_every=every,
-            keep_checkpoints=1,
-            validate_every=every,
-            log_every=min(50, every),
-            sample_every=steps,
-            num_samples=1,
-            sample_steps=1,
+        shared = {name: getattr(self, name) for name in SHARED}
+        return TrainConfig.from_dict(
+            {
+                **shared,
+                "output": output,
+                "preset": side.preset,
+                "model_options": side.model_options,
+                "steps": steps,
+                "seed": seed,
+                "learning_rate": learning_rate,
+                "lr_schedule": "constant_with_warmup",
+                "lr_warmup_steps": min(100, max(1, steps // 10)),
+                "checkpoint_every": every,
+                "keep_checkpoints": 1,
+                "validate_every": every,
+                "log_every": min(50, every),
+                "sample_every": steps,
+                "num_samples": 1,
+                "sampling_steps": 1,
+            }
         )

@@ -12,11 +12,14 @@ import torch
 from continuous_unet.base.errors import first_line
 from continuous_unet.comparison.results import Failed, SavedMemory, SideCost, SolverStepsLosses, Speed, from_json
 from continuous_unet.data import ImageDataset
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, measure_latency, profile_model, saved_bytes
 from continuous_unet.ode import METHODS
+from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-from continuous_unet.training.validation import validation_loss
+from continuous_unet.tasks.generate.training import GenerateTask
+from continuous_unet.training.validation import validate
 
 Models = Mapping[str, Any]
 """U-Nets of diffusers' contract by the name of their side."""
@@ -157,20 +160,20 @@ def _latencies(
     return {name: failed[name] if name in failed else times[name] for name in models}
 
 
-def measure_solver_steps(
-    unet: Any, scheduler: Any, held_out: ImageDataset, device: torch.device
-) -> list[SolverStepsLosses]:
+def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDataset) -> list[SolverStepsLosses]:
     """Returns validation losses of a trained model with other numbers of solver steps than it was trained with.
 
     The list is empty if the model has no solver with a fixed number of steps.
     """
+    unet = pipeline.unet
     if not hasattr(unet, "set_solver") or unet.config.method not in METHODS:
         return []
     trained = unet.config.num_solver_steps
+    task = GenerateTask(GenerateTraining(), process_of(pipeline.scheduler))
     rows = []
     for steps in SOLVER_STEPS:
         unet.set_solver(num_steps=steps)
-        losses = validation_loss(unet, scheduler, held_out, seed=0, with_labels=False, device=device)
+        losses = validate(task, unet, held_out, seed=0)
         rows.append(from_json(SolverStepsLosses, {"solver_steps": steps, "trained_with": trained, **losses}))
     unet.set_solver(num_steps=trained)
     return rows

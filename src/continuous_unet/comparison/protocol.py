@@ -222,8 +222,8 @@ class Protocol:
         )
 
     def _solver_steps(self, side: Side) -> list[res.SolverStepsLosses]:
-        pipeline = load_pipeline(self.folder / "runs" / side.name / "seed-0", device=self.device)
-        return measure.measure_solver_steps(pipeline.unet, pipeline.scheduler, self.held_out, self.device)
+        run = self.folder / "runs" / side.name / "seed-0"
+        return measure.measure_solver_steps(load_pipeline(run, device=self.device), self.held_out)
 
 
 def _by_side(sides: list[Side], owners: Sequence[Side], results: Sequence[Result]) -> dict[str, list[Result]]:

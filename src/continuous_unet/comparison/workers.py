@@ -24,6 +24,8 @@ from continuous_unet.evaluation.quality.generation import BATCH, distances, fake
 from continuous_unet.images.grids import make_grid, write_png
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.guards import TrainingDiverged
+from continuous_unet.training.run import train
 
 ExtractorSpec = tuple[str, Path, Facts]
 """Name, file and facts of an extractor."""
@@ -73,13 +75,11 @@ def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def train_side(config: TrainConfig) -> Training | StoppedEarly:
     """Trains a side, from the beginning or from where it was stopped, and returns what the report needs of it."""
-    from continuous_unet.training import trainer
-
     started = time.perf_counter()
     folder = Path(config.output)
     try:
-        result = trainer.train(config, resume=(folder / "config.yaml").is_file())
-    except trainer.TrainingDiverged as error:  # a learning rate that is too high is a result of the sweep
+        result = train(config, resume=(folder / "config.yaml").is_file())
+    except TrainingDiverged as error:  # a learning rate that is too high is a result of the sweep
         return Training(images_seen=0, validation_loss=None, curve=[], diverged=str(error))
     if result.stopped_by is not None:
         return StoppedEarly(result.stopped_by)
@@ -89,7 +89,7 @@ def train_side(config: TrainConfig) -> Training | StoppedEarly:
         validation_loss=result.validation_loss,
         curve=[from_json(CurvePoint, record) for record in records if record.get("validation_loss") is not None],
         seed=config.seed,
-        learning_rate=config.learning_rate,
+        learning_rate=config.optimizer.learning_rate,
         loss=result.loss,
         seconds=round(time.perf_counter() - started, 1),
     )

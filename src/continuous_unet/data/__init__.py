@@ -7,20 +7,22 @@ has classes. Data sets are indexed by `index` or by `(epoch, index)`; random fli
 
 from continuous_unet.data.dataset import (
     DataCheck,
-    DatasetReport,
     ImageDataset,
     check_data,
     open_dataset,
     too_many_bad,
     train_validation_split,
 )
+from continuous_unet.data.loading import TrainingData
 from continuous_unet.data.order import EpochSampler
+from continuous_unet.data.report import DatasetReport
 
 __all__ = [
     "DataCheck",
     "DatasetReport",
     "EpochSampler",
     "ImageDataset",
+    "TrainingData",
     "check_data",
     "open_dataset",
     "too_many_bad",

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +15,14 @@ from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
+from continuous_unet.data.loading import TrainingData, first_batch
+from continuous_unet.data.order import EpochSampler
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.data.sources import Source, open_source
 from continuous_unet.images.decode import Unreadable, fit_image, is_grey, normalise_mode, to_array
 
 logger = logging.getLogger(__name__)
 FITS = ("crop", "pad", "stretch", "patch")
-
-
-@dataclass
-class DatasetReport:
-    """What was found, what it becomes, and what was left out."""
-
-    source: str
-    kind: str
-    num_images: int
-    """0 for a stream, whose images nobody has counted."""
-    image_size: int
-    channels: int
-    smallest: tuple[int, int]
-    """Smallest width and height found, pixels."""
-    largest: tuple[int, int]
-    class_names: list[str] | None = None
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Name and reason of each image that cannot be used."""
-
-    def summary(self) -> str:
-        """A few lines to read before training."""
-        colour = {1: "grey", 3: "RGB", 4: "RGBA"}[self.channels]
-        sizes = f"{self.smallest[0]}x{self.smallest[1]}"
-        if self.largest != self.smallest:
-            sizes += f" to {self.largest[0]}x{self.largest[1]}"
-        number = f"{self.num_images:,} images" if self.num_images else "images"
-        lines = [
-            f"{number} from {self.source} ({self.kind}), {sizes} pixels, "
-            f"used as {self.image_size}x{self.image_size} {colour}"
-        ]
-        if self.class_names:
-            shown = ", ".join(self.class_names[:10]) + (", …" if len(self.class_names) > 10 else "")
-            lines.append(f"{len(self.class_names)} classes: {shown}")
-        if self.left_out:
-            lines.append(f"left out {len(self.left_out):,}:")
-            lines += [f"  {name}: {reason}" for name, reason in self.left_out[:10]]
-            if len(self.left_out) > 10:
-                lines.append(f"  … and {len(self.left_out) - 10:,} more")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dict(self.__dict__)
 
 
 @dataclass(frozen=True)
@@ -86,13 +46,15 @@ class Preparation:
         return torch.from_numpy(values)
 
 
-class ImageDataset(Dataset):
+class ImageDataset(TrainingData, Dataset):
     """Images of one source, as the package describes.
 
     Indexed by `index` (as epoch 0) or `(epoch, index)`. An image that turns bad after it was checked is replaced by
     another, chosen by `(seed, index)`, with a warning that names it, and `unreadable` says so: the sequence of the
     others does not change.
     """
+
+    resume_promise = "exact on a CPU with as many processes"
 
     def __init__(
         self,
@@ -115,12 +77,12 @@ class ImageDataset(Dataset):
 
     @property
     def file_names(self) -> list[str] | None:
-        """Of all images of the source, where they are files: what `open_dataset(names=...)` takes."""
+        """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
         return self.source.names if self.source.files else None
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, None if the images have none."""
+        """The number of classes, or None if the images have none."""
         return None if self.report.class_names is None else len(self.report.class_names)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
@@ -136,8 +98,14 @@ class ImageDataset(Dataset):
         return item
 
     def name_of(self, index: int) -> str:
-        """Of the image at an index, for people."""
+        """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
+
+    def _reader(
+        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
+    ) -> tuple[Dataset, dict[str, Any]]:
+        first = first_batch(start, batch_size, world_size)
+        return self, {"batch_sampler": EpochSampler(len(self), batch_size, seed, first, rank, world_size)}
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """The image, its position in the source, and whether it stands in for one that cannot be read."""

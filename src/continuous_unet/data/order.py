@@ -7,6 +7,12 @@ import numpy as np
 from continuous_unet.base.randomness import derive_seed
 
 
+def batch_positions(batch: int, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
+    """Returns the positions in the global sequence of one batch of one process."""
+    start = (batch * world_size + rank) * batch_size
+    return range(start, start + batch_size)
+
+
 class EpochSampler:
     """An endless batch sampler: lists of `(epoch, index)`.
 
@@ -41,8 +47,7 @@ class EpochSampler:
 
     def positions(self, batch: int) -> range:
         """Positions in the global sequence of one batch."""
-        start = (batch * self.world_size + self.rank) * self.batch_size
-        return range(start, start + self.batch_size)
+        return batch_positions(batch, self.batch_size, self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         orders: dict[int, np.ndarray] = {}

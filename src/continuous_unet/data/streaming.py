@@ -4,6 +4,7 @@ Nothing is indexed, so there is no going back to a place: a resumed run begins a
 declared in the run's record (`RESUME`).
 """
 
+import copy
 import logging
 import random
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.dataset import DatasetReport, Preparation, too_many_bad
+from continuous_unet.data.dataset import Preparation, too_many_bad
+from continuous_unet.data.loading import TrainingData
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.data.sources import SUFFIXES
 from continuous_unet.images.decode import Unreadable, is_grey, load_image
 
@@ -41,7 +44,7 @@ def find_shards(source: str) -> list[str]:
     return [str(p) for p in sorted(path.glob("*.tar")) if p.is_file()] if path.is_dir() else []
 
 
-class StreamDataset(IterableDataset):
+class StreamDataset(TrainingData, IterableDataset):
     """Endless items `{"image": float32 (C, H, W) in [-1, 1], "index": int, "unreadable": bool}`.
 
     Each pass goes over all shards, in an order drawn from `(seed, pass)`; they are dealt out to processes and their
@@ -79,12 +82,26 @@ class StreamDataset(IterableDataset):
         self.world_size = world_size
         self.start = start
 
-    num_classes: int | None = None
-    file_names: list[str] | None = None
+    resume_promise = RESUME
+
+    @property
+    def num_classes(self) -> None:
+        """None: a stream has no classes."""
+
+    @property
+    def file_names(self) -> None:
+        """None: nobody has listed the images of a stream."""
 
     def name_of(self, index: int) -> str:
-        """Of the image at an index, for people."""
+        """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"
+
+    def _reader(
+        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
+    ) -> tuple[Dataset, dict[str, Any]]:
+        reader = copy.copy(self)
+        reader.start, reader.rank, reader.world_size, reader.seed = start, rank, world_size, seed
+        return reader, {"batch_size": batch_size}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

@@ -1,20 +1,16 @@
 """The options of the noise processes, and the table of them. Imports no torch: the command line reads it."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from continuous_unet.base.errors import InputError
-from continuous_unet.base.options import option
+from continuous_unet.base.options import Options, option
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from continuous_unet.diffusion.process import Process
 
 
 @dataclass
-class VariancePreservingOptions:
+class VariancePreservingOptions(Options):
     """Options of the variance-preserving process (DDPM, arXiv 2006.11239)."""
 
     name: ClassVar[str] = "variance-preserving"
@@ -25,18 +21,12 @@ class VariancePreservingOptions:
     noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
         "linear", "how the variance of the added noise grows with the timestep"
     )
-    num_train_timesteps: int = option(1000, "number of timesteps of the noise process")
+    num_train_timesteps: int = option(1000, "number of timesteps of the noise process", at_least=1)
     min_snr_gamma: float | None = option(
-        None, "upper limit of the signal-to-noise ratio that weights the loss (5 is usual); no weights if left out"
+        None,
+        "upper limit of the signal-to-noise ratio that weights the loss (5 is usual); no weights if left out",
+        above=0,
     )
-
-    def validate(self) -> "Self":
-        """Raises InputError for a value out of range; returns itself."""
-        if self.num_train_timesteps < 1:
-            raise InputError(f"num_train_timesteps={self.num_train_timesteps} must be at least 1")
-        if self.min_snr_gamma is not None and not 0 < self.min_snr_gamma < math.inf:
-            raise InputError(f"min_snr_gamma={self.min_snr_gamma} must be a positive number")
-        return self
 
     def make(self, *, default_objective: str = "epsilon", zero_terminal_snr: bool = False) -> "Process":
         """Returns the process.

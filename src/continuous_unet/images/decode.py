@@ -1,74 +1,195 @@
-"""Image files of any mode to arrays: decoding, colour, fitting to the size of the model."""
+"""Reading image files: the one rule for decoding, orientation, value range, colour and size."""
 
+import contextlib
 import io
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from continuous_unet.base.errors import first_line
+from continuous_unet.images.ranges import to_model_range
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is named. Pillow knows more, and some of it runs other programs."""
+
+MAX_PIXELS = 89_478_485
+"""The largest image that is decoded unless a caller raises the limit: Pillow's own against decompression bombs."""
 
 LARGEST_ASPECT = 100
 """Longer side to shorter: making a line of pixels square would take memory without end."""
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the I;16 family
+ALPHA_MODES = ("LA", "La", "RGBA", "RGBa", "PA")
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_bomb_check = threading.Lock()
 
 
 class Unreadable(Exception):
     """An image that cannot be used; the message says why, without the path."""
 
 
-def load_image(file: str | Path | bytes | IO[bytes]) -> Image.Image:
-    """Decode one image wholly: its first frame, turned upright by its EXIF orientation.
+class ValueRange(NamedTuple):
+    """The values that stand for black and for white in a high-depth grey image."""
+
+    black: float
+    white: float
+    certain: bool = True
+    """False if no usual range fits, so that the smallest and largest value of the image were taken."""
+
+
+@contextlib.contextmanager
+def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Opens an image file and checks its size before anything is decoded.
+
+    Args:
+        file: a path, the bytes of a file, or an open file.
+        max_pixels: refuse images with more pixels; `MAX_PIXELS` if None.
 
     Raises:
-        Unreadable: for anything that is not a whole image of sane size.
+        Unreadable: for anything that is not an image of sane size, also if that shows only inside the `with` block.
     """
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    too_large = f"more than the limit of {limit}; raise it with --max-pixels"
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        with (
+            _pillow_limit(limit),
+            Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image,
+        ):
             width, height = image.size
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and width * height > limit:
-                raise Unreadable(f"{width}x{height} pixels, more than Pillow's limit against decompression bombs")
+            if width * height > limit:
+                raise Unreadable(f"{width}x{height} pixels, {too_large}")
             if max(width, height) > LARGEST_ASPECT * min(width, height):
                 raise Unreadable(f"{width}x{height} pixels, more than {LARGEST_ASPECT} times as long as wide")
-            image.load()
-            if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-                raise Unreadable("it has values that are not finite")
-            return ImageOps.exif_transpose(image)
+            yield image
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:
-        raise Unreadable("more pixels than Pillow's limit against decompression bombs") from error
+        raise Unreadable(f"it has {too_large}") from error
     except Image.UnidentifiedImageError as error:
         raise Unreadable(f"no image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        raise Unreadable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        raise Unreadable(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _pillow_limit(limit: int) -> Iterator[None]:
+    """Within, Pillow's own limit, which belongs to the whole process, is at least this one."""
+    if limit <= MAX_PIXELS:
+        yield
+        return
+    with _bomb_check:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Image.Image:
+    """Decodes one image wholly: its first frame, turned upright by its EXIF orientation.
+
+    Arguments and errors are those of `open_image`.
+    """
+    with open_image(file, max_pixels) as image:
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Returns a decoded copy, turned upright by its EXIF orientation; metadata that Pillow cannot parse is ignored.
+
+    Raises:
+        Unreadable: for values that are not finite.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # cameras and editors write what no parser expects
+        turn = None
+    image.load()
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise Unreadable("it has values that are not finite")
+    if turn is None:
+        return image.copy()
+    turned = image.transpose(turn)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        turned.info.pop(name, None)  # they would say that it must be turned once more
+    return turned
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image has no colour by its mode."""
-    return image.mode in GREY_MODES or image.mode.startswith("I;16")
+    """Returns whether an image has no colour by its mode."""
+    return image.mode in GREY_MODES or is_deep(image)
 
 
-def normalise_mode(image: Image.Image, channels: int) -> Image.Image:
-    """To mode L, RGB or RGBA for 1, 3 or 4 channels, or to F in [0, 1] for high-depth grey images.
+def is_deep(image: Image.Image) -> bool:
+    """Returns whether an image is grey with 16 or 32 bits per pixel."""
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
-    Transparency is laid over white unless 4 channels are asked for. 16-bit values are scaled from 0..65535, not
-    clipped. Float images count as [0, 1], or [0, 255] or [0, 65535] if their largest value says so.
+
+def has_alpha(image: Image.Image) -> bool:
+    """Returns whether an image has transparency."""
+    return image.mode in ALPHA_MODES or "transparency" in image.info
+
+
+def value_range(image: Image.Image) -> ValueRange:
+    """Returns the range of a high-depth grey image; see `range_of_values`."""
+    low, high = image.getextrema() if image.width and image.height else (0, 0)
+    return range_of_values(image.mode, float(low), float(high))  # type: ignore[arg-type]  # one band
+
+
+def range_of_values(mode: str, low: float, high: float) -> ValueRange:
+    """Returns the range that values of one type are counted from, by their smallest and largest value.
+
+    16-bit images count from 0 to 65535. Wider integers count to 255 or 65535, and floats to 1, 255 or 65535, if the
+    largest value lies between a sixteenth of that and that; a resampler's overshoot of a tenth is allowed for floats.
+    Floats that reach below that overshoot count from -1 to 1 if they fit into it. Everything else has no usual range.
+
+    Args:
+        mode: a Pillow mode: `"F"`, `"I"` or one of the `"I;16"` family.
+        low: the smallest value, of one image or of all images of a data set.
+        high: the largest value.
     """
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float32)
-        if image.mode == "F":
-            top = float(values.max()) if values.size else 1.0
-            full = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
-        else:
-            full = 65535.0 if int(values.max()) <= 65535 else 2.0**31 - 1
-        return Image.fromarray(np.clip(values / full, 0, 1), mode="F")
-    transparent = image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info
-    if transparent:
+    if mode.startswith("I;16"):
+        return ValueRange(0, 65535)
+    tolerance = 0.1 if mode == "F" else 0.0
+    for white in (1, 255, 65535) if mode == "F" else (255, 65535):
+        fits = -tolerance * white <= low and high <= (1 + tolerance) * white
+        if fits and (white == 1 or high >= white / 16 or (white == 255 and mode == "I")):
+            return ValueRange(0, white)
+    if mode == "F" and low >= -1.1 and high <= 1.1:
+        return ValueRange(-1, 1)
+    low = min(low, 0.0)
+    return ValueRange(low, max(high, low + 1), certain=False)
+
+
+def normalise_mode(image: Image.Image, channels: int, values: tuple[float, float] | None = None) -> Image.Image:
+    """Converts to mode L, RGB or RGBA for 1, 3 or 4 channels, or to F in [0, 1] for high-depth grey images.
+
+    Transparency is laid over white unless 4 channels are asked for.
+
+    Args:
+        image: of any mode.
+        channels: 1, 3 or 4.
+        values: black and white of high-depth images; decided by `value_range` for this image alone if None.
+    """
+    if is_deep(image):
+        black, white = (values or value_range(image))[:2]
+        pixels = np.asarray(image, dtype=np.float32)
+        return Image.fromarray(np.clip((pixels - black) / (white - black), 0, 1))
+    if has_alpha(image):
         rgba = image.convert("RGBA")
         if channels == 4:
             return rgba
@@ -119,4 +240,4 @@ def to_array(image: Image.Image, channels: int) -> np.ndarray:
     if values.shape[0] != channels:  # high-depth grey asked for in colour
         colour = np.repeat(values[:1], min(channels, 3), axis=0)
         values = np.concatenate([colour, np.ones_like(values[:1])]) if channels == 4 else colour
-    return np.ascontiguousarray(values * 2 - 1)
+    return np.ascontiguousarray(to_model_range(values))

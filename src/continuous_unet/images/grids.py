@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,22 +14,32 @@ from continuous_unet.base.files import explain_write_errors, replace_file
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Images `(B, C, H, W)` in [0, 1], C = 1, 3 or 4, to PIL images of mode L, RGB or RGBA."""
+    """Converts images `(B, C, H, W)` in [0, 1], C = 1, 3 or 4, to PIL images of mode L, RGB or RGBA."""
     pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in pixels]
+
+
+def to_output(images: Tensor, output_type: str) -> Any:
+    """Converts images `(B, C, H, W)` in [0, 1] to what diffusers calls `"pil"`, `"np"` or `"pt"`.
+
+    diffusers' own conversion fails for grey images of one pixel in height or width.
+    """
+    if output_type == "pil":
+        return to_pil(images)
+    return images.cpu().permute(0, 2, 3, 1).numpy() if output_type == "np" else images
 
 
 def make_grid(
     images: Tensor, columns: int | None = None, padding: int = 2, background: float = 0.25, scale: int | None = None
 ) -> Image.Image:
-    """One picture of all images, in rows.
+    """Makes one picture of all images, in rows.
 
     Args:
         images: `(B, C, H, W)` in [0, 1].
         columns: images in a row; a square arrangement if None.
         padding: pixels between images.
         background: grey level of the padding, in [0, 1].
-        scale: how often each pixel is repeated; if None, as often as makes images of 48 pixels, to be looked at.
+        scale: number of times that each pixel is repeated; if None, as many as make images of about 48 pixels.
     """
     scale = scale or max(1, round(48 / max(images.shape[2:])))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
@@ -45,20 +56,20 @@ def make_grid(
 
 
 def output_paths(output: str | os.PathLike, num_images: int, overwrite: bool = False) -> list[Path]:
-    """Where `save_images` will write: one file if `output` is named `.png` (a grid if there are several images), else
-    `0000.png`, `0001.png`, … in a folder.
+    """Returns where `save_images` will write: one file if `output` is named `.png` (a grid if there are several
+    images), else `0000.png`, `0001.png`, … in a folder. A name that ends with a slash is a folder.
 
     Raises:
         InputError: if one of them is there already and `overwrite` is False, or the place cannot be written.
     """
-    path = Path(output)
-    if path.suffix.lower() == ".png":
+    path, is_folder = Path(output), os.fspath(output).endswith(("/", os.sep))
+    if path.suffix.lower() == ".png" and not is_folder:
         paths = [path]
         if path.is_dir():
             raise InputError(f"--output {path} is a folder; give it a name without .png or remove it")
     else:
-        if path.suffix and not path.is_dir():
-            raise InputError(f"--output {path}: only .png files are written; name a .png file or a folder")
+        if path.suffix and not path.is_dir() and not is_folder:
+            raise InputError(f"--output {path}: only .png files are written; name one, or end a folder's name with /")
         if path.exists() and not path.is_dir():
             raise InputError(f"--output {path} is a file; name a .png file or a folder")
         digits = max(4, len(str(num_images - 1)))

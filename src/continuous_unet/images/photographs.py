@@ -1,30 +1,61 @@
 """Photographs from files and back, with what belongs to them: transparency, colour profile, EXIF data, 16 bits.
 
-Pillow reads 16-bit colour as 8 bits; 16-bit grey is kept.
+Pillow reads 16-bit colour, and 16-bit grey with transparency, as 8 bits; 16-bit grey is kept.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import replace_file
-from continuous_unet.images.decode import load_image, normalise_mode
+from continuous_unet.images.decode import (
+    ORIENTATION,
+    ValueRange,
+    has_alpha,
+    is_deep,
+    normalise_mode,
+    open_image,
+    upright,
+    value_range,
+)
 from continuous_unet.images.resampling import resize
 
 SUFFIXES = {
-    ".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
-}  # fmt: skip
+    ".bmp": "BMP",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
 """What is written, by the ending of the name."""
 _WITH_ALPHA = ("PNG", "TIFF", "WEBP")
 _WITH_16_BITS = ("PNG", "TIFF")
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
-_ORIENTATION = 0x0112
+_RESOLUTION = (282, 283, 296)
+"""EXIF tags of a TIFF that become its `dpi`."""
+_STRUCTURE = {
+    *range(254, 267), 273, *range(277, 282), *_RESOLUTION, 284, *range(288, 294), 301, 317, *range(320, 348),
+    *range(512, 533), 34675,
+}  # fmt: skip
+"""EXIF tags of a TIFF that say how its pixels are stored, and its colour profile, which is kept by itself."""
+_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_NOT_KEPT = {
+    "xmp": "XMP data",
+    "XML:com.adobe.xmp": "XMP data",
+    "photoshop": "IPTC data",
+    "comment": "comment",
+}
+"""Metadata in Pillow's `info` that no result keeps, and its name."""
 
 
 @dataclass
@@ -37,8 +68,12 @@ class Photograph:
     """`(H, W)`, uint8: 0 is transparent."""
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    """Dots per inch, horizontally and vertically."""
+    frames: int = 1
+    """Frames or pages of the file, of which this is the first."""
     notes: list[str] = field(default_factory=list)
-    """What of the file could not be kept."""
+    """What of the file could not be kept, and what was decided about it."""
 
     @property
     def largest(self) -> int:
@@ -51,18 +86,18 @@ class Photograph:
         return self.pixels.shape[0] * self.pixels.shape[1] / 1e6
 
     def tensor(self) -> Tensor:
-        """`(C, H, W)` in [0, 1], float32."""
+        """Returns the pixels as `(C, H, W)` in [0, 1], float32."""
         values = torch.from_numpy(self.pixels.astype(np.float32) / self.largest)
         return values.permute(2, 0, 1).contiguous()
 
-    def from_bands(self, bands: Any, scale: int = 1) -> "Photograph":
-        """The same with other pixels, put together from bands `(C, rows, W)` in [0, 1] and `scale` times as large."""
+    def from_bands(self, bands: Iterable[Tensor], scale: int = 1) -> "Photograph":
+        """Returns the same with other pixels: bands `(C, rows, W)` in [0, 1], `scale` times as large together."""
         height, width, channels = self.pixels.shape
         pixels = np.empty((height * scale, width * scale, channels), self.pixels.dtype)
         top = 0
         for band in bands:
             if not bool(band.isfinite().all()):
-                raise InputError("the model made values that are not finite; its weights are spoilt")
+                raise InputError("the model made values that are not finite; its weights are damaged")
             rows = (band.clamp(0, 1) * self.largest).round().permute(1, 2, 0).cpu().numpy()
             pixels[top : top + len(rows)] = rows.astype(self.pixels.dtype)
             top += len(rows)
@@ -73,25 +108,36 @@ class Photograph:
         return replace(self, pixels=pixels, alpha=alpha)
 
 
-def read_photograph(path: str | Path) -> Photograph:
-    """Read an image file of any mode, turned upright.
+def read_photograph(
+    file: str | Path | bytes | IO[bytes],
+    max_pixels: int | None = None,
+    values: tuple[float, float] | None = None,
+) -> Photograph:
+    """Reads a photograph, upright.
+
+    Args:
+        file: a path, the bytes of a file, or an open file.
+        max_pixels: see `open_image`.
+        values: the values of black and white in 32-bit images; see `value_range` if None.
 
     Raises:
-        Unreadable: for anything that is not a whole image of sane size.
+        Unreadable: for anything that is not a whole image of sane size. Damaged metadata is only a note.
     """
-    image = load_image(Path(path))
-    notes: list[str] = []
-    exif = image.getexif()
-    exif.pop(_ORIENTATION, None)  # the pixels are upright now
-    icc_profile = image.info.get("icc_profile")
+    with open_image(Path(file) if isinstance(file, str) else file, max_pixels) as opened:
+        frames = getattr(opened, "n_frames", 1)
+        sixteen = not is_deep(opened) and any(";16" in str(tile[3]) for tile in opened.tile)
+        exif, lost = _metadata(opened)
+        image = upright(opened)
+        icc_profile, dpi = opened.info.get("icc_profile"), _dpi(opened)
+    notes = [f"only the first of its {frames} frames was read"] if frames > 1 else []
+    notes += ["its 16-bit values were read as 8 bits"] if sixteen else []
+    notes += [f"left out: {', '.join(lost)}"] if lost else []
     alpha = None
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(normalise_mode(image, 1))
-        if image.mode == "F":
-            notes.append("32-bit values were rounded to 16 bits")
-        pixels = (values[..., None] * 65535).round().astype(np.uint16)
+    if is_deep(image):
+        pixels, told = _deep_pixels(image, values)
+        notes += told
     else:
-        if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        if has_alpha(image):
             grey = image.mode in ("LA", "La", "L")
             both = image.convert("RGBA")
             alpha = np.asarray(both.getchannel("A"))
@@ -105,28 +151,116 @@ def read_photograph(path: str | Path) -> Photograph:
             image = image.convert("RGB")
         pixels = np.asarray(image)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return Photograph(pixels, alpha, icc_profile, exif.tobytes() if len(exif) else None, notes)
+    return Photograph(pixels, alpha, icc_profile, exif, dpi, frames, notes)
 
 
-def write_photograph(photograph: Photograph, path: Path) -> None:
-    """Write a file, of the format that its name says, so that it is absent, the old one or whole at every moment.
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Returns the resolution of a file that has one; Pillow gives others 1, or 72 for JPEG with EXIF data."""
+    dpi = image.info.get("dpi", (1, 1))
+    made_up = min(dpi) <= 1 or (image.format == "JPEG" and dpi == (72, 72) and image.info.get("jfif_unit") != 1)
+    return None if made_up else (float(dpi[0]), float(dpi[1]))
+
+
+def _deep_pixels(image: Image.Image, values: tuple[float, float] | None) -> tuple[np.ndarray, list[str]]:
+    """Returns the pixels of a grey image of more than 8 bits, `(H, W, 1)`, and notes."""
+    span = value_range(image) if values is None else ValueRange(*values)
+    unit = np.asarray(normalise_mode(image, 1, span))[..., None]
+    notes = []
+    if not span.certain or span.black != 0:
+        notes.append(
+            f"its values were counted from {span.black:g} (black) to {span.white:g} (white); --value-range LOW:HIGH "
+            "says otherwise"
+        )
+    if image.mode == "I" and span[:2] == (0, 255):
+        return (unit * 255).round().astype(np.uint8), notes
+    if image.mode == "F":
+        notes.append("32-bit values were rounded to 16 bits")
+    return (unit * 65535).round().astype(np.uint16), notes
+
+
+def _metadata(image: Image.Image) -> tuple[bytes | None, list[str]]:
+    """Returns the EXIF data of an image that is not yet decoded, as far as it can be kept, and names of the rest."""
+    lost = [name for key, name in _NOT_KEPT.items() if image.info.get(key)]
+    lost += ["text"] if set(getattr(image, "text", ())) - set(_NOT_KEPT) else []
+    kept = Image.Exif()
+    try:
+        found = image.getexif()
+        skipped = {ORIENTATION, *(_STRUCTURE if image.format == "TIFF" else ())}  # the pixels will be upright
+        tags = [tag for tag in found if tag not in skipped]
+        damaged = not len(found) and bool(image.info.get("exif"))
+    except Exception:  # cameras and editors write what no parser expects
+        tags, damaged = [], True
+    lost += ["EXIF data, which is damaged"] if damaged else []
+    for tag in tags:
+        try:
+            one = Image.Exif()
+            one[tag] = dict(found.get_ifd(tag)) if tag in _IFDS else found[tag]
+            one.tobytes()
+            kept[tag] = one[tag]
+        except Exception:
+            lost.append(f"the damaged EXIF field {ExifTags.TAGS.get(tag, tag)}")
+    return (kept.tobytes() if len(kept) else None), list(dict.fromkeys(lost))
+
+
+def check_fits(photograph: Photograph, path: Path, scale: int = 1) -> None:
+    """Checks whether a file of this name can hold a photograph, `scale` times as large, before the work is done.
 
     Raises:
-        InputError: for a format that cannot hold the image, or if it cannot be written.
+        InputError: naming what the format cannot hold.
     """
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"{path.name}: expected a name that ends in {', '.join(SUFFIXES)}")
     if photograph.alpha is not None and kind not in _WITH_ALPHA:
         raise InputError(f"{path.name} cannot hold transparency; name a .png, .tif or .webp file")
-    pixels = photograph.pixels
-    if pixels.dtype == np.uint16 and kind not in _WITH_16_BITS:
+    if photograph.largest > 255 and kind not in _WITH_16_BITS:
         raise InputError(f"{path.name} cannot hold 16 bits; name a .png or .tif file")
+    if photograph.largest > 255 and photograph.alpha is not None:
+        raise InputError(f"{path.name}: 16-bit grey with transparency cannot be written")
+    height, width = (side * scale for side in photograph.pixels.shape[:2])
+    longest = _LONGEST_SIDE.get(kind)
+    if longest is not None and max(height, width) > longest:
+        raise InputError(
+            f"{path.name}: {width}x{height} pixels, and {kind} holds at most {longest} a side; name a .png or .tif file"
+        )
+
+
+def write_photograph(photograph: Photograph, path: Path) -> list[str]:
+    """Writes a file, of the format that its name says, so that it is absent, the old one or whole at every moment.
+
+    Returns:
+        Notes: metadata that the format cannot hold.
+
+    Raises:
+        InputError: for a format that cannot hold the image, or if it cannot be written.
+    """
+    check_fits(photograph, path)
+    kind, pixels, notes = SUFFIXES[path.suffix.lower()], photograph.pixels, []
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if photograph.alpha is not None:
-        if pixels.dtype == np.uint16:
-            raise InputError(f"{path.name}: 16-bit grey with transparency cannot be written")
         image.putalpha(Image.fromarray(photograph.alpha))
-    extras = {"icc_profile": photograph.icc_profile, "exif": photograph.exif}
-    options = {k: v for k, v in extras.items() if v is not None} | _QUALITY.get(kind, {})
-    replace_file(path, lambda aside: image.save(aside, format=kind, **options))
+    extras = {"icc_profile": photograph.icc_profile, "exif": photograph.exif, "dpi": photograph.dpi}
+    extras = {name: value for name, value in extras.items() if value is not None}
+    names = {"icc_profile": "colour profile", "exif": "EXIF data", "dpi": "resolution"}
+    if kind == "BMP":
+        notes = [f"a BMP file holds no {names[name]}" for name in extras if name != "dpi"]
+    if kind == "WEBP" and "dpi" in extras:
+        notes = ["a WebP file holds no resolution"]
+
+    def write(aside: Path) -> None:
+        quality = _QUALITY.get(kind, {})
+        try:
+            image.save(aside, format=kind, **quality, **extras)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise InputError(f"{path.name} cannot be written as {kind} ({first_line(error)})") from error
+        except Exception as error:  # metadata that is too long, or that Pillow reads and cannot write
+            if not extras:
+                raise
+            image.save(aside, format=kind, **quality)
+            what = ", ".join(names[name] for name in extras)
+            notes.append(f"left out, because the {kind} format cannot hold it: {what} ({first_line(error)})")
+
+    replace_file(path, write)
+    return notes

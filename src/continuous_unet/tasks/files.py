@@ -1,86 +1,169 @@
 """Many image files, one after another: where each result goes, what failed, and why."""
 
+import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors
-from continuous_unet.base.signals import Stopped, StopRequest
-from continuous_unet.data.sources import SUFFIXES as READABLE
+from continuous_unet.base.results import CallResult
+from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.images.decode import Unreadable
-from continuous_unet.images.photographs import SUFFIXES, Photograph, read_photograph, write_photograph
+from continuous_unet.images.names import SUFFIXES as READABLE
+from continuous_unet.images.names import describe_left_out, is_hidden
+from continuous_unet.images.photographs import SUFFIXES, Photograph, check_fits, read_photograph, write_photograph
+from continuous_unet.tasks.options import FileOptions
+
+Job = tuple[Path, Path]
+"""An input and its output."""
+
+
+class Restore(Protocol):
+    """Makes a better photograph; returns it, with its notes, and facts about how it was made."""
+
+    def __call__(self, photograph: Photograph, before_tile: Callable[[], None]) -> tuple[Photograph, dict[str, Any]]:
+        """Calls `before_tile` before each piece of work; what that raises ends it."""
 
 
 @dataclass
-class BatchResult:
+class FilesResult(CallResult):
     """What became of the files."""
 
+    output: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What holds for all files, such as the model."""
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Of those done: `input`, `output`, `width` and `height` of the result, `seconds`, `notes`, and what the work
-    tells."""
+    """Those done: `input`, `output`, `width` and `height` of the result, `seconds`, `notes`, and facts."""
     failed: list[dict[str, str]] = field(default_factory=list)
-    """Of the others: `input` and `reason`."""
+    """Those that failed: `input` and `reason`."""
+    skipped: list[str] = field(default_factory=list)
+    """Inputs whose results existed already."""
+    left_out: str = ""
+    """Images of kinds that are not read, by kind."""
+    number: int = 0
+    """Number of files, done or not."""
     megapixels: float = 0.0
-    """Of the inputs that were done."""
+    """Size of the inputs that were done."""
     seconds: float = 0.0
     stopped_by: int | None = None
     """The signal that ended the work, if one did."""
 
+    @property
+    def exit_code(self) -> int:
+        return super().exit_code or (2 if self.failed else 0)
 
-def plan_files(inputs: Sequence[str], output: str, overwrite: bool = False) -> list[tuple[Path, Path]]:
-    """Input and output of every file.
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.facts,
+            "files": self.files,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "megapixels": round(self.megapixels, 3),
+            "seconds": round(self.seconds, 3),
+            "stopped_by": self.stopped_by,
+            "megapixels_per_second": round(self.megapixels / self.seconds if self.seconds else 0.0, 3),
+        }
+
+    def to_text(self) -> str:
+        where = self.files[0]["output"] if self.number == 1 and self.files else self.output
+        others = f", {len(self.failed)} failed" if self.failed else ""
+        others += f", {len(self.skipped)} existed already" if self.skipped else ""
+        return f"{len(self.files)} of {self.number} images in {self.seconds:.1f} s{others}: {where}"
+
+    def notes(self) -> list[str]:
+        notes = [f"{entry['input']}: {note}" for entry in self.files for note in entry["notes"]]
+        if self.left_out:
+            notes.append(f"left out, because these kinds are not read: {self.left_out}")
+        if self.stopped_by is not None:
+            notes.append(f"stopped; {len(self.files)} of {self.number} files are done")
+        return notes
+
+
+@dataclass
+class Plan:
+    """Which files are read and written."""
+
+    jobs: list[Job]
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    """Inputs that cannot be used, and why."""
+    skipped: list[Path] = field(default_factory=list)
+    left_out: str = ""
+
+
+def plan_files(inputs: Sequence[str], output: str, overwrite: bool = False, skip_existing: bool = False) -> Plan:
+    """Decides input and output of every file.
 
     Args:
-        inputs: files, and folders that are searched through.
-        output: a file, if there is one input and it is named like an image; a folder otherwise, which gets files of the
-            inputs' names (and their folders below those that were given).
-        overwrite: allow outputs that are there.
+        inputs: files, and folders that are searched. Hidden files, and results of earlier work below a searched folder,
+            are passed over.
+        output: a file, if there is one input and it is named like an image; otherwise, or if it ends with a slash, a
+            folder, which gets files of the inputs' names (and their folders below those that were given).
+        overwrite: allow outputs that exist.
+        skip_existing: leave out inputs whose output exists.
 
     Raises:
-        InputError: for no file, two inputs with one output, an output that is there, or a place that cannot be written.
+        InputError: for no file, an output that exists, or a place that cannot be written.
     """
-    if not output:
-        raise InputError("no output was named; give a file, or a folder for several, with --output")
-    found: list[tuple[Path, PurePath]] = []
+    out = Path(output)
+    found: dict[Path, PurePath] = {}
+    failed: list[tuple[Path, str]] = []
+    unread: Counter[str] = Counter()
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
-            names = sorted(p for p in path.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
-            if not names:
-                raise InputError(f"the folder {path} holds no image")
-            found += [(p, p.relative_to(path)) for p in names]
-        else:
-            found.append((path, PurePath(path.name)))
-    out = Path(output)
-    if out.suffix and not out.is_dir() and out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output {out}: expected a folder, or a name that ends in {', '.join(SUFFIXES)}")
-    if out.suffix.lower() in SUFFIXES and not out.is_dir():
-        if len(found) > 1 or Path(inputs[0]).is_dir():
-            raise InputError(f"--output {out} is one file and there are {len(found)} inputs; name a folder")
-        jobs = [(found[0][0], out)]
-    else:
+        if not path.is_dir():
+            found.setdefault(path, PurePath(path.name))
+            continue
+        walk = os.walk(path, onerror=lambda error: failed.append((Path(error.filename), first_line(error))))
+        files = sorted(Path(folder, file) for folder, _, names in walk for file in names)
+        files = [p for p in files if p.is_file() and not is_hidden(p.relative_to(path))]
+        if out.absolute() != path.absolute():  # results in a folder below
+            files = [p for p in files if out.absolute() not in p.absolute().parents]
+        images = [p for p in files if p.suffix.lower() in READABLE]
+        unread.update(p.suffix.lower() for p in files)
+        if not images and not failed:
+            raise InputError(f"the folder {path} holds no image")
+        for p in images:
+            found.setdefault(p, p.relative_to(path))
+    is_folder = out.is_dir() or output.endswith(("/", os.sep))
+    if is_folder or not out.suffix:
         if out.exists() and not out.is_dir():
             raise InputError(f"--output {out} is a file; name an image file or a folder")
-        jobs = [(path, out / _writable(relative)) for path, relative in found]
-    taken: dict[Path, Path] = {}
+        jobs = [(path, out / _writable(relative)) for path, relative in found.items()]
+    elif out.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise InputError(f"--output {out}: expected a folder, which may end with /, or a name that ends in {known}")
+    elif len(found) > 1 or Path(inputs[0]).is_dir():
+        raise InputError(f"--output {out} is one file and there are {len(found)} inputs; name a folder")
+    else:
+        jobs = [(path, out) for path in found]
+    times = Counter(target for _, target in jobs)
+    plan = Plan([], failed, left_out=describe_left_out(unread))
     for source, target in jobs:
-        if target in taken:
-            raise InputError(f"{taken[target]} and {source} would both become {target}; run them one by one")
-        taken[target] = source
-        if not overwrite and target.exists():
-            raise InputError(f"{target} exists already; choose another --output, or allow it with --overwrite")
-    place = jobs[0][1].parent.absolute()
-    there = next(p for p in (place, *place.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"cannot write into {jobs[0][1].parent}: {there} is no folder that may be written to")
-    return jobs
+        if times[target] > 1:
+            failed.append((source, f"another input would become {target} too; rename one, or run them one by one"))
+        elif not target.exists() or overwrite:
+            plan.jobs.append((source, target))
+        elif skip_existing:
+            plan.skipped.append(source)
+        else:
+            raise InputError(
+                f"{target} exists already; choose another --output, or allow it with --overwrite, or pass over it with "
+                "--skip-existing"
+            )
+    for place in {target.parent for _, target in plan.jobs[:1]}:
+        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise InputError(f"cannot write into {place}: {there} is no folder that may be written to")
+    return plan
 
 
 def _writable(name: PurePath) -> PurePath:
@@ -88,51 +171,72 @@ def _writable(name: PurePath) -> PurePath:
 
 
 def restore_files(
-    jobs: list[tuple[Path, Path]],
-    restore: Callable[[Photograph, Callable[[], None]], tuple[Photograph, dict[str, Any]]],
+    plan: Plan,
+    restore: Restore,
+    options: FileOptions,
     *,
-    stop: StopRequest,
-    description: str,
-) -> BatchResult:
-    """Read, restore and write file after file. A bad one is told in a line, counted, and does not keep the others.
+    stop: StopRequest | None = None,
+    scale: int = 1,
+    facts: dict[str, Any] | None = None,
+) -> FilesResult:
+    """Reads, restores and writes file after file. Whatever one file raises fails that file alone.
 
     Args:
-        jobs: of `plan_files`.
-        restore: a photograph, and what to call before each piece of work, to the result and what to tell of it.
-        stop: asked before each piece of work; files that are there are whole then.
-        description: on the progress bar, which several files have.
+        plan: what `plan_files` gives.
+        restore: the work.
+        options: of the verb.
+        stop: asked before each piece of work; files that exist are whole then. Signals stop it if None.
+        scale: how many times larger the results are.
+        facts: what the result says about all files.
     """
-    result = BatchResult()
+    total = len(plan.jobs) + len(plan.failed) + len(plan.skipped)
+    skipped = [str(path) for path in plan.skipped]
+    result = FilesResult(options.output, facts or {}, skipped=skipped, left_out=plan.left_out, number=total)
+
+    def fail(source: Path, reason: str) -> None:
+        reason = " ".join(reason.split())
+        result.failed.append({"input": str(source), "reason": reason})
+        tqdm.write(f"{source}: {reason}", file=sys.stderr)
+
+    for source, reason in plan.failed:
+        fail(source, reason)
     started = time.perf_counter()
-
-    def check() -> None:
-        if stop.signal is not None:
-            raise Stopped(stop.signal)
-
-    for source, target in tqdm(jobs, description, unit="file", disable=len(jobs) < 2):
-        begun = time.perf_counter()
-        try:
-            check()
-            if not source.exists():
-                raise InputError("there is no such file")
-            photograph = read_photograph(source)
-            restored, told = restore(photograph, check)
-            with explain_write_errors(target.parent):
-                target.parent.mkdir(parents=True, exist_ok=True)
-            write_photograph(restored, target)
-        except Stopped as stopped:
-            result.stopped_by = stopped.signal
-            break
-        except (Unreadable, InputError) as error:
-            reason = " ".join(str(error).split())
-            result.failed.append({"input": str(source), "reason": reason})
-            tqdm.write(f"{source}: {reason}", file=sys.stderr)
-            continue
-        height, width = restored.pixels.shape[:2]
-        entry = {"input": str(source), "output": str(target), "width": width, "height": height}
-        result.files.append(
-            {**entry, "seconds": round(time.perf_counter() - begun, 3), "notes": restored.notes, **told}
-        )
-        result.megapixels += photograph.megapixels
+    with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
+        work = partial(_restore_file, restore=restore, options=options, stop=request, scale=scale)
+        for source, target in tqdm(plan.jobs, "files", unit="file", disable=len(plan.jobs) < 2):
+            try:
+                entry, megapixels = work(source, target)
+            except Stopped as stopped:
+                result.stopped_by = stopped.signal
+                break
+            except (Unreadable, InputError) as error:
+                fail(source, str(error))
+            except Exception as error:  # one bad file must not keep the others
+                fail(source, f"{type(error).__name__}: {first_line(error)}")
+            else:
+                result.files.append(entry)
+                result.megapixels += megapixels
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _restore_file(
+    source: Path, target: Path, *, restore: Restore, options: FileOptions, stop: StopRequest, scale: int
+) -> tuple[dict[str, Any], float]:
+    """Restores one file; returns its entry in the result, and its megapixels."""
+    begun = time.perf_counter()
+    stop.check()
+    if not source.exists():
+        raise InputError("the file does not exist")
+    photograph = read_photograph(source, options.max_pixels, options.values())
+    check_fits(photograph, target, scale)
+    if photograph.frames > 1 and target.exists() and target.samefile(source):
+        raise InputError(f"it has {photograph.frames} frames, and only the first would be left; name another --output")
+    restored, facts = restore(photograph, stop.check)
+    with explain_write_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    notes = [*restored.notes, *write_photograph(restored, target)]
+    height, width = restored.pixels.shape[:2]
+    entry = {"input": str(source), "output": str(target), "width": width, "height": height}
+    seconds = round(time.perf_counter() - begun, 3)
+    return {**entry, "seconds": seconds, "notes": notes, **facts}, photograph.megapixels

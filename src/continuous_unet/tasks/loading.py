@@ -7,111 +7,84 @@ compared with the header of the weights before anything of that size is allocate
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.devices import pick_device
+from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import UNETS, build_unet
-from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
-from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
+from continuous_unet.tasks.options import FileOptions
+from continuous_unet.tasks.registry import TASKS, TRAINED
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+Name = str | os.PathLike[str]
+_WEIGHTS = "diffusion_pytorch_model"
 _LARGEST_JSON_BYTES = 16 * 2**20
 _LARGEST = {"layers_per_block": 64, "num_solver_steps": 1_000, "sample_size": 2_048}
-"""Of the whole numbers in a configuration, which set how large or deep a model is, or how long it computes."""
+"""Upper limits for integers in a configuration, so that a hostile file cannot allocate, or compute, without bound."""
 _LARGEST_OTHER = 65_536
 _LONGEST_LIST = 64
+_MOST_SHARDS = 1_000
+_MAIN_FILE = re.compile(rf"{_WEIGHTS}(?:\.(\w+))?\.safetensors|{_WEIGHTS}\.safetensors\.index(?:\.(\w+))?\.json")
+"""The file of the weights, or the index of their shards, and the variant that they are."""
+_SHARD = re.compile(rf"{_WEIGHTS}[\w.-]*\.safetensors")
 _LIBRARIES = ("continuous_unet", "diffusers")
-
-
-_RESTORERS: dict[str, Any] = {
-    "denoise": DenoisingPipeline,
-    "upscale": SuperResolutionPipeline,
-    "inpaint": InpaintingPipeline,
-}
-"""Pipelines by the verb that uses them."""
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
+_USABLE_FOR = {"denoise": ("denoise", "generate"), "upscale": ("upscale",), "inpaint": ("generate",)}
+"""For each restoration task, what a model may have been trained for."""
 _OPTIONS: dict[str, type] = {
-    "sigma_min": float, "sigma_max": float, "sigma_conditioned": bool, "scale": int, "can_sample": bool,
-}  # fmt: skip
+    "sigma_min": float,
+    "sigma_max": float,
+    "sigma_conditioned": bool,
+    "scale": int,
+    "can_sample": bool,
+}
 """What a pipeline's index may say beside its parts."""
 
 
 def pretrained_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Returns the names of the models that come with the package."""
     return sorted(path.parent.name for path in _PRETRAINED.glob("*/model_index.json"))
 
 
 def load_restorer(
-    name: str | os.PathLike, task: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name: Name,
+    task: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
 ) -> Any:
-    """Load a model for a restoration verb.
+    """Loads a model for a restoration verb.
 
     Args:
-        name: one of `pretrained_models()`, or what `load_pipeline` takes. A folder goes before a model of that name.
+        name: one of `pretrained_models()`, or what `load_pipeline` takes. A folder takes precedence over a model of
+            that name.
         task: `"denoise"` (a model trained for it, or any unconditional diffusion model), `"upscale"` or `"inpaint"`
             (any unconditional diffusion model).
         device: where to put it; the CPU if None.
-        dtype: of the weights; float32 if None, whatever they were saved as.
+        dtype: type of the weights; float32 if None, whatever they were saved as.
+        variant: see `load_pipeline`.
 
     Raises:
         InputError: as `load_pipeline`, and for a model that was trained for something else.
     """
     path = _find(name)
-    return _restorer(path, *_load_parts(path), task, name=name, device=device, dtype=dtype)
-
-
-def load_model(name: str | os.PathLike) -> Any:
-    """Load a model as the pipeline of what it was trained for, whatever that is; arguments and errors as above."""
-    path = _find(name)
-    unet, scheduler, index = _load_parts(path)
-    task = _trained_for(index)
-    if task == "generation":
-        return DiffusionSamplingPipeline(unet, scheduler)
-    return _restorer(path, unet, scheduler, index, task, name=name)
-
-
-def _find(name: str | os.PathLike) -> Path:
-    """The folder of a model: a path, or the name of one of the package."""
-    path = Path(name)
-    if not path.exists() and (_PRETRAINED / path / "model_index.json").is_file() and len(path.parts) == 1:
-        return _PRETRAINED / path
-    if not path.exists():
+    unet, scheduler, index = _load_parts(path, variant)
+    trained_for, config = _trained_for(index), unet.config
+    if trained_for not in _USABLE_FOR[task]:
         raise InputError(
-            f"{name} does not exist; expected a run folder of `cunet train`, a saved model, or one that comes with the "
-            f"package ({', '.join(pretrained_models()) or 'none is there'})"
+            f"{name} was trained for {trained_for}; expected a model of cunet train --task "
+            f"{' or '.join(_USABLE_FOR[task])}"
         )
-    return path
-
-
-def _restorer(
-    path: Path,
-    unet: Any,
-    scheduler: Any,
-    index: dict[str, Any],
-    task: str,
-    *,
-    name: str | os.PathLike,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Any:
-    trained_for = _trained_for(index)
-    if trained_for != task and not (trained_for == "generation" and task != "upscale"):
-        wanted = (
-            "super-resolution" if task == "upscale" else "generation" + (" or denoise" if task == "denoise" else "")
-        )
-        raise InputError(
-            f"{name} was trained for {'super-resolution' if trained_for == 'upscale' else trained_for}; expected a "
-            f"model of cunet train --task {wanted}"
-        )
-    config = unet.config
-    if trained_for == "generation" and (config.num_class_embeds is not None or config.class_embed_type is not None):
+    if trained_for == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
     expected = config.out_channels * (2 if task == "upscale" else 1)
     if config.out_channels not in (1, 3) or config.in_channels != expected:
@@ -119,17 +92,76 @@ def _restorer(
             f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
             f"or RGB images{' beside their enlarged ones' if task == 'upscale' else ''}"
         )
+    if scheduler is not None:
+        process_of(scheduler)  # refuses other families
     options = {key: index[key] for key in _OPTIONS if key in index}
     _check_options(options, path)
-    pipeline = _RESTORERS[task](torch.nn.Module.to(unet, dtype or torch.float32), scheduler, **options)
+    unet = torch.nn.Module.to(unet, dtype or torch.float32)
+    pipeline = TASKS[task].load_pipeline_class()(unet, scheduler, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 
 
+def open_restorer(name: str, task: str, options: FileOptions) -> Any:
+    """Loads the model of a restoration verb as its options say; errors are those of `load_restorer`."""
+    pipeline = load_restorer(name, task, device=pick_device(options.device), variant=options.variant)
+    if options.solver_steps is not None:
+        set_solver_steps(pipeline.unet, options.solver_steps)
+    return pipeline
+
+
+def load_model(name: Name) -> Any:
+    """Loads a model as the pipeline of what it was trained for; arguments and errors are those of `load_restorer`."""
+    path = _find(name)
+    task = _trained_for(_read_index(_model_folder(path)))
+    return load_pipeline(path) if task == "generate" else load_restorer(path, task)
+
+
+def load_pipeline(
+    path: Name,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+) -> DiffusionSamplingPipeline:
+    """Loads what can be sampled from.
+
+    Args:
+        path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), or a bare model (`config.json` and
+            safetensors, in one file or several; it gets the linear noise schedule of DDPM).
+        device: where to put it; where it was loaded (the CPU) if None.
+        dtype: type of the weights; as saved if None.
+        variant: name of the variant of the weights, such as `"fp16"`. If None, the weights without a variant, or those
+            of the only variant that exists.
+
+    Raises:
+        InputError: if there is nothing to load, or a file is damaged, or names a class that is not ours or diffusers'.
+    """
+    unet, scheduler, index = _load_parts(Path(path), variant)
+    task = _trained_for(index)
+    if task != "generate":
+        raise InputError(f"{path} was trained for `cunet {task}`, and makes no images from noise")
+    pipeline = DiffusionSamplingPipeline(unet, scheduler)
+    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
+
+
+def _find(name: Name) -> Path:
+    """Returns the folder of a model: a path, or the name of one of the package."""
+    path = Path(name)
+    if not path.exists() and (_PRETRAINED / path / "model_index.json").is_file() and len(path.parts) == 1:
+        return _PRETRAINED / path
+    if not path.exists():
+        raise InputError(
+            f"{name} does not exist; expected a run folder of `cunet train`, a saved model, or one that comes with the "
+            f"package ({', '.join(pretrained_models()) or 'none does'})"
+        )
+    return path
+
+
 def _trained_for(index: dict[str, Any]) -> str:
-    """The task of a saved pipeline, by its class: a verb, or `"generation"`."""
-    kinds = {kind.__name__: verb for verb, kind in _RESTORERS.items() if kind is not InpaintingPipeline}
-    return kinds.get(str(index.get("_class_name")), "generation")
+    """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
+    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TRAINED.items()}
+    return classes.get(str(index.get("_class_name")), "generate")
 
 
 def _check_options(options: dict[str, Any], path: Path) -> None:
@@ -138,54 +170,42 @@ def _check_options(options: dict[str, Any], path: Path) -> None:
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise InputError(f"the index of {path} has {name}={value!r}; expected {kind.__name__}")
     if options.get("scale", 2) not in (2, 3, 4) or not 0 <= options.get("sigma_max", 1) <= 255:
-        raise InputError(f"the index of {path} has options beyond what can be ({options})")
+        raise InputError(f"the index of {path} has options beyond what is possible ({options})")
 
 
-def load_pipeline(
-    path: str | os.PathLike, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-) -> DiffusionSamplingPipeline:
-    """Load what can be sampled from.
-
-    Args:
-        path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), or a bare model (`config.json` and
-            safetensors; it gets the linear noise schedule of DDPM).
-        device: where to put it; where it was loaded (the CPU) if None.
-        dtype: of the weights; as saved if None.
-
-    Raises:
-        InputError: if there is nothing to load, or a file is damaged, or names a class that is not ours or diffusers'.
-    """
-    unet, scheduler, index = _load_parts(Path(path))
-    if _trained_for(index) != "generation":
-        verb = _trained_for(index)
-        raise InputError(f"{path} was trained for `cunet {verb}`, and makes no images from noise")
-    pipeline = DiffusionSamplingPipeline(unet, scheduler)
-    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
-
-
-def _load_parts(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """U-Net, scheduler (None for a denoiser) and index of what `load_pipeline` takes."""
+def _model_folder(folder: Path) -> Path:
+    """Returns where the model of a run, or a saved model, lies."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist; expected a run folder of `cunet train` or a saved model")
     if (folder / "model" / "model_index.json").is_file():
-        folder = folder / "model"
-    elif (folder / "config.yaml").is_file():
+        return folder / "model"
+    if (folder / "config.yaml").is_file():
         raise InputError(f"the run {folder} has no model yet; train it up to its first checkpoint")
-    index: dict[str, Any] = {}
-    if (folder / "model_index.json").is_file():
-        index = _read_json(folder / "model_index.json")
-        _check_index(index, folder)
-        unet = _load_unet(folder / "unet")
-        name = (index.get("scheduler") or [None, None])[1]
-        scheduler = None if name is None else _load_scheduler(folder / "scheduler", name)
-    elif (folder / "config.json").is_file():
-        from diffusers import DDPMScheduler
+    return folder
 
-        unet = _load_unet(folder)
-        scheduler = DDPMScheduler()
-    else:
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Returns the index of a saved pipeline, checked; empty for a bare model."""
+    if not (folder / "model_index.json").is_file():
+        return {}
+    index = _read_json(folder / "model_index.json")
+    _check_index(index, folder)
+    return index
+
+
+def _load_parts(path: Path, variant: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns U-Net, scheduler (None for a denoiser) and index of what `load_pipeline` takes."""
+    from diffusers import DDPMScheduler
+
+    folder = _model_folder(path)
+    index = _read_index(folder)
+    if index:
+        unet = _load_unet(folder / "unet", variant)
+        name = (index.get("scheduler") or [None, None])[1]
+        return unet, None if name is None else _load_scheduler(folder / "scheduler", name), index
+    if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model: expected a run folder, or model_index.json, or config.json in it")
-    return unet.eval(), scheduler, index
+    return _load_unet(folder, variant), DDPMScheduler(), {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -208,7 +228,7 @@ def _regular_size(path: Path) -> int:
 
 
 def _check_index(index: dict[str, Any], folder: Path) -> None:
-    """Refuse, before anything is imported, an index that names other code than diffusers' and ours."""
+    """Refuses, before anything is imported, an index that names other code than diffusers' and ours."""
     where = folder / "model_index.json"
     parts = ("unet", "scheduler")
     if _trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None]):
@@ -222,7 +242,7 @@ def _check_index(index: dict[str, Any], folder: Path) -> None:
     if index["unet"][1] not in UNETS:
         raise InputError(f"{where} names the U-Net class {index['unet'][1]!r}; expected {' or '.join(UNETS)}")
     if "scheduler" in parts and not index["scheduler"][1].endswith("Scheduler"):
-        raise InputError(f"{where} names {index['scheduler'][1]!r} as scheduler, which is none")
+        raise InputError(f"{where} names {index['scheduler'][1]!r} as scheduler, which is not one")
 
 
 def _load_scheduler(folder: Path, class_name: str) -> Any:
@@ -233,21 +253,14 @@ def _load_scheduler(folder: Path, class_name: str) -> Any:
         raise InputError(f"diffusers {diffusers.__version__} has no scheduler {class_name!r}, which {folder} asks for")
     config = _read_json(folder / "scheduler_config.json")
     _check_numbers(config, folder / "scheduler_config.json")
-    kind = config.get("prediction_type", "epsilon")
-    if kind not in ("epsilon", "v_prediction", "sample"):
-        raise InputError(f"{folder / 'scheduler_config.json'} has the unknown prediction_type {kind!r}")
     try:
         return scheduler_class.from_config(config)
     except Exception as error:  # whatever a constructor makes of values that nobody has checked
-        raise InputError(f"the scheduler in {folder} cannot be made ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"the scheduler in {folder} cannot be made ({first_line(error)})") from error
 
 
 def _check_numbers(config: dict[str, Any], where: Path) -> None:
-    """Refuse numbers beyond any model, before something is made of that size, or computed for so long."""
+    """Refuses numbers beyond any model, before something is made of that size, or computed for so long."""
 
     def check(name: str, value: Any, longest: int) -> None:
         if isinstance(value, list):
@@ -260,75 +273,102 @@ def _check_numbers(config: dict[str, Any], where: Path) -> None:
             if abs(value) > largest:
                 raise InputError(f"{where} has {name}={value}; whole numbers up to {largest} are allowed")
         elif isinstance(value, float) and math.isnan(value):
-            raise InputError(f"{where} has {name}={value}, which is no number")
+            raise InputError(f"{where} has {name}={value}, which is not a number")
 
     for name, value in config.items():
         check(name, value, _LARGEST_OTHER if name == "trained_betas" else _LONGEST_LIST)
 
 
-def _check_header(unet_class: Any, config: dict[str, Any], weights: Path) -> None:
-    """Refuse weights that are not what the configuration says: names, shapes and types by the header alone.
+def _find_weights(folder: Path, variant: str | None) -> list[Path]:
+    """Returns the files of the weights, of which there are several if they are sharded; no index names other folders.
 
-    The model is made without memory (on torch's `meta` device). safetensors checks that the header's shapes and offsets
+    Raises:
+        InputError: if there are none of the variant, or a damaged index of shards.
+    """
+    files = sorted(folder.iterdir(), key=lambda path: path.suffix != ".json") if folder.is_dir() else []
+    known = {(match[1] or match[2] or ""): path for path in files if (match := _MAIN_FILE.fullmatch(path.name))}
+    if variant is None and "" not in known and len(known) == 1:
+        variant = next(iter(known))
+    main = known.get(variant or "")
+    if main is None:
+        others = ", ".join(sorted(filter(None, known)))
+        remedy = f"the variants {others} exist, name one with --variant" if others else "pickled weights are not read"
+        raise InputError(f"{folder} has no {f'{variant} ' if variant else ''}weights in safetensors files; {remedy}")
+    if main.suffix != ".json":
+        return [main]
+    shards = _read_json(main).get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    if not 0 < len(names) <= _MOST_SHARDS or not all(_SHARD.fullmatch(name) for name in names):
+        raise InputError(f"{main} does not name shards of weights beside it; it is damaged")
+    return [folder / name for name in sorted(names)]
+
+
+def _check_headers(unet_class: Any, config: dict[str, Any], files: list[Path]) -> None:
+    """Refuses weights that are not what the configuration says: names, shapes and types by the headers alone.
+
+    The model is made without memory (on torch's `meta` device). safetensors checks that a header's shapes and offsets
     agree with each other and with the size of the file.
     """
-    try:
-        _regular_size(weights)
-        with safe_open(weights, framework="pt") as file:
-            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{weights} is missing; weights in other files, or pickled ones, are not read") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights} cannot be read ({_first_line(error)}); it is damaged") from error
+    found: dict[str, tuple[str, str]] = {}
+    for weights in files:
+        try:
+            _regular_size(weights)
+            with safe_open(weights, framework="pt") as file:
+                views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                found |= {name: (str(tuple(view.get_shape())), view.get_dtype()) for name, view in views.items()}
+        except FileNotFoundError as error:
+            raise InputError(f"{weights} is missing; the model is incomplete") from error
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{weights} cannot be read ({first_line(error)}); it is damaged") from error
+    folder = files[0].parent
     try:
         with torch.device("meta"):
-            expected = {name: tuple(t.shape) for name, t in unet_class.from_config(config).state_dict().items()}
+            expected = {name: str(tuple(t.shape)) for name, t in unet_class.from_config(config).state_dict().items()}
     except Exception as error:  # whatever a constructor makes of values that nobody has checked
-        raise InputError(f"{weights.parent / 'config.json'} makes no model ({_first_line(error)})") from error
+        raise InputError(f"{folder / 'config.json'} makes no model ({first_line(error)})") from error
     for name in [*expected, *found]:
-        shapes = [str(expected.get(name, "nothing")), str(found[name][0]) if name in found else "nothing"]
-        if shapes[0] != shapes[1]:
+        wanted, (shape, dtype) = expected.get(name, "nothing"), found.get(name, ("nothing", ""))
+        if wanted != shape:
             raise InputError(
-                f"the weights in {weights.parent} do not fit its config.json: {name} should be {shapes[0]} and is "
-                f"{shapes[1]}"
+                f"the weights in {folder} do not fit its config.json: {name} should be {wanted} and is {shape}"
             )
-        if found[name][1] not in ("F16", "BF16", "F32", "F64"):
-            raise InputError(f"{weights} has {name} as {found[name][1]}; expected floating point")
+        if dtype not in ("F16", "BF16", "F32", "F64"):
+            raise InputError(f"the weights in {folder} have {name} as {dtype}; expected floating point")
 
 
-def _load_unet(folder: Path) -> Any:
+def _load_unet(folder: Path, variant: str | None) -> Any:
     config = _read_json(folder / "config.json")
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in UNETS:
         raise InputError(f"{folder / 'config.json'} is for the class {name!r}; expected {' or '.join(UNETS)}")
     unet_class: Any = UNETS[name]
     _check_numbers(config, folder / "config.json")
-    _check_header(unet_class, config, folder / _WEIGHTS)
+    files = _find_weights(folder, variant)
+    _check_headers(unet_class, config, files)
     try:
-        unet = unet_class.from_pretrained(folder, use_safetensors=True)
+        unet = unet_class.from_config(config).eval()
+        # copied into memory of their own: mapped from the file, weights are not aligned as usual, which makes kernels
+        # round otherwise, and a file that is cut off meanwhile would end the process
+        for file in files:
+            unet.load_state_dict(load_file(file), strict=False)  # all names were checked
     except Exception as error:
-        raise InputError(f"the model in {folder} cannot be loaded ({_first_line(error)}); it is damaged") from error
-    # Into memory of their own: mapped from the file they are not aligned as usual, which makes kernels round otherwise,
-    # and a file that is cut off meanwhile would end the process.
-    for parameter in unet.parameters():
-        parameter.data = parameter.data.clone()
-    spoilt = next((name for name, p in unet.named_parameters() if not bool(p.isfinite().all())), None)
-    if spoilt is not None:
-        raise InputError(f"the weights in {folder} are not finite ({spoilt}); the model is spoilt")
+        raise InputError(f"the model in {folder} cannot be loaded ({first_line(error)}); it is damaged") from error
+    bad = next((name for name, p in unet.named_parameters() if not bool(p.isfinite().all())), None)
+    if bad is not None:
+        raise InputError(f"the weights in {folder} are not finite ({bad}); the model is damaged")
     return unet
 
 
 def load_model_or_preset(
     name: str, sample_size: int | None = None, channels: int | None = None, solver_steps: int | None = None
 ) -> Any:
-    """The U-Net of a run or a saved model, or a new one of a preset.
+    """Returns the U-Net of a run or a saved model, or a new one of a preset.
 
     Args:
-        name: a preset, or what `load_pipeline` takes. A folder goes before a preset of the same name.
+        name: a preset, or what `load_pipeline` takes. A folder takes precedence over a preset of the same name.
         sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
-        channels: of a preset's images; 1 for `tiny`, 3 for the others if None.
-        solver_steps: solver steps in each block, if they are to be changed.
+        channels: channels of a preset's images; 1 for `tiny`, 3 for the others if None.
+        solver_steps: number of solver steps in each block, if it is to be changed.
 
     Raises:
         InputError: as `load_pipeline`, and for settings that do not fit.
@@ -341,7 +381,7 @@ def load_model_or_preset(
             size = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
             unet = build_unet(name, sample_size=size, in_channels=channels, out_channels=channels).eval()
         elif not Path(name).exists():
-            raise InputError(f"{name} is no file, and no preset ({', '.join(PRESETS)})")
+            raise InputError(f"{name} is neither a model on disk nor a preset ({', '.join(PRESETS)})")
         else:
             unet = _load_parts(Path(name))[0]
     except InputError:
@@ -354,10 +394,10 @@ def load_model_or_preset(
 
 
 def set_solver_steps(unet: Any, num_steps: int) -> None:
-    """Change the number of solver steps of a continuous U-Net.
+    """Changes the number of solver steps of a continuous U-Net.
 
     Raises:
-        InputError: for another model, or a number that cannot be.
+        InputError: for another kind of model, or a number that is not possible.
     """
     if not hasattr(unet, "set_solver"):
         raise InputError(f"solver steps are for continuous U-Nets, and this model is a {type(unet).__name__}")

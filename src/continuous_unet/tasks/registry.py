@@ -1,21 +1,104 @@
-"""What a run can learn. A new task is a class in a file here, an entry in `TASKS`, and one in the list of its test."""
+"""The one table of tasks: what each is called, what it can be asked for, and where its parts live.
 
-from continuous_unet.tasks.base import RestorationTask, TrainingTask
-from continuous_unet.tasks.denoise.training import DenoiseTask
-from continuous_unet.tasks.generate.training import GenerationTask
-from continuous_unet.tasks.upscale.training import SuperResolutionTask
-from continuous_unet.training.config import TrainConfig
+A new task is a folder here, an entry in `TASKS`, and one in the list of its test. Imports no torch: the command line
+reads it to parse.
+"""
 
-__all__ = ["TASKS", "RestorationTask", "TrainingTask", "make_task"]
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-TASKS: dict[str, type[TrainingTask]] = {
-    "generation": GenerationTask,
-    "denoise": DenoiseTask,
-    "super-resolution": SuperResolutionTask,
+from continuous_unet.tasks.denoise.options import DenoiseTraining
+from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.training_options import TrainingOptions
+from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
+
+if TYPE_CHECKING:
+    from continuous_unet.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task. Places are written `module:name` and imported when they are first needed."""
+
+    name: str
+    pipeline: str
+    """The pipeline that a trained model is saved and used as."""
+    call: str
+    """The library call behind the verb of that name."""
+    old_name: str | None = None
+    """The name in version 0.1.0, which is still accepted."""
+    training: type[TrainingOptions] | None = None
+    """Options of training; None for a task that uses models of another."""
+    task: str | None = None
+    """The `Task` that training runs."""
+    export: Mapping[str, Any] = field(default_factory=dict)
+    """What an exported model must know: entries of the pipeline's `config`, with their defaults."""
+
+    def load_pipeline_class(self) -> Any:
+        """Returns the pipeline class."""
+        return _load(self.pipeline)
+
+    def load_call(self) -> Any:
+        """Returns the library call."""
+        return _load(self.call)
+
+    def load_task(self) -> "type[Task]":
+        """Returns the class that training runs."""
+        assert self.task is not None, f"nothing is trained for {self.name}"
+        return _load(self.task)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"continuous_unet.tasks.{module}"), name)
+
+
+TASKS: dict[str, TaskEntry] = {
+    entry.name: entry
+    for entry in (
+        TaskEntry(
+            name="generate",
+            pipeline="generate.pipeline:DiffusionSamplingPipeline",
+            call="generate.run:sample_images",
+            old_name="generation",
+            training=GenerateTraining,
+            task="generate.training:GenerateTask",
+        ),
+        TaskEntry(
+            name="denoise",
+            pipeline="denoise.pipeline:DenoisingPipeline",
+            call="denoise.run:denoise_files",
+            training=DenoiseTraining,
+            task="denoise.training:DenoiseTask",
+            export={"sigma_conditioned": False},
+        ),
+        TaskEntry(
+            name="upscale",
+            pipeline="upscale.pipeline:SuperResolutionPipeline",
+            call="upscale.run:upscale_files",
+            old_name="super-resolution",
+            training=UpscaleTraining,
+            task="upscale.training:UpscaleTask",
+            export={"scale": 2, "residual_scale": RESIDUAL_SCALE},
+        ),
+        TaskEntry(
+            name="inpaint",
+            pipeline="inpaint.pipeline:InpaintingPipeline",
+            call="inpaint.run:inpaint_files",
+        ),
+    )
 }
-"""By the name that `TrainConfig.task` takes."""
+"""By name."""
+TRAINED: dict[str, type[TrainingOptions]] = {
+    name: entry.training for name, entry in TASKS.items() if entry.training is not None
+}
+"""The training options of those that `cunet train --task` takes."""
+OLD_NAMES: dict[str, str] = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
+"""From the names of version 0.1.0 to those of today."""
 
 
-def make_task(config: TrainConfig) -> TrainingTask:
-    """The task of a run."""
-    return TASKS[config.task](config)
+def task_entry(options: TrainingOptions) -> TaskEntry:
+    """Returns the task that training options are of."""
+    return next(entry for entry in TASKS.values() if entry.training is type(options))

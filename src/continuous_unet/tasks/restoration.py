@@ -1,6 +1,7 @@
 """What the restoration pipelines share: images in and out, channels that do not match, finite values, saved options."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,57 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.images.decode import to_array
-from continuous_unet.images.grids import to_pil
+from continuous_unet.base.randomness import derive_seed
+from continuous_unet.images.decode import is_grey, normalise_mode, to_array, upright
+from continuous_unet.images.grids import to_output
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.tasks.options import FileOptions
 
 Images = Image.Image | Tensor | list
+MODES = ("mean", "sample")
 OUTPUT_TYPES = ("pil", "np", "pt")
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue, ITU-R BT.601."""
+"""Weights of red, green and blue, ITU-R BT.601."""
+
+
+def nothing() -> None:
+    """Does nothing: what is called before each tile by default."""
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How a pipeline works on each image; handed down from its call, or from a verb, unchanged.
+
+    Args:
+        mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper.
+        num_inference_steps: number of sampling steps of mode `"sample"`.
+        generator: source of its randomness.
+        tiles: see `Tiles`.
+        before_tile: called before each tile; what it raises ends the work.
+
+    Raises:
+        InputError: for an unknown mode, or no step.
+    """
+
+    mode: str = "mean"
+    num_inference_steps: int = 20
+    generator: torch.Generator | None = None
+    tiles: Tiles | None = None
+    before_tile: Callable[[], None] = nothing
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        if self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
+
+
+def how_to_restore(
+    options: FileOptions, task: str, mode: str, steps: int, before_tile: Callable[[], None]
+) -> RestoreOptions:
+    """Returns how one image is restored by a verb. Each image gets the same random numbers, whatever its place."""
+    generator = torch.Generator().manual_seed(derive_seed(task, options.seed))
+    return RestoreOptions(mode, steps, generator, Tiles(options.tile, options.overlap), before_tile)
 
 
 class RestorationPipeline(DiffusionPipeline):
@@ -29,53 +73,68 @@ class RestorationPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "unet"
     task: str
-    """The word of the command line."""
+    """Name in `continuous_unet.tasks.registry.TASKS`."""
     unet: Any
     scheduler: Any
 
     @property
     def channels(self) -> int:
-        """Of the images that the model was made for: 1 or 3."""
+        """Channels of the images that the model was made for: 1 or 3."""
         return self.unet.config.out_channels
 
-    def predict(
-        self,
-        state: Tensor,
-        timestep: Tensor | float | int,
-        tiles: Tiles | None,
-        before_tile: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """One evaluation of the network on an input `(B, C, H, W)` of any size, in tiles; float32."""
+    def restore_all(self, images: Images, output_type: str, one: Callable[[Tensor, int], Iterator[Tensor]]) -> Any:
+        """Checks, converts, restores and gives back: what the call of every pipeline does.
 
-        def evaluate(tile: Tensor) -> Tensor:
-            return evaluated(self.unet, tile, timestep)
+        Args:
+            images: see `as_tensors`.
+            output_type: see `as_output`.
+            one: restores an image `(C, H, W)` in [0, 1], whose number it gets too, to bands `(C, rows, W)`.
 
-        bands = in_tiles(evaluate, state, multiple=network_multiple(self.unet), tiles=tiles, before_tile=before_tile)
+        Raises:
+            InputError: for images or an output type that are unknown, and if the model does not make finite values.
+        """
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        tensors = as_tensors(images, self._execution_device)
+        return as_output(
+            [checked(torch.cat(list(one(image, k)), dim=1)) for k, image in enumerate(tensors)], output_type
+        )
+
+    def predict(self, state: Tensor, timestep: Tensor | float, options: RestoreOptions) -> Tensor:
+        """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32."""
+        bands = in_tiles(
+            lambda tile: evaluated(self.unet, tile, timestep),
+            state,
+            multiple=network_multiple(self.unet),
+            tiles=options.tiles,
+            before_tile=options.before_tile,
+        )
         return torch.cat(list(bands), dim=2)
 
 
-def evaluated(unet: Any, sample: Tensor, timestep: Tensor | float | int) -> Tensor:
-    """The U-Net's output in float32, whatever the precision of its weights."""
+def evaluated(unet: Any, sample: Tensor, timestep: Tensor | float) -> Tensor:
+    """Returns the U-Net's output in float32, whatever the precision of its weights."""
     return unet(sample.to(unet.dtype), timestep).sample.float()
 
 
 def checked(image: Tensor) -> Tensor:
-    """The same, if it is finite.
+    """Returns the same, if it is finite.
 
     Raises:
         InputError: otherwise; it would become black pixels, silently.
     """
     if not bool(image.isfinite().all()):
-        raise InputError("the model made values that are not finite; its weights are spoilt, or need another --dtype")
+        raise InputError("the model made values that are not finite; its weights are damaged, or need another --dtype")
     return image
 
 
 def as_tensors(images: Images, device: torch.device) -> list[Tensor]:
-    """Images to tensors `(C, H, W)` in [0, 1], C = 1 or 3.
+    """Converts images to tensors `(C, H, W)` in [0, 1], C = 1 or 3.
 
     Args:
-        images: a PIL image (grey or RGB; others are converted), a tensor `(C, H, W)` or `(B, C, H, W)` in [0, 1]
-            (values beyond are kept: noise is not clipped), or a list of those.
+        images: a PIL image, a tensor `(C, H, W)` or `(B, C, H, W)`, or a list of those. PIL images are read as files
+            are: upright, 16-bit and float grey by `value_range`, transparency over white. Float tensors are in [0, 1];
+            values beyond are kept, since noise is not clipped, so that images in [-1, 1] are not recognised. uint8
+            tensors are on the 0–255 scale.
         device: where to put them.
 
     Raises:
@@ -84,53 +143,47 @@ def as_tensors(images: Images, device: torch.device) -> list[Tensor]:
     if isinstance(images, list):
         return [tensor for image in images for tensor in as_tensors(image, device)]
     if isinstance(images, Image.Image):
-        grey = images.mode in ("1", "L")
-        array = to_array(images.convert("L" if grey else "RGB"), 1 if grey else 3)
-        return [torch.from_numpy(array / 2 + 0.5).to(device)]
+        image = upright(images)
+        channels = 1 if is_grey(image) else 3
+        return [to_unit_range(torch.from_numpy(to_array(normalise_mode(image, channels), channels))).to(device)]
     if not isinstance(images, Tensor) or images.ndim not in (3, 4) or images.shape[-3] not in (1, 3):
         what = tuple(images.shape) if isinstance(images, (Tensor, np.ndarray)) else type(images).__name__
         raise InputError(f"image is {what}; expected a PIL image, a tensor (C, H, W) or (B, C, H, W) with C = 1 or 3")
+    if not images.is_floating_point() and images.dtype not in (torch.uint8, torch.bool):
+        raise InputError(f"image is a tensor of {images.dtype}; expected floats in [0, 1], or uint8 on the 0–255 scale")
     if not images.numel() or not bool(images.isfinite().all()):
         raise InputError("image has no pixels, or values that are not finite")
-    tensors = list(images) if images.ndim == 4 else [images]
-    return [tensor.to(device=device, dtype=torch.float32) for tensor in tensors]
+    values = images.to(device=device, dtype=torch.float32)
+    values = values / 255 if images.dtype == torch.uint8 else values
+    return list(values) if values.ndim == 4 else [values]
 
 
 def as_output(images: list[Tensor], output_type: str) -> Any:
-    """Tensors `(C, H, W)` to what was asked for, clipped to [0, 1]: PIL images, arrays `(H, W, C)`, or tensors.
+    """Converts tensors `(C, H, W)` to PIL images, arrays `(H, W, C)`, or tensors, clipped to [0, 1].
 
     Arrays and tensors of one size are stacked, as every pipeline of diffusers gives them; others come as a list.
     """
     images = [image.clamp(0, 1) for image in images]
-    if output_type == "pil":
-        return [to_pil(image[None])[0] for image in images]
-    one_size = len({image.shape for image in images}) == 1
-    if output_type == "np":
-        arrays = [image.cpu().permute(1, 2, 0).numpy() for image in images]
-        return np.stack(arrays) if one_size else arrays
-    return torch.stack(images) if one_size else images
+    if len({image.shape for image in images}) == 1:
+        return to_output(torch.stack(images), output_type)
+    return [to_output(image[None], output_type)[0] for image in images]
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse another word than those allowed."""
+    """Refuses another word than those allowed."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}")
 
 
-def whole(bands: Iterator[Tensor]) -> Tensor:
-    """Bands `(C, rows, W)` to one image."""
-    return checked(torch.cat(list(bands), dim=1))
-
-
 def to_model_channels(images: Tensor, channels: int) -> Tensor:
-    """`(1, C, H, W)` to what a model of so many channels takes: channels one by one as a batch, or grey repeated."""
+    """Gives `(1, C, H, W)` the channels of a model: one by one as a batch for grey models, or grey repeated."""
     if channels == 1:
         return images.transpose(0, 1)
     return images.expand(-1, channels, -1, -1)
 
 
 def from_model_channels(images: Tensor, channels: int) -> Tensor:
-    """Undo `to_model_channels` for an image of so many channels; the mean, where grey had been repeated."""
+    """Undoes `to_model_channels` for an image of so many channels; the mean, where grey had been repeated."""
     if images.shape[1] == 1:
         return images.transpose(0, 1)
     return images if channels == images.shape[1] else images.mean(dim=1, keepdim=True)

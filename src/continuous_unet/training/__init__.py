@@ -12,13 +12,12 @@ __getattr__ = lazy_names(
     {
         "TrainConfig": "continuous_unet.training.config",
         "TrainResult": "continuous_unet.training.trainer",
-        "train": "continuous_unet.training.trainer",
-        "diffusion_loss": "continuous_unet.diffusion.losses",
+        "train": "continuous_unet.training.run",
     },
 )
-__all__ = ["TrainConfig", "TrainResult", "diffusion_loss", "train"]
+__all__ = ["TrainConfig", "TrainResult", "train"]
 
 if TYPE_CHECKING:
-    from continuous_unet.diffusion.losses import diffusion_loss
     from continuous_unet.training.config import TrainConfig
-    from continuous_unet.training.trainer import TrainResult, train
+    from continuous_unet.training.run import train
+    from continuous_unet.training.trainer import TrainResult

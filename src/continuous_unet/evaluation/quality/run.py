@@ -21,9 +21,13 @@ from continuous_unet.evaluation import options as opts
 from continuous_unet.evaluation.quality import generation, restoration
 from continuous_unet.evaluation.quality.extractors import extractor_class
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
+from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.restoration import RestoreOptions
+from continuous_unet.tasks.upscale.options import UpscaleOptions
 
-TILES = {"denoise": (512, 64), "upscale": (256, 32)}
+VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": UpscaleOptions}
 
 
 @dataclass
@@ -97,13 +101,12 @@ def _evaluate(
 ) -> RestorationResult:
     options.validate()
     result = RestorationResult(lpips="measured" if options.lpips else restoration.NO_LPIPS)
-    size, overlap = TILES[task]
-    tiles = Tiles(options.tile or size, overlap if options.overlap is None else options.overlap)
+    verb = VERBS[task]
+    tiles = Tiles(options.tile or verb.tile, verb.overlap if options.overlap is None else options.overlap)
     device = pick_device(options.device)
     with collecting(result, stop) as request:
-        settings = restoration.Settings(
-            options.mode, options.sampling_steps, options.seed, tiles, options.lpips, before_tile=request.check
-        )
+        how = RestoreOptions(options.mode, options.sampling_steps, tiles=tiles, before_tile=request.check)
+        settings = restoration.Settings(how, options.seed, options.lpips)
         for name in options.model or [packaged]:
             pipeline = load_restorer(name, task, device=device)
             if options.solver_steps is not None:
@@ -116,7 +119,7 @@ def _evaluate(
                 key=lambda image: image[0].numel(),
             )
             facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.mode}
-            facts |= restoration.peak_memory_of(pipeline, largest, settings)
+            facts |= restoration.peak_memory_of(pipeline, largest, how)
             for experiment in chosen:
                 images = restoration.read_images(options.data, channels, options.num)
                 row = restoration.measure(experiment, pipeline, images, settings)

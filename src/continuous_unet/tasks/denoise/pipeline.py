@@ -5,7 +5,6 @@ form by `sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / a
 either the mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,32 +15,28 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.predictions import clean_image
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.noise_level import estimate_sigma
+from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
 from continuous_unet.tasks.restoration import (
-    OUTPUT_TYPES,
     Images,
     RestorationPipeline,
-    as_output,
-    as_tensors,
-    check_choice,
+    RestoreOptions,
     evaluated,
     from_model_channels,
+    nothing,
     to_model_channels,
-    whole,
 )
-
-MODES = ("mean", "sample")
 
 
 def remove_noise(unet: Any, noisy: Tensor, sigmas: Tensor | float | None) -> Tensor:
-    """By a model that was trained for it: what it predicts is the noise.
+    """Removes noise by a model that was trained for it: what it predicts is the noise.
 
     Args:
         unet: such a model.
         noisy: images `(B, C, H, W)` in [-1, 1], the noise not clipped.
-        sigmas: `(B,)` or one number, of 255, for a model that is told; None for a blind one.
+        sigmas: `(B,)` or one number, on the 0–255 scale, for a model that takes it; None for a blind one.
 
     Returns:
         The clean images, not clipped.
@@ -51,7 +46,7 @@ def remove_noise(unet: Any, noisy: Tensor, sigmas: Tensor | float | None) -> Ten
 
 @dataclass
 class DenoisingOutput(BaseOutput):
-    """Images, and the strength of the noise that was assumed for each, of 255; None if nobody asked for it."""
+    """Images, and the standard deviation of the noise assumed for each, on the 0–255 scale; None for blind models."""
 
     images: Any
     sigmas: list[float | None]
@@ -62,10 +57,10 @@ class DenoisingPipeline(RestorationPipeline):
 
     Args:
         unet: a `ContinuousUNet2DModel` or `UNet2DModel` of 1 or 3 channels.
-        scheduler: of the noise schedule of a diffusion model; None for a model that was trained to denoise.
-        sigma_min: weakest noise that such a model was trained on, of 255.
-        sigma_max: strongest noise, of 255.
-        sigma_conditioned: such a model is told the strength; otherwise it is blind.
+        scheduler: noise schedule of a diffusion model; None for a model that was trained to denoise.
+        sigma_min: weakest noise that such a model was trained on, on the 0–255 scale.
+        sigma_max: strongest noise.
+        sigma_conditioned: whether such a model takes the strength of the noise; otherwise it is blind.
     """
 
     task = "denoise"
@@ -99,16 +94,17 @@ class DenoisingPipeline(RestorationPipeline):
         tiles: Tiles | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        before_tile: Callable[[], None] = lambda: None,
+        before_tile: Callable[[], None] = nothing,
     ) -> DenoisingOutput | tuple[Any, list[float | None]]:
-        """Denoise one image or several, of any size.
+        """Denoises one image or several, of any size.
 
         Args:
             image: see `as_tensors`.
-            sigma: standard deviation of the noise, of 255, or `"auto"` to estimate it; a blind model ignores it.
+            sigma: standard deviation of the noise on the 0–255 scale, or `"auto"` to estimate it; a blind model ignores
+                it.
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper (diffusion models only).
-            num_inference_steps: evaluations of mode `"sample"`.
-            generator: of its randomness.
+            num_inference_steps: number of sampling steps of mode `"sample"`.
+            generator: source of its randomness.
             tiles: see `Tiles`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give a `DenoisingOutput` rather than a tuple.
@@ -117,17 +113,18 @@ class DenoisingPipeline(RestorationPipeline):
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
         """
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        results: list[Tensor] = []
+        options = RestoreOptions(mode, num_inference_steps, generator, tiles, before_tile)
         sigmas: list[float | None] = []
-        for one in as_tensors(image, self._execution_device):
-            sigmas.append(self.strength(one, sigma))
-            results.append(whole(self.bands(one, sigmas[-1], mode, num_inference_steps, generator, tiles, before_tile)))
-        output = as_output(results, output_type)
+
+        def one(tensor: Tensor, number: int) -> Iterator[Tensor]:
+            sigmas.append(self.strength(tensor, sigma))
+            return self.bands(tensor, sigmas[-1], options)
+
+        output = self.restore_all(image, output_type, one)
         return DenoisingOutput(images=output, sigmas=sigmas) if return_dict else (output, sigmas)
 
     def strength(self, image: Tensor, sigma: float | str) -> float | None:
-        """The noise to assume in an image `(C, H, W)` in [0, 1], of 255; None if the model is blind.
+        """Returns the noise to assume in an image `(C, H, W)` in [0, 1], on the 0–255 scale; None for a blind model.
 
         Raises:
             InputError: for a sigma that is no strength of noise.
@@ -141,107 +138,74 @@ class DenoisingPipeline(RestorationPipeline):
         return float(sigma)
 
     def bands(
-        self,
-        image: Tensor,
-        sigma: float | None,
-        mode: str = "mean",
-        num_inference_steps: int = 20,
-        generator: torch.Generator | None = None,
-        tiles: Tiles | None = None,
-        before_tile: Callable[[], None] = lambda: None,
+        self, image: Tensor, sigma: float | None, options: RestoreOptions, timestep: int | None = None
     ) -> Iterator[Tensor]:
-        """The work itself: one image `(C, H, W)` in [0, 1], to bands of whole rows `(C, rows, W)`, not clipped.
+        """Restores one image `(C, H, W)` in [0, 1] to bands of whole rows `(C, rows, W)`, not clipped.
 
-        `sigma` is a result of `strength`; the other arguments are those of the call. By mode `"mean"` only a band is in
-        memory at a time, by mode `"sample"` the whole image is.
+        By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole image is.
+
+        Args:
+            image: what `as_tensors` gives.
+            sigma: what `strength` gives.
+            options: how to work.
+            timestep: of a diffusion model, whose noise the image has; found from `sigma` if None.
         """
-        if self.scheduler is not None:
-            assert sigma is not None
-            yield from self.bands_at(
-                image, self.timestep_of(sigma), mode, num_inference_steps, generator, tiles, before_tile
-            )
-            return
-        check_choice("mode", mode, MODES)
-        if mode == "sample":
-            raise InputError(
-                "mode 'sample' needs a diffusion model (cunet train --task generation); this one was trained to give "
-                "the mean"
-            )
-        known = sigma if self.config.sigma_conditioned else None
-        yield from self._in_tiles(image, lambda tile: remove_noise(self.unet, tile, known), tiles, before_tile)
+        channels = image.shape[0]
+        if self.scheduler is None:
+            if options.mode == "sample":
+                raise InputError(
+                    "mode 'sample' needs a diffusion model (cunet train --task generate); this one was trained to give "
+                    "the mean"
+                )
+            known = sigma if self.config.sigma_conditioned else None
 
-    def bands_at(
-        self,
-        image: Tensor,
-        timestep: int,
-        mode: str = "mean",
-        num_inference_steps: int = 20,
-        generator: torch.Generator | None = None,
-        tiles: Tiles | None = None,
-        before_tile: Callable[[], None] = lambda: None,
-    ) -> Iterator[Tensor]:
-        """As `bands`, by a diffusion model, of an image whose noise is that of a timestep."""
-        check_choice("mode", mode, MODES)
-        if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps={num_inference_steps} must be at least 1")
-        alpha = self.scheduler.alphas_cumprod[timestep].item() ** 0.5
-        if mode == "sample":
-            inputs = to_model_channels(image[None] * 2 - 1, self.channels) * alpha
-            result = self._run_back(inputs, timestep, num_inference_steps, generator, tiles, before_tile)
-            yield (from_model_channels(result, image.shape[0])[0] + 1) / 2
-            return
+            def denoise(noisy: Tensor) -> Tensor:
+                return remove_noise(self.unet, noisy, known)
 
-        def denoise(tile: Tensor) -> Tensor:
-            return clean_image(self.scheduler, evaluated(self.unet, tile * alpha, timestep), tile * alpha, timestep)
+        else:
+            time = self.timestep_of(sigma) if timestep is None else timestep
+            process = process_of(self.scheduler)
+            alpha, _ = process.coefficients(time)
+            if options.mode == "sample":
+                state = to_model_channels(to_model_range(image[None]), self.channels) * alpha
+                state = self._run_back(state, time, options)
+                yield to_unit_range(from_model_channels(state, channels)[0])
+                return
 
-        yield from self._in_tiles(image, denoise, tiles, before_tile)
-
-    def _in_tiles(
-        self,
-        image: Tensor,
-        denoise: Callable[[Tensor], Tensor],
-        tiles: Tiles | None,
-        before_tile: Callable[[], None],
-    ) -> Iterator[Tensor]:
-        """A function of the model's images in [-1, 1], on the tiles of an image `(C, H, W)` in [0, 1]."""
+            def denoise(noisy: Tensor) -> Tensor:
+                x_t = noisy * alpha
+                return process.to_clean(evaluated(self.unet, x_t, time), x_t, time)
 
         def one_tile(tile: Tensor) -> Tensor:
-            inputs = to_model_channels(tile * 2 - 1, self.channels)
-            return from_model_channels(denoise(inputs), tile.shape[1])
+            return from_model_channels(denoise(to_model_channels(to_model_range(tile), self.channels)), channels)
 
-        multiple = network_multiple(self.unet)
-        for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=before_tile):
-            yield (band[0] + 1) / 2
+        multiple, tiles = network_multiple(self.unet), options.tiles
+        for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile):
+            yield to_unit_range(band[0])
 
-    def timestep_of(self, sigma: float) -> int:
-        """The timestep of the diffusion model whose noise-to-signal ratio is that of an image with noise of sigma/255.
+    def timestep_of(self, sigma: float | None) -> int:
+        """Returns the timestep of the diffusion model with the noise-to-signal ratio of an image with noise of sigma.
 
         Raises:
             InputError: for noise stronger than the strongest of the process.
         """
-        alphas = self.scheduler.alphas_cumprod.double()
-        ratios = ((1 - alphas) / alphas).sqrt()
-        wanted = sigma * 2 / 255  # of images in [-1, 1]
-        if wanted > float(ratios[-1]):
-            raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({ratios[-1] * 127.5:.0f})")
-        return int((ratios.clamp(min=1e-9).log() - math.log(max(wanted, 1e-9))).abs().argmin())
+        process = process_of(self.scheduler)
+        signal, noise = process.coefficients(process.num_train_timesteps - 1)
+        wanted = (sigma or 0.0) * 2 / 255  # of images in [-1, 1]
+        if wanted * signal > noise:
+            strongest = noise / signal * 127.5
+            raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({strongest:.0f})")
+        return process.nearest_time(wanted)
 
-    def _run_back(
-        self,
-        state: Tensor,
-        timestep: int,
-        num_steps: int,
-        generator: torch.Generator | None,
-        tiles: Tiles | None,
-        before_tile: Callable[[], None],
-    ) -> Tensor:
-        """The reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""
+    def _run_back(self, state: Tensor, timestep: int, options: RestoreOptions) -> Tensor:
+        """Runs the reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""
         scheduler = DDPMScheduler.from_config(self.scheduler.config)
-        times = torch.linspace(timestep, 0, min(num_steps, timestep + 1)).round().long().unique().flip(0)
+        num_steps = min(options.num_inference_steps, timestep + 1)
+        times = torch.linspace(timestep, 0, num_steps).round().long().unique().flip(0)
         scheduler.set_timesteps(timesteps=times.tolist(), device=state.device)
         for time in scheduler.timesteps:
-            prediction = self.predict(state, time, tiles, before_tile)
-            state = scheduler.step(prediction, time, state, generator=generator).prev_sample
+            prediction = self.predict(state, time, options)
+            state = scheduler.step(prediction, time, state, generator=options.generator).prev_sample
         return state
 
 

@@ -3,21 +3,20 @@
 import math
 from typing import Any
 
-import torch
 from PIL import Image
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate_share
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
 
 BATCH = 16
 
 
 def sample_grid(
     unet: Any,
-    noise_scheduler: Any,
+    process: Process,
     *,
     num_images: int,
     num_inference_steps: int,
@@ -26,13 +25,13 @@ def sample_grid(
     processes: Processes | None = None,
     stop: StopRequest | None = None,
 ) -> Image.Image:
-    """Sample with DDIM and lay the images out as one picture, a row per class where there are classes.
+    """Samples with DDIM and lays the images out as one picture, with a row for each class where there are classes.
 
     Args:
         unet: in evaluation mode.
-        noise_scheduler: the training scheduler; DDIM takes its noise schedule and prediction type.
+        process: that the model was trained with.
         num_images: in the grid.
-        num_inference_steps: of DDIM.
+        num_inference_steps: number of sampling steps.
         seed: image k depends on `(seed, k)`.
         num_classes: of a class-conditional model.
         processes: that share the work; this one alone if None.
@@ -45,7 +44,7 @@ def sample_grid(
         Stopped: if a process is asked to stop.
     """
     processes = processes or Processes()
-    pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", noise_scheduler.config))
+    pipeline = DiffusionSamplingPipeline(unet, process.make_sampler("ddim"))
     pipeline.set_progress_bar_config(disable=True)
     labels: list[int | None] = [None] if num_classes is None else list(range(num_classes))
     share = math.ceil(num_images / len(labels))
@@ -56,6 +55,4 @@ def sample_grid(
     ]
     options = {"seed": seed, "num_inference_steps": num_inference_steps}
     made = generate_share(pipeline, jobs, processes=processes, stop=stop or StopRequest(), **options)
-    batches = processes.gather([(numbers.start, images.cpu()) for numbers, images in made])
-    images = torch.cat([images for _, images in sorted(batches, key=lambda batch: batch[0])])
-    return make_grid(images, columns=share if len(labels) > 1 else None)
+    return make_grid(gather_images(made, processes), columns=share if len(labels) > 1 else None)

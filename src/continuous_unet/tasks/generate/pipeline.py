@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.images.grids import to_output
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -24,7 +27,8 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
     """Samples images from a U-Net with any scheduler of diffusers.
 
     Unlike `DDPMPipeline` it gives each scheduler the arguments that its `step` takes, scales the model's input where
-    the scheduler asks for it, and starts from noise of the scheduler's own strength.
+    the scheduler asks for it, and starts from noise of the scheduler's own strength. Schedulers of flow matching work
+    too, with models that were trained for them.
 
     Args:
         unet: a `ContinuousUNet2DModel` or a `UNet2DModel`.
@@ -49,13 +53,14 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         return_dict: bool = True,
         on_step: Callable[[], None] = lambda: None,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Sample a batch of images.
+        """Samples a batch of images.
 
         Args:
             batch_size: number of images.
             generator: one for the batch, or a list with one per image: then image k depends on generator k alone, not
                 on the batch it is made in. Generators on the CPU give the same noise on every device.
-            num_inference_steps: evaluations of the model.
+            num_inference_steps: number of sampling steps. Each is one evaluation of the model; second-order
+                schedulers (Heun, KDPM2) take two.
             eta: 0 for deterministic DDIM, 1 for its DDPM limit; other schedulers ignore it.
             class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
             output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
@@ -67,8 +72,8 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
                 make finite values.
         """
         config = self.unet.config
-        if output_type not in ("pil", "np", "pt"):
-            raise InputError(f"output_type={output_type!r} is unknown; expected 'pil', 'np' or 'pt'")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        _check_channels(config, self.scheduler)
         if config.sample_size is None:
             raise InputError("the model's config has no sample_size: set it (config.json) to say how large images are")
         if isinstance(generator, list) and len(generator) != batch_size:
@@ -84,27 +89,20 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         shape = (batch_size, config.in_channels, *size)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         images = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        images = images * self.scheduler.init_noise_sigma
+        # flow matching schedulers of diffusers start from plain noise, and take the model's input as it is
+        images = images * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
         extra = _step_arguments(self.scheduler, generator, eta)
 
         with _precomputed(self.unet, self.scheduler.timesteps):
             for timestep in self.progress_bar(self.scheduler.timesteps):
                 on_step()
-                model_input = self.scheduler.scale_model_input(images, timestep)
-                prediction = self.unet(model_input.to(dtype), timestep, class_labels=labels).sample.float()
+                model_input = scaled(images, timestep).to(dtype)
+                prediction = self.unet(model_input, timestep, class_labels=labels).sample.float()
                 images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
-        if not bool(images.isfinite().all()):  # would become black pixels, silently
-            raise InputError(
-                "the model made values that are not finite; its weights are spoilt, or need another --dtype, or the "
-                "scheduler more steps"
-            )
-        images = (images / 2 + 0.5).clamp(0, 1)
-        result: Any = images
-        if output_type != "pt":
-            result = images.cpu().permute(0, 2, 3, 1).numpy()
-            if output_type == "pil":
-                result = self.numpy_to_pil(result)
+        images = to_unit_range(checked(images)).clamp(0, 1)
+        result = to_output(images, output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
@@ -131,7 +129,7 @@ def generate(
     first: int = 0,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Sample images number `first` to `first + num_images - 1` of a seed, batch by batch, as `(B, C, H, W)` in [0, 1].
+    """Samples images number `first` to `first + num_images - 1` of a seed, batch by batch, as `(B, C, H, W)` in [0, 1].
 
     Image k takes all its random numbers from `(seed, k)`: it is the same image whatever the batch size, the number of
     images, or the process that makes it.
@@ -159,7 +157,7 @@ def generate_share(
     stop: StopRequest,
     **options: Any,
 ) -> Iterator[tuple[range, Tensor]]:
-    """Sample what falls to this process of jobs that all of them share.
+    """Samples what falls to this process of jobs that all of them share.
 
     A job is sampled as one batch by one process, so that several processes compute what one would, bit for bit.
 
@@ -190,6 +188,12 @@ def generate_share(
             yield numbers, images
 
 
+def gather_images(made: Iterable[tuple[range, Tensor]], processes: Processes) -> Tensor:
+    """Collects what `generate_share` yields in all processes, by number: `(B, C, H, W)` on the CPU."""
+    batches = processes.gather([(numbers.start, images.cpu()) for numbers, images in made])
+    return torch.cat([images for _, images in sorted(batches, key=lambda batch: batch[0])])
+
+
 FEWEST_PRECOMPUTED = 4
 """Steps from which it pays to precompute the embeddings, which costs about one step."""
 
@@ -209,6 +213,16 @@ def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextMana
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
     return {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
+
+
+def _check_channels(config: Any, scheduler: Any) -> None:
+    taken, given = config.in_channels, getattr(config, "out_channels", config.in_channels)
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    if given != taken * (2 if learned else 1):
+        raise InputError(
+            f"the model takes {taken} channels and gives {given}: it needs a condition beside the image, and cannot "
+            "make images from noise alone"
+        )
 
 
 def _class_labels(labels: Tensor | int | None, config: Any, batch_size: int, device: torch.device) -> Tensor | None:

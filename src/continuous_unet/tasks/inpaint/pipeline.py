@@ -1,25 +1,27 @@
 """Holes of images filled by any unconditional diffusion model, without training for it: RePaint (arXiv 2201.09865)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from diffusers import ImagePipelineOutput, RePaintScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion import predictions
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.images.masks import mask_of
+from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.restoration import (
-    OUTPUT_TYPES,
     Images,
     RestorationPipeline,
-    as_output,
+    RestoreOptions,
     as_tensors,
-    check_choice,
     checked,
     from_model_channels,
+    nothing,
     to_model_channels,
 )
 
@@ -50,17 +52,18 @@ class InpaintingPipeline(RestorationPipeline):
         tiles: Tiles | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        before_tile: Callable[[], None] = lambda: None,
+        before_tile: Callable[[], None] = nothing,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Fill one image or several.
+        """Fills one image or several.
 
         Args:
             image: see `as_tensors`. The whole of it is in memory, some times over.
-            mask: of the same height and width, one for all or one each; white, or 1, is filled, black is kept.
-            num_inference_steps: steps of the reverse process without its repetitions.
-            jump_length: steps that are gone forward again at a time.
-            jump_n_sample: how often each stretch is run through; 1 repeats nothing.
-            generator: of the randomness.
+            mask: of the same height and width, one for all or one each. A PIL image: see `mask_of`; a tensor: above 0.5
+                (uint8: above 127) is filled.
+            num_inference_steps: number of sampling steps without their repetitions.
+            jump_length: number of sampling steps that are undone at a time.
+            jump_n_sample: number of times that each stretch is run through; 1 repeats nothing.
+            generator: source of the randomness.
             tiles: see `Tiles`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
@@ -69,7 +72,6 @@ class InpaintingPipeline(RestorationPipeline):
         Raises:
             InputError: for arguments that do not fit, and if the model does not make finite values.
         """
-        check_choice("output_type", output_type, OUTPUT_TYPES)
         count = self.scheduler.config.num_train_timesteps
         for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
             if value < 1:
@@ -79,56 +81,60 @@ class InpaintingPipeline(RestorationPipeline):
                 f"num_inference_steps={num_inference_steps} must be more than jump_length={jump_length}, and at most "
                 f"{count}"
             )
-        device = self._execution_device
-        images, masks = as_tensors(image, device), as_tensors(mask, device)
-        if len(masks) not in (1, len(images)):
-            raise InputError(f"{len(masks)} masks were given for {len(images)} images; give one, or one each")
-        results = []
-        for number, one in enumerate(images):
-            hole = masks[number if len(masks) > 1 else 0].mean(dim=0, keepdim=True) > 0.5
-            if hole.shape[1:] != one.shape[1:]:
-                raise InputError(
-                    f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {one.shape[2]}x{one.shape[1]} pixels; "
-                    "they must be of one size"
-                )
-            steps = num_inference_steps, jump_length, jump_n_sample
-            results.append(self._fill(one, hole, steps, generator, tiles, before_tile))
-        output = as_output(results, output_type)
+        options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile)
+        images, holes = as_tensors(image, self._execution_device), self._holes(mask)
+        if len(holes) not in (1, len(images)):
+            raise InputError(f"{len(holes)} masks were given for {len(images)} images; give one, or one each")
+
+        def one(tensor: Tensor, number: int) -> Iterator[Tensor]:
+            yield self.fill(tensor, holes[number if len(holes) > 1 else 0], options, jump_length, jump_n_sample)
+
+        output = self.restore_all(images, output_type, one)
         return ImagePipelineOutput(images=output) if return_dict else (output,)
 
-    def _fill(
-        self,
-        image: Tensor,
-        hole: Tensor,
-        steps: tuple[int, int, int],
-        generator: torch.Generator | None,
-        tiles: Tiles | None,
-        before_tile: Callable[[], None],
+    def _holes(self, masks: Images) -> list[Tensor]:
+        """Returns what is to be filled, bool `(1, H, W)`, of each mask."""
+        if isinstance(masks, list):
+            return [hole for mask in masks for hole in self._holes(mask)]
+        device = self._execution_device
+        if isinstance(masks, Image.Image):
+            return [mask_of(masks).to(device)]
+        return [mask.mean(dim=0, keepdim=True) > 0.5 for mask in as_tensors(masks, device)]
+
+    def fill(
+        self, image: Tensor, hole: Tensor, options: RestoreOptions, jump_length: int = 5, jump_n_sample: int = 5
     ) -> Tensor:
-        """One image `(C, H, W)` in [0, 1], whose hole `(1, H, W)` is True."""
-        known = to_model_channels(image[None] * 2 - 1, self.channels)
+        """Fills the hole `(1, H, W)`, bool, of one image `(C, H, W)` in [0, 1]; returns the whole image.
+
+        Raises:
+            InputError: for a hole of another size, and if the model does not make finite values.
+        """
+        if hole.shape[1:] != image.shape[1:]:
+            raise InputError(
+                f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {image.shape[2]}x{image.shape[1]} pixels; "
+                "they must be of one size"
+            )
+        process = process_of(self.scheduler)
+        known = to_model_channels(to_model_range(image[None]), self.channels)
         keep = (~hole).float()[None].expand_as(known)
-        scheduler = self._repaint_scheduler()
-        scheduler.set_timesteps(*steps)
-        state = randn_tensor(known.shape, generator=generator, device=known.device)
+        # with the betas of the model's own schedule
+        scheduler = RePaintScheduler(
+            num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
+        )
+        scheduler.set_timesteps(options.num_inference_steps, jump_length, jump_n_sample)
+        state = randn_tensor(known.shape, generator=options.generator, device=known.device)
         before = int(scheduler.timesteps[0]) + 1
         for time in scheduler.timesteps:
             if time < before:
-                prediction = self.predict(state, time, tiles, before_tile)
+                prediction = self.predict(state, time, options)
                 # RePaint's scheduler knows one kind of prediction only
-                noise = predictions.noise(self.scheduler, prediction, state, int(time))
-                state = scheduler.step(noise, time, state, known, keep, generator).prev_sample
+                noise = process.to_noise(prediction, state, int(time))
+                state = scheduler.step(noise, time, state, known, keep, options.generator).prev_sample
             else:
-                state = scheduler.undo_step(state, before, generator)
+                state = scheduler.undo_step(state, before, options.generator)
             before = int(time)
-        filled = (from_model_channels(checked(state), image.shape[0])[0] + 1) / 2
+        filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
         return torch.where(hole, filled, image)
-
-    def _repaint_scheduler(self) -> RePaintScheduler:
-        """With the betas of the model's own schedule."""
-        return RePaintScheduler(
-            num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
-        )
 
 
 InpaintingPipeline.__module__ = "continuous_unet"

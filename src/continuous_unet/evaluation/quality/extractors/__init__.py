@@ -32,7 +32,7 @@ class Extractor(ABC):
     def __init__(self, path: Path, facts: Facts, device: torch.device) -> None: ...
 
     @classmethod
-    def check(cls, device: torch.device) -> None:  # noqa: B027 (most can be used everywhere)
+    def check(cls, device: torch.device) -> None:
         """Raises InputError, with a remedy, if the extractor cannot be used here."""
 
     @classmethod

@@ -1,0 +1,92 @@
+"""Endless batches for training: what the loaders of all data sets have in common."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+from torch.utils.data import DataLoader, Dataset
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.signals import outlive_first_signal
+from continuous_unet.data.order import batch_positions
+from continuous_unet.data.report import DatasetReport
+
+
+class TrainingData(ABC):
+    """What the training loop needs of a data set, whether it is indexed or a stream."""
+
+    report: DatasetReport
+    seed: int
+    resume_promise: ClassVar[str]
+    """How exactly a resumed run goes on in this data, in words for people."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int | None:
+        """The number of classes, or None if the images have none."""
+
+    @property
+    @abstractmethod
+    def file_names(self) -> list[str] | None:
+        """The names of all image files of the source, or None if the images are not files."""
+
+    @abstractmethod
+    def name_of(self, index: int) -> str:
+        """Returns the name of the image at an index, for messages."""
+
+    @abstractmethod
+    def _reader(
+        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """Returns what a `DataLoader` reads, and its arguments that set the batches and their order."""
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int | None = None,
+    ) -> Generator[tuple[range, dict[str, Any]], None, None]:
+        """Yields the batches of one process without end, each with its positions in the global sequence of images.
+
+        A batch holds `image` float32 (B, C, H, W) in [-1, 1], `index` and `unreadable` (B,), and `label` (B,) where the
+        images have classes. Close the generator to end its worker processes.
+
+        Args:
+            batch_size: the number of images in a batch, for each process.
+            start: the number of images that all processes have seen before. It is rounded up to whole batches, so that
+                no image comes again if the number of processes has changed.
+            rank: the number of this process.
+            world_size: the number of processes.
+            num_workers: the number of worker processes that load images; 0 loads them in this process.
+            pin_memory: whether to put batches into page-locked memory, for a faster copy to a GPU.
+            seed: sets the order; the data set's own seed if None.
+
+        Raises:
+            InputError: if too many images can no longer be read; with the message alone if a worker raised it.
+        """
+        dataset, order = self._reader(batch_size, start, rank, world_size, self.seed if seed is None else seed)
+        loader = DataLoader(
+            dataset,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=outlive_first_signal if num_workers else None,
+            **order,
+        )
+        try:
+            for number, batch in enumerate(loader, first_batch(start, batch_size, world_size)):
+                yield batch_positions(number, batch_size, rank, world_size), batch
+        except InputError as error:
+            # torch puts the whole traceback into the message of an exception that comes from a worker
+            message = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()
+            raise InputError(message) from error
+
+
+def first_batch(start: int, batch_size: int, world_size: int) -> int:
+    """Returns the number of the first batch that has no image before position `start`."""
+    return math.ceil(start / (batch_size * world_size))

@@ -1,0 +1,33 @@
+"""Which names are those of images: one rule for folders, archives, shards and batches of files."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+SUFFIXES = {
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
+"""Endings of what is read."""
+NOT_READ = {".avif", ".cr2", ".dng", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".svg"}
+"""Endings of images of other kinds, which are counted and left out."""
+
+
+def is_hidden(name: PurePath) -> bool:
+    """Returns whether a name, or a folder above it, begins with a dot, as AppleDouble files do, or is `__MACOSX`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+
+
+def describe_left_out(counts: Mapping[str, int]) -> str:
+    """Returns how many images are of kinds that are not read, such as "20 .heic, 5 .avif"; empty if there are none."""
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()) if suffix in NOT_READ)

@@ -1,0 +1,80 @@
+"""What denoising can be asked for. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import option
+from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.training_options import RestorationTraining
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class DenoiseTraining(RestorationTraining):
+    """Options of training a model that removes white Gaussian noise."""
+
+    sigma: str = option("0:55", "standard deviation of the noise to remove, LOW:HIGH, on the 0–255 scale")
+    sigma_conditioned: bool = option(False, "give the model the standard deviation of the noise")
+
+    def validate(self) -> "Self":
+        """Checks the values.
+
+        Raises:
+            InputError: for a `sigma` that is no range.
+        """
+        super().validate()
+        sigma_range(self.sigma)
+        return self
+
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """The model predicts the noise of an image whose signal keeps its size."""
+        super().check_process(process)
+        if process.objective is not None:
+            raise InputError("--objective is for generate and upscale; a denoiser predicts the noise")
+
+
+def sigma_range(text: str) -> tuple[float, float]:
+    """Returns the bounds that `LOW:HIGH`, or one number for both, stands for.
+
+    Raises:
+        InputError: for anything but 0 <= LOW <= HIGH <= 255 with HIGH above 0.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (0 <= low <= high <= 255 and high > 0):
+        raise InputError(f"sigma={text!r} must be LOW:HIGH or one number, 0 to 255, for example 0:55")
+    return low, high
+
+
+@dataclass
+class DenoiseOptions(ModeOptions):
+    """Options of `cunet denoise`."""
+
+    sigma: str = option("auto", "standard deviation of the noise on the 0–255 scale, or auto to estimate it")
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.strength()
+        return self
+
+    def strength(self) -> float | str:
+        """Returns `sigma` as a number, or `"auto"`.
+
+        Raises:
+            InputError: for anything else.
+        """
+        if self.sigma == "auto":
+            return "auto"
+        try:
+            value = float(self.sigma)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 255:
+            raise InputError(f"--sigma {self.sigma} must be auto or a number from 0 to 255")
+        return value

@@ -1,0 +1,72 @@
+"""What the verbs that make better images of images can all be asked for. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import Options, option
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class FileOptions(Options):
+    """Options of every verb whose input is images."""
+
+    inputs: list[str] = option(
+        [], "image files, and folders that are searched for images", positional=True, required=True, metavar="IN"
+    )
+    model: str | None = option(None, "model to use: a run folder, a saved model, or the name of a packaged one")
+    output: str = option(
+        "", "where results go: an image file, or a folder for several inputs", short="-o", required=True, metavar="OUT"
+    )
+    seed: int = option(0, "seed of the random numbers")
+    tile: int = option(512, "side of the tiles that large images are cut into, in pixels")
+    overlap: int = option(64, "number of pixels that neighbouring tiles share")
+    solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
+    variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the one that is there)")
+    device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
+    max_pixels: int | None = option(None, "refuse images with more pixels than this (default: 89478485)", at_least=1)
+    value_range: str | None = option(
+        None, "LOW:HIGH, the values of black and white in 32-bit grey images (default: decided for each image)"
+    )
+    skip_existing: bool = option(False, "leave out inputs whose result exists already")
+    overwrite: bool = option(False, "replace results that exist already")
+
+    def validate(self) -> "Self":
+        super().validate()
+        if self.overlap < 0 or self.tile < 2 * max(self.overlap, 8):
+            raise InputError(
+                f"--tile {self.tile} --overlap {self.overlap}: tiles must be at least 16 pixels and twice the overlap"
+            )
+        if self.skip_existing and self.overwrite:
+            raise InputError("--skip-existing and --overwrite contradict each other; give one of them")
+        self.values()
+        return self
+
+    def values(self) -> tuple[float, float] | None:
+        """Returns `value_range` as the values of black and white, or None if each image decides.
+
+        Raises:
+            InputError: for a text that is no range.
+        """
+        if self.value_range is None:
+            return None
+        try:
+            low, high = (float(part) for part in self.value_range.split(":"))
+        except ValueError:
+            low = high = 0.0
+        if not -float("inf") < low < high < float("inf"):
+            raise InputError(f"--value-range {self.value_range} must be LOW:HIGH, two numbers, for example 0:4095")
+        return low, high
+
+
+@dataclass
+class ModeOptions(FileOptions):
+    """Options of the verbs that answer in one evaluation, or run a diffusion."""
+
+    mode: Literal["mean", "sample"] = option(
+        "mean", "mean: one evaluation of the model, highest PSNR; sample: several, sharper"
+    )
+    steps: int = option(20, "number of sampling steps with --mode sample", at_least=1)

@@ -1,0 +1,41 @@
+"""What upscaling can be asked for. Imports no torch."""
+
+from dataclasses import dataclass
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import option
+from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.training_options import RestorationTraining
+
+RESIDUAL_SCALE = 4.0
+"""Brings what is missing in an enlarged photograph, in [-1, 1] mostly 0.05 to 0.3, to the size of the noise."""
+
+
+@dataclass
+class UpscaleTraining(RestorationTraining):
+    """Options of training a model that enlarges images."""
+
+    scale: int = option(2, "upscaling factor: 2, 3 or 4", choices=(2, 3, 4))
+    regression_share: float = option(
+        0.5, "fraction of each batch that is trained to answer in one evaluation", between=(0, 1)
+    )
+
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """Where upscaling starts, its input is pure noise, of which the noise itself says nothing."""
+        super().check_process(process)
+        if process.objective == "epsilon":
+            raise InputError(
+                "--objective epsilon cannot be learned where the input is pure noise, which upscaling starts from; "
+                "use v_prediction or sample"
+            )
+
+
+@dataclass
+class UpscaleOptions(ModeOptions):
+    """Options of `cunet upscale`."""
+
+    # pixels of the small image, so that the large one's tiles are as large as those of the other verbs
+    tile: int = option(256, "side of the tiles that large images are cut into, in pixels of the input")
+    overlap: int = option(32, "number of pixels of the input that neighbouring tiles share")
+    scale: int | None = option(None, "upscaling factor: 2, 3 or 4 (default: the model's own, or 2)", choices=(2, 3, 4))
