@@ -20,6 +20,7 @@ from rows import write
 from torch import Tensor
 
 from continuous_unet.evaluation import measure_latency, saved_bytes
+from continuous_unet.models.conditioning import Conditioning
 from continuous_unet.models.fields import FIELDS, FieldConfig
 from continuous_unet.ode import METHODS, Damped, State, integrate, split_field
 
@@ -109,7 +110,7 @@ def training_rows(batch: int, channels: int, size: int, repeats: int) -> list[di
     emb = torch.randn(batch, 128, requires_grad=True)
 
     def forward(form: str, method: str, gradient: str, steps: int, t1: float) -> State:
-        options = {"num_steps": steps, "t1": t1, "method": method, "gradient": gradient, "args": (emb,)}
+        options = {"num_steps": steps, "t1": t1, "method": method, "gradient": gradient, "args": (Conditioning(emb),)}
         return integrate(fields[form], State(*inputs), **options).state
 
     def gradients(*case: Any) -> list[Tensor]:

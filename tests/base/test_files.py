@@ -24,9 +24,11 @@ def test_replace_folder(tmp_path):
 
 
 def test_replace_text(tmp_path):
-    for text in ("one", "two"):
+    for text in ("one", "two", "ünï ☃"):
         replace_text(tmp_path / "a.txt", text)
-        assert (tmp_path / "a.txt").read_text() == text
+        assert (tmp_path / "a.txt").read_text("utf-8") == text
+    replace_text(tmp_path / "a.txt", os.fsdecode(b"a name that is not UTF-8: \xff"))
+    assert (tmp_path / "a.txt").read_text("utf-8").endswith("UTF-8: \\udcff")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 

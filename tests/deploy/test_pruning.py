@@ -36,10 +36,9 @@ KINDS = {
     "general": GENERAL,
     "separable": SEPARABLE,
     "residual": {"block_type": "residual", "gradient": "backprop"},
-    "carried velocity, two blocks": {"initial_velocity": "carried", "read_velocity": True, "layers_per_block": 2},
+    "two blocks": {"layers_per_block": 2},
     "timestep, patches": {"initial_velocity": "timestep", "patch_size": 2},
-    "velocity through the skips": {"initial_velocity": "skips", "layers_per_block": 2},
-    "no velocity, no middle": {"initial_velocity": "zero", "mid_block_type": None},
+    "no middle": {"mid_block_type": None},
 }
 
 

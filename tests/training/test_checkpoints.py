@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 from safetensors.torch import save_file
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.training import checkpoints
-from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 
 TENSORS = {"model": {"a": torch.arange(4.0), "b": torch.ones(2, 2)}}
 

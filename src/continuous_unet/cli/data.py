@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
+from continuous_unet.cli.old_arguments import add_fields, make_options, print_json, read_config
 
 
 def _option(default: Any, text: str) -> Any:

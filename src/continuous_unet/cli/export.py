@@ -12,7 +12,7 @@ import dataclasses
 
 import yaml
 
-from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
+from continuous_unet.cli.old_arguments import add_fields, make_options, print_json, read_config
 from continuous_unet.deploy.options import ExportOptions
 
 

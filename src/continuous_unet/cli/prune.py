@@ -13,7 +13,7 @@ import sys
 import yaml
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.cli.arguments import add_fields, make_options, print_json, read_config
+from continuous_unet.cli.old_arguments import add_fields, make_options, print_json, read_config
 from continuous_unet.deploy.pruning.options import PruneOptions
 
 

@@ -12,8 +12,8 @@ from torch.export import Dim, ExportedProgram
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.models import size_multiple
 from continuous_unet.ode import ADAPTIVE_METHODS
-from continuous_unet.ode.loop import keep_loops
 from continuous_unet.tasks.loading import set_solver_steps
 
 MOST_UNROLLED_STEPS = 4
@@ -90,8 +90,10 @@ class ExportNetwork:
         shapes = {"sample": sample, "timestep": per_image}
         if self.class_conditional:
             shapes["class_labels"] = per_image
+        if self.loop:
+            self.unet.set_solver(keep_loop=True)
         try:
-            with torch.no_grad(), keep_loops(self.loop):
+            with torch.no_grad():
                 return torch.export.export(
                     self.module if module is None else module,
                     self.example_inputs(),
@@ -135,7 +137,7 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
         set_solver_steps(unet, options.solver_steps)
     steps = unet.config.get("num_solver_steps", 1)
     loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
-    multiple = config.get("patch_size", 1) * 2 ** (len(config.block_out_channels) - 1)
+    multiple = size_multiple(unet)
     shape = options.shape()
     if shape is None:
         if config.sample_size is None:

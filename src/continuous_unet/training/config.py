@@ -158,9 +158,7 @@ class TrainConfig(Options):
         fixed = [leaf.name for leaf in leaves(TrainConfig).values() if not leaf.field.metadata.get("may_change")]
         before, now = self.flat(), other.flat()
         return [
-            f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-            for name in fixed
-            if before.get(name) != now.get(name)
+            f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in fixed if before.get(name) != now.get(name)
         ]
 
     def with_absolute_paths(self) -> "Self":

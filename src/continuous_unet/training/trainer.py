@@ -265,9 +265,7 @@ class Trainer:
             return
         state = self.state
         values = {"learning_rate": self.learner.lr_scheduler.get_last_lr()[0], **values}
-        self.folder.record(
-            step=state.step, images_seen=state.images_seen, seconds=round(self._seconds(), 3), **values
-        )
+        self.folder.record(step=state.step, images_seen=state.images_seen, seconds=round(self._seconds(), 3), **values)
         if self.config.records.logger != "none":
             self.accelerator.log(values, step=state.step)
 

@@ -164,7 +164,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
         own.grad = None if theirs.grad is None else theirs.grad.clone()
     # One evaluation of each field, by plain operations: the channels depend on each other as in any number of them.
     narrow.requires_grad_(True).set_solver(num_steps=1, method="reversible_leapfrog", gradient="backprop")
-    size = 2 ** (len(config["block_out_channels"]) - 1) * config["patch_size"]
+    size = unet.size_multiple
     device = next(narrow.parameters()).device
     inputs: dict[str, Any] = {
         "sample": torch.randn(2, config["in_channels"], size, size, device=device),

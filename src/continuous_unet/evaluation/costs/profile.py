@@ -12,6 +12,7 @@ from continuous_unet.base.results import CallResult
 from continuous_unet.evaluation.costs.latency import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
+from continuous_unet.models.unet import count_evaluations
 
 
 @dataclass
@@ -125,14 +126,14 @@ def profile_model(
     model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            _try(forward, shape)
+            with count_evaluations(model) as evaluations:
+                _try(forward, shape)
             macs = count_macs(forward)
             inference_peak, how = peak_memory(forward, device=device)
             latency = measure_latency({"forward": forward}, repeats=repeats, warmup=warmup, device=device)["forward"]
             with torch.enable_grad():
                 saved = saved_bytes(forward, parameters=everything)
                 training_peak, _ = peak_memory(train_step, device=device)
-        stats = model.solver_stats() if hasattr(model, "solver_stats") else {}
     finally:
         for module, training in modes.items():  # one by one: part of a model may be frozen in evaluation mode
             module.training = training
@@ -143,7 +144,7 @@ def profile_model(
         macs=macs.macs,
         flops=macs.flops,
         unknown_operations=macs.unknown_operations,
-        evaluations_per_block={name: entry["nfe"] for name, entry in stats.items()},
+        evaluations_per_block=dict(evaluations),
         saved_for_backward_bytes=saved.activations,
         saved_parameters_bytes=saved.parameters,
         peak_memory_bytes=inference_peak,

@@ -4,7 +4,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -63,7 +63,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     if options.solver_steps is not None:
         set_solver_steps(pipeline.unet, options.solver_steps)
     if options.compile:
-        pipeline.unet.compile()  # in place
+        cast(torch.nn.Module, pipeline.unet).compile()  # in place
     paths = output_paths(options.output, options.num, options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
