@@ -33,7 +33,8 @@ class Extractor(ABC):
 
     @classmethod
     def check(cls, device: torch.device) -> None:
-        """Raises InputError, with a remedy, if the extractor cannot be used here."""
+        """Raises InputError, with a remedy, if the extractor cannot be used here; most can be used everywhere."""
+        return
 
     @classmethod
     def prepare(
