@@ -28,7 +28,8 @@ from rows import write
 
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
-from continuous_unet.evaluation.quality.restoration import evaluate_model
+from continuous_unet.evaluation.options import EvaluateDenoiseOptions, EvaluateUpscaleOptions
+from continuous_unet.evaluation.quality.run import evaluate_denoising, evaluate_upscaling
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
 
@@ -42,10 +43,10 @@ TERMS = {
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
 HISTORY = {
-    "denoise-grey": "The run was begun with a schedule of 16,000 steps, stopped at step 2,597 and resumed with one of "
-    "7,000, as its records show; the file of settings has the 7,000. ",
+    "denoise-grey": "The run began with a schedule of 16,000 training steps. It was stopped at step 2,597 and resumed "
+    "with a schedule of 7,000, as its records show; the file of settings has the 7,000. ",
 }
-"""What of a run its settings do not tell."""
+"""What the settings of a run do not show."""
 
 
 def pack(run: Path) -> None:
@@ -83,15 +84,25 @@ def measure(data: Path) -> None:
     rows = []
     for name in pretrained_models():
         verb = name.split("-")[0]
-        pipeline = load_restorer(name, verb)
         for folder in SETS[verb]:
-            for row in evaluate_model(pipeline, str(data / folder)):
-                row["peak_memory_shape"] = "x".join(map(str, row["peak_memory_shape"]))
-                rows.append({"model": name, "data": folder, **row, "num_threads": torch.get_num_threads()})
-                print(f"{name} {folder} {row.get('sigma', row.get('scale'))}: {row['psnr']:.2f} dB, {row['ssim']:.4f}")
+            rows += evaluated(verb, name, data / folder)
     write(RESULTS / "restoration.csv", rows)
     for name in pretrained_models():
         card(name)
+
+
+def evaluated(verb: str, name: str, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """Rows of one model on one set, as `cunet evaluate` measures."""
+    if verb == "denoise":
+        result = evaluate_denoising(EvaluateDenoiseOptions(data=str(folder), model=[name], device="cpu", **options))
+    else:
+        result = evaluate_upscaling(EvaluateUpscaleOptions(data=str(folder), model=[name], device="cpu", **options))
+    print(result.to_text(), flush=True)
+    if result.stopped_by is not None:
+        raise SystemExit(result.exit_code)
+    for row in result.rows:
+        row["peak_memory_shape"] = "x".join(map(str, row["peak_memory_shape"]))
+    return [{**row, "data": folder.name, "num_threads": torch.get_num_threads()} for row in result.rows]
 
 
 def card(name: str) -> None:
@@ -104,9 +115,11 @@ def card(name: str) -> None:
     verb = name.split("-")[0]
     source = facts["data"]["source"]
     what = (
-        "Removes white Gaussian noise up to sigma 55 (of 255) from grey images; blind: it need not be told the sigma"
+        "This model removes white Gaussian noise from grey images, up to sigma 55 on the 0–255 scale. It is blind: it "
+        "does not need to know the sigma"
         if verb == "denoise"
-        else f"Enlarges the luma of photographs by {name[-1]}; the colour is enlarged by bicubic interpolation"
+        else f"This model enlarges the luma of photographs by a factor of {name[-1]}; the colour is enlarged by "
+        "bicubic interpolation"
     )
     head = "sigma" if verb == "denoise" else "scale"
     table = [
@@ -118,7 +131,7 @@ def card(name: str) -> None:
     lines = [
         f"# {name}",
         "",
-        f"{what}. A `ContinuousUNet2DModel` of {facts['num_parameters']:,} parameters (preset `restorer`).",
+        f"{what}. It is a `ContinuousUNet2DModel` with {facts['num_parameters']:,} parameters (preset `restorer`).",
         "",
         "```bash",
         f"{command} --output better.png",
@@ -126,15 +139,15 @@ def card(name: str) -> None:
         "",
         "## How it was made",
         "",
-        f"By `cunet train --config examples/{name}.yaml --data {source}`: {last['step']:,} steps, "
+        f"`cunet train --config examples/{name}.yaml --data {source}` trained it: {last['step']:,} training steps, "
         f"{last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of two CPU cores. "
-        f"Trained on {source} ({TERMS[source]}). Weights are the averages, in float16.",
+        f"The data is {source} ({TERMS[source]}). The weights are the averages, in float16.",
         "",
-        f"{HISTORY.get(name, '')}The training was short, and can be gone on with by `--resume --steps`.",
+        f"{HISTORY.get(name, '')}The training was short; `--resume --steps` continues it.",
         "",
         "## What it reaches",
         "",
-        "As `cunet evaluate` measures; the table was written by `python benchmarks/restoration.py measure`.",
+        "`python benchmarks/restoration.py measure` wrote this table. It measures as `cunet evaluate` does.",
         "",
         f"| set | {head} | PSNR, dB | SSIM | PSNR before, dB |",
         "| --- | --- | --- | --- | --- |",
@@ -143,10 +156,12 @@ def card(name: str) -> None:
         "## Limits",
         "",
         (
-            "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
+            "The model is made for white Gaussian noise that was not clipped. The noise of compressed photographs is "
+            "of another kind."
             if verb == "denoise"
-            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow. `--mode "
-            "sample` is refused: a tenth of this short training was for it, and its images were grainy."
+            else "The model is made for images that were reduced by antialiased bicubic interpolation. Blur and noise "
+            "remain, and grow. `--mode sample` is refused: only a tenth of its training samples were for this mode, "
+            "and the results are grainy."
         ),
         "",
     ]

@@ -1,11 +1,11 @@
 """Random arguments to every verb: no traceback, no partial output, and no exit code that is not documented."""
 
-import argparse
 import contextlib
 import io
 import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,30 +20,13 @@ from lab import Child, Lab, fresh, tiny, train_arguments
 from lab import run as run_child
 from PIL import Image
 
-from continuous_unet.cli.main import VERBS, build_parser
+from continuous_unet.base.leaves import Leaf
+from continuous_unet.base.options import leaves
+from continuous_unet.cli.main import VERBS, load_verb
 from continuous_unet.cli.main import main as cunet
 
 Act = Callable[[list[str]], tuple[int, str, str]]
-NUMBERS = [
-    "-1",
-    "0",
-    "1",
-    "2",
-    "3",
-    "8",
-    "0.5",
-    "1e-3",
-    "1e38",
-    "nan",
-    "inf",
-    "-inf",
-    "many",
-    "",
-    "none",
-    "0x10",
-    "1_0",
-    "٣",
-]
+NUMBERS = ["", *shlex.split("-1 0 1 2 3 8 0.5 1e-3 1e38 nan inf -inf many none 0x10 1_0 ٣")]
 WORDS = [
     "",
     " ",
@@ -63,33 +46,14 @@ WORDS = [
 ]
 HUGE = ["1000000000000", "99999999999999999999999"]
 # Options for which a large number is not wrong, only long: none is tried.
-LONG = {
-    "steps",
-    "num",
-    "repeats",
-    "batch_size",
-    "num_samples",
-    "sample_steps",
-    "num_workers",
-    "image_size",
-    "sample_size",
-    "solver_steps",
-    "num_train_timesteps",
-    "gradient_accumulation_steps",
-    "num_validation",
-    "channels",
-    "budget",
-    "curve_samples",
-    "sampler_steps",
-    "sweep_images",
-    "extractor_steps",
-    "num_seeds",
-    "jobs",
-    "resamples",
-    "calibration_images",
-    "importance_images",
-    "checkpoint_every",
-}
+LONG = set(
+    shlex.split("""
+    steps num repeats batch_size num_samples sampling_steps timesteps num_workers image_size sample_size
+    solver_steps num_train_timesteps gradient_accumulation_steps num_validation channels budget curve_samples
+    sampler_steps sweep_images extractor_steps num_seeds jobs resamples calibration_images importance_images
+    checkpoint_every
+    """)
+)
 SLOW = {"aoti"}
 """Choices that take a minute each, for a C++ compiler: not tried."""
 RIGHT = {
@@ -100,10 +64,9 @@ RIGHT = {
     "calibration_data": ["shapes", "photos"],
     "input": ["photos/0.png", "larger/0.png"],
     "static_shape": ["1x8x8", "2x16x8", "1x9x7"],
-    "action": ["check"],
     "sides": ["ours.yaml", "discrete"],
     "budget": ["images=64", "minutes=0.001"],
-    "main_sampler": ["ddim:1", "dpm++:2"],
+    "scheduler": ["ddim:1", "dpm++:2"],
     "jobs": ["1"],
     "num_seeds": ["1", "2"],
     "num_samples": ["1", "100"],
@@ -143,44 +106,45 @@ KEYS = [
 ]
 
 
-def values(action: argparse.Action, places: dict[str, str]) -> st.SearchStrategy[str]:
-    """What may stand after an option: the right, four times as often as the wrong, and the wrong."""
-    right, wrong = ["1", "2", "3", "8"], NUMBERS if action.dest in LONG else [*NUMBERS, *HUGE]
-    if action.choices is not None:
-        right, wrong = [str(choice) for choice in action.choices if choice not in SLOW], ["magic", ""]
-    elif action.dest in RIGHT:
-        right, wrong = [places.get(name, name) for name in RIGHT[action.dest]], [*places.values(), *WORDS]
-    elif action.dest == "model_options":
+def values(leaf: Leaf, places: dict[str, str]) -> st.SearchStrategy[str]:
+    """What may stand after an option: right values four times as often as wrong ones."""
+    kinds = {getattr(kind, "__origin__", kind) for kind in leaf.kinds}
+    right, wrong = ["1", "2", "3", "8"], NUMBERS if leaf.name in LONG else [*NUMBERS, *HUGE]
+    if leaf.choices:
+        right, wrong = [str(choice) for choice in leaf.choices if choice not in SLOW], ["magic", ""]
+    elif leaf.name in RIGHT:
+        right, wrong = [places.get(name, name) for name in RIGHT[leaf.name]], [*places.values(), *WORDS]
+    elif dict in kinds:
         right, wrong = ["num_solver_steps=1", "method=heun", "gradient=checkpoint", "patch_size=2", "dropout=0.5"], KEYS
-    elif getattr(action.type, "__name__", "") == "float":
+    elif float in kinds:
         right = ["0.5", "0.9", "1e-3"]
-    elif getattr(action.type, "__name__", "str") == "str":
+    elif str in kinds:
         right, wrong = ["cpu"], WORDS
     return st.one_of(*[st.sampled_from(right)] * 4, st.sampled_from(wrong))
 
 
 def command_lines(verb: str, places: dict[str, str], base: list[str]) -> st.SearchStrategy[list[str]]:
-    """Argument lists of a verb: some options of its own, some that are none, in any order, on top of a good start."""
-    (subparsers,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    options, positional = [], []
-    for action in subparsers.choices[verb]._actions:
-        if action.dest in ("help", "debug"):
-            continue
-        if not action.option_strings:
-            positional.append(values(action, places))
-            continue
-        name = st.sampled_from(action.option_strings)
-        if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
-            options.append(name.map(lambda n: [n]))
+    """Argument lists of a verb: options of its dataclass and wrong ones, in any order, on top of a good start."""
+    common = ["--json", "--print-config", "--help", *(["--resume"] if load_verb(verb).resume else [])]
+    options = [st.sampled_from(common).map(lambda flag: [flag])]
+    options.append(st.sampled_from(["good.yaml", "bad.yaml", "odd.yaml"]).map(lambda name: ["--config", places[name]]))
+    positional = []
+    for leaf in leaves(load_verb(verb).options).values():
+        if leaf.field.metadata.get("positional"):
+            positional.append(values(leaf, places))
+        elif bool in leaf.kinds:
+            options.append(st.sampled_from([leaf.flag, f"--no-{leaf.flag[2:]}"]).map(lambda flag: [flag]))
         else:
-            pair = st.tuples(name, values(action, places))
+            flags = [leaf.flag, *leaf.field.metadata.get("old", ())]
+            pair = st.tuples(st.sampled_from(flags), values(leaf, places))
             options.append(pair.map(list) | pair.map(lambda p: [f"{p[0]}={p[1]}"]))
     wrong = st.sampled_from([["--bach-size", "3"], ["--steps"], ["-x"], ["--"], ["extra"], ["--step", "3"], [""]])
     chosen = st.lists(st.one_of(*options), max_size=4).map(lambda parts: list(itertools.chain(*parts)))
     some_wrong = st.one_of(*[st.just([])] * 9, wrong)
     good = st.tuples(st.just(base), chosen, some_wrong).map(lambda t: [*t[0], *t[1], *t[2]])
     any_ = st.tuples(st.lists(st.one_of(*positional), max_size=2) if positional else st.just([]), chosen, some_wrong)
-    return st.one_of(good, good, good, any_.map(lambda t: [*t[0], *t[1], *t[2]])).map(lambda words: [verb, *words])
+    lines = st.one_of(good, good, good, any_.map(lambda t: [*t[0], *t[1], *t[2]]))
+    return lines.map(lambda words: [*verb.split(), *words])
 
 
 def problems(argv: list[str], code: int, out: str, err: str, before: set[Path], after: set[Path]) -> list[str]:
@@ -267,55 +231,30 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
         "--costs-only --no-compiled --repeats 1 --num-seeds 1 --budget images=32 --sweep-images 32 --sampler-steps 1"
     )
     few = "--num-samples 100 --curve-samples 100 --extractor-steps 1 --learning-rates 1e-3 --num-validation 8"
+    few += " --scheduler ddim:1"
     compare = ["--data", "shapes", "--image-size", "8", "--device", "cpu", "--output", places["new"],
-               "--sides", places["ours.yaml"], *quick.split(), *few.split(), "--main-sampler", "ddim:1"]  # fmt: skip
-    few_files = ["--device", "cpu", "--output", places["new.png"]]
+               "--sides", places["ours.yaml"], *shlex.split(f"{quick} {few}")]  # fmt: skip
+    files = ["--device", "cpu", "--output", places["new.png"]]
+    photo, run = places["photos/0.png"], places["run"]
+    prune = shlex.split("--ratio 0.5 --steps 1 --batch-size 2 --num-validation 8 --importance-images 32 --device cpu")
     return {
-        "denoise": [places["photos/0.png"], "--model", places["run"], "--steps", "2", *few_files],
-        "upscale": [places["photos/0.png"], *few_files],
-        "inpaint": [
-            places["photos/0.png"],
-            "--mask",
-            places["photos/0.png"],
-            "--model",
-            places["run"],
-            "--steps",
-            "2",
-            "--jump-length",
-            "1",
-            "--resamples",
-            "1",
-            *few_files,
-        ],
-        "evaluate": ["denoise", "--data", places["larger"], "--num", "1", "--device", "cpu"],
+        "denoise": [photo, "--model", run, "--steps", "2", *files],
+        "upscale": [photo, *files],
+        "inpaint": [photo, "--mask", photo, "--model", run, *files,
+                    *shlex.split("--steps 2 --jump-length 1 --resamples 1")],
+        "evaluate generate": ["--data", "shapes", "--model", run, *shlex.split("--num 100 --extractor-steps 1"),
+                              *shlex.split("--image-size 8 --sampling-steps 1 --device cpu")],
+        "evaluate denoise": ["--data", places["larger"], "--num", "1", "--device", "cpu"],
+        "evaluate upscale": ["--data", places["larger"], "--num", "1", "--device", "cpu"],
         "train": train,
-        "sample": [places["run"], "--num", "1", "--steps", "1", "--device", "cpu", "--output", places["new.png"]],
+        "sample": [run, "--num", "1", "--steps", "1", *files],
         "compare": compare,
-        "data": ["check", places["photos"]],
+        "data check": [places["photos"]],
         "profile": ["tiny", "--repeats", "1", "--device", "cpu"],
-        "export": ["--model", places["run"], "--format", "torch", "--repeats", "0", "--output", places["new"]],
-        "run": ["--model", places["export"], "--num", "2", "--steps", "1", "--output", places["new.png"]],
-        "prune": [
-            "--model",
-            places["run"],
-            "--data",
-            "shapes",
-            "--ratio",
-            "0.5",
-            "--steps",
-            "1",
-            "--batch-size",
-            "2",
-            "--num-validation",
-            "8",
-            "--importance-images",
-            "32",
-            "--device",
-            "cpu",
-            "--output",
-            places["new"],
-        ],
-    }
+        "export": [run, "--format", "torch", "--repeats", "0", "--output", places["new"]],
+        "run": [places["export"], "--num", "2", "--steps", "1", "--output", places["new.png"]],
+        "prune": [run, "--data", "shapes", *prune, "--output", places["new"]],
+    }  # fmt: skip
 
 
 def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path) -> dict[str, Any]:
@@ -356,7 +295,12 @@ def campaign(lab: Lab, made: Path, act: Act, cases: int, prefix: str) -> dict[st
     """Every verb; one that has no command line in `bases` fails the campaign."""
     return {
         verb: try_verb(
-            lab, verb, made, act, max(4, round(cases * SHARES.get(verb, 1))), lab.folder / f"{prefix}-{verb}"
+            lab,
+            verb,
+            made,
+            act,
+            max(4, round(cases * SHARES.get(verb, 1))),
+            lab.folder / f"{prefix}-{verb.replace(' ', '-')}",
         )
         for verb in VERBS
     }
@@ -369,7 +313,7 @@ def main(lab: Lab) -> None:
     options = {"block_out_channels": [8], "norm_num_groups": 4, "num_solver_steps": 1, "add_attention": False}
     trained = run_child(train_arguments(tiny(made / "run", steps=3, model_options=options), lab.folder), lab.folder)
     assert trained.code == 0, trained.errors
-    export = ["export", "--model", str(made / "run"), "--repeats", "0", "--output", str(made / "export")]
+    export = ["export", str(made / "run"), "--repeats", "0", "--output", str(made / "export")]
     exported = run_child(export, lab.folder)
     assert exported.code == 0, exported.errors
 

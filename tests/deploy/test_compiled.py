@@ -1,17 +1,13 @@
-"""Faster PyTorch computes the same: compiled without breaks and only once, packaged, with precomputed embeddings."""
+"""Faster PyTorch computes the same: compiled without breaks and only once, and packaged."""
 
-import contextlib
 import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.models.conditioning import AdaptiveScaleShift
-from continuous_unet.tasks.generate import pipeline as generation
 from tests.deploy.conftest import continuous, pipeline
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
@@ -55,67 +51,3 @@ def test_aotinductor_package(tmp_path):
     )
     assert info["parity"]["max_error"] < 1e-4
     assert (tmp_path / "out" / "network.aoti.pt2").is_file()
-
-
-@pytest.fixture
-def embedded(monkeypatch):
-    """The batch sizes with which scales and shifts are computed."""
-    sizes = []
-    compute = AdaptiveScaleShift.scale_shift
-    monkeypatch.setattr(
-        AdaptiveScaleShift, "scale_shift", lambda self, t, emb: sizes.append(len(emb)) or compute(self, t, emb)
-    )
-    return sizes
-
-
-@pytest.mark.parametrize("kind", [{}, {"field_type": "general", "method": "rk4", "gradient": "backprop"}])
-def test_precomputed_embeddings_are_the_embeddings(kind, embedded):
-    unet = continuous(**kind)
-    x = torch.randn(3, 1, 8, 8)
-    timesteps = torch.tensor([900, 500, 3])
-    with torch.no_grad():
-        expected = [unet(x, t).sample for t in timesteps]
-        with unet.precompute_embeddings(timesteps):
-            embedded.clear()
-            for t, wanted in zip(timesteps, expected, strict=True):
-                torch.testing.assert_close(unet(x, t).sample, wanted, atol=1e-6, rtol=1e-5)
-            assert not embedded
-            unet(x, 7)  # not in the table
-            assert set(embedded) == {3}
-            embedded.clear()
-            each = unet(x, torch.tensor([900, 500, 3])).sample  # one per image
-            assert set(embedded) == {3}
-        torch.testing.assert_close(each[1], expected[1][1], atol=1e-6, rtol=1e-5)
-        embedded.clear()
-        unet(x, timesteps[0])
-        assert embedded  # the table is gone
-
-
-def test_gradients_are_not_cut_off_by_the_table():
-    unet = continuous()
-    with unet.precompute_embeddings([5.0]):
-        unet(torch.randn(1, 1, 8, 8), 5).sample.sum().backward()
-    assert unet.time_embedding.linear_1.weight.grad.abs().max() > 0
-
-
-def test_class_conditional_models_refuse():
-    with (
-        pytest.raises(ValueError, match="depend on the class"),
-        continuous(num_class_embeds=3).precompute_embeddings([1.0]),
-    ):
-        pass
-
-
-def test_sampling_precomputes_and_gives_the_same_images(monkeypatch, embedded):
-    pipe = pipeline(continuous())
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-
-    def images():
-        return pipe(
-            batch_size=2, num_inference_steps=6, generator=torch.Generator().manual_seed(0), output_type="pt"
-        ).images
-
-    fast = images()
-    assert set(embedded) == {1, 6}  # one look at the solver's times, then all timesteps at once
-    monkeypatch.setattr(generation, "_precomputed", lambda *_: contextlib.nullcontext())
-    torch.testing.assert_close(fast, images(), atol=1e-5, rtol=1e-4)

@@ -80,7 +80,7 @@ CASES = {
     "any size": (lambda: continuous(**{**SMALL, "block_out_channels": (8, 8)}, patch_size=2), {"any_size": True}),
     "static": (lambda: continuous(**SMALL), {"static_shape": "2x16x8"}),
     "paper": (lambda: continuous(**SMALL, method="rk4", gradient="checkpoint", field_type="general"), {}),
-    "carried velocity": (lambda: continuous(**SMALL, initial_velocity="carried", method="drift_kick_drift"), {}),
+    "drift-kick-drift": (lambda: continuous(**SMALL, method="drift_kick_drift"), {}),
     "other steps": (lambda: continuous(**SMALL, field_type="separable"), {"solver_steps": 2}),
     "control": (lambda: continuous(**SMALL, block_type="residual", gradient="backprop"), {}),
     "UNet2DModel": (discrete, {}),
@@ -88,7 +88,7 @@ CASES = {
 }
 
 
-SLOW_CASES = ("paper", "carried velocity", "other steps", "control")
+SLOW_CASES = ("paper", "drift-kick-drift", "other steps", "control")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW_CASES else c for c in CASES])
@@ -280,8 +280,8 @@ REFUSED = {
     "tolerance": ({"tolerance": -1.0}, "must be positive"),
     "no output": ({"output": ""}, "--output is missing"),
     "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
-    "taken": ({"output": "taken"}, "is not empty and holds no export"),
-    "export there": ({"output": "export"}, "holds a result already (export)"),
+    "taken": ({"output": "taken"}, "is not empty and is not an earlier export"),
+    "export there": ({"output": "export"}, "already holds a result (export)"),
     "file": ({"output": "file"}, "is a file"),
 }
 

@@ -1,11 +1,24 @@
 """Feature extractor and distances."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from PIL import Image
 
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
+from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality import generation as quality
+from continuous_unet.evaluation.quality.extractors import Extractor
+from continuous_unet.evaluation.quality.extractors.classifier import Classifier
+from continuous_unet.evaluation.quality.extractors.inception import Inception
+from continuous_unet.evaluation.quality.run import evaluate_generation
+from continuous_unet.models import presets
 
 CPU = torch.device("cpu")
 
@@ -16,20 +29,20 @@ def normal(count, shift=0.0, seed=0):
 
 def test_a_set_is_at_no_distance_from_itself():
     result = quality.distances(normal(500), normal(500))
-    assert abs(result["fid"]) < 1e-6
+    assert abs(result.fid) < 1e-6
 
 
 def test_kid_of_one_distribution_is_zero_within_its_spread():
     result = quality.distances(normal(4000), normal(4000, seed=1))
-    assert 0 < result["kid_std"] < 0.05
-    assert abs(result["kid"]) < 2 * result["kid_std"]
+    assert 0 < result.kid_std < 0.05
+    assert abs(result.kid) < 2 * result.kid_std
 
 
 def test_fid_of_shifted_gaussians_is_the_squared_shift():
     # equal covariances: FID = |difference of means|^2 = 8 x 0.5^2, plus what 20,000 samples leave (d(d+1)/n and less)
     result = quality.distances(normal(20_000), normal(20_000, shift=0.5, seed=1))
-    assert result["fid"] == pytest.approx(2.0, rel=0.03)
-    assert result["kid"] > 0.1
+    assert result.fid == pytest.approx(2.0, rel=0.03)
+    assert result.kid > 0.1
 
 
 def test_distances_are_repeatable_and_leave_the_random_state_alone():
@@ -49,10 +62,10 @@ def test_too_few_images_are_refused():
 def test_the_classifier_learns_is_saved_and_named(tmp_path):
     data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 200)
     path = tmp_path / "extractor" / "classifier.safetensors"
-    facts = quality.train_classifier(data, held_out, steps=40, seed=0, device=CPU, path=path)
+    facts = Classifier.prepare(data, held_out, steps=40, seed=0, device=CPU, path=path)
     assert facts["task"] == "classes"
     assert facts["accuracy"] > 0.6  # chance is 0.1
-    extractor = quality.load_classifier(path, facts, 1, CPU)
+    extractor = Classifier(path, facts, CPU)
     assert "10 classes" in extractor.name
     images = torch.stack([held_out[i]["image"] for i in range(8)])
     features = extractor.features(images)
@@ -66,15 +79,24 @@ def test_without_classes_it_learns_rotations(tmp_path):
     dataset = open_dataset("digits", image_size=16, progress=False)
     dataset.report.class_names = None
     data, held_out = train_validation_split(dataset, 200)
-    facts = quality.train_classifier(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
+    facts = Classifier.prepare(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
     assert (facts["task"], facts["num_classes"]) == ("rotations", 4)
     assert facts["accuracy"] > 0.5  # chance is 0.25
-    assert "quarter turns" in quality.load_classifier(tmp_path / "c.safetensors", facts, 1, CPU).name
+    assert "quarter turns" in Classifier(tmp_path / "c.safetensors", facts, CPU).name
 
 
 def test_samples_are_rounded_to_8_bits_and_the_first_are_kept():
     seen = []
-    extractor = quality.Extractor(lambda images: seen.append(images) or images.mean(dim=(2, 3)), "mean")
+
+    class Mean(Extractor):
+        def __init__(self):
+            self.name = "mean"
+
+        def features(self, images):
+            seen.append(images)
+            return images.mean(dim=(2, 3))
+
+    extractor = Mean()
     batches = [torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     features, kept = quality.fake_features(iter(batches), extractor, CPU)
     assert features.shape == (150, 1)
@@ -88,4 +110,86 @@ def test_inception_without_its_package_is_refused_with_a_remedy(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(InputError, match="--extractor classifier"):
-        quality.load_inception(CPU)
+        Inception.check(CPU)
+
+
+def write_images(folder, number, seed, blank=False):
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for index in range(number):
+        pixels = np.full((8, 8), 128) if blank else rng.integers(0, 256, (8, 8))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_folders_and_models_are_measured_against_real_images(tmp_path):
+    real, alike = write_images(tmp_path / "real", 300, 0), write_images(tmp_path / "alike", 120, 1)
+    blank = write_images(tmp_path / "blank", 110, 2, blank=True)
+    unet = ContinuousUNet2DModel(**presets.tiny(sample_size=8, block_out_channels=(16,), num_class_embeds=3))
+    DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    options = EvaluateGenerateOptions(
+        data=real, images=[alike, blank], model=[str(tmp_path / "model")], num=130, sampling_steps=1,
+        extractor_steps=5, batch_size=64, device="cpu",
+    )  # fmt: skip
+    result = evaluate_generation(options)
+    rows = {row["name"]: row for row in result.rows}
+    assert [rows[name]["num_images"] for name in (alike, blank, str(tmp_path / "model"))] == [120, 110, 130]
+    assert rows[alike]["fid"] < 0.2 * rows[blank]["fid"]
+    assert result.floor is not None
+    assert result.floor.num_images == 130  # half of the 270 that are not held out, at most --num
+    assert rows[alike]["fid"] == pytest.approx(result.floor.fid, abs=0.2 * rows[blank]["fid"])
+    assert "small classifier" in result.to_text()
+    assert evaluate_generation(options).rows == result.rows
+
+
+def test_every_class_is_sampled_alike():
+    asked = []
+
+    def pipeline(batch_size, class_labels, generator, **_):
+        asked.append((class_labels, batch_size, [g.initial_seed() for g in generator]))
+        return SimpleNamespace(images=torch.zeros(batch_size, 1, 2, 2))
+
+    pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=3))
+    assert sum(len(batch) for batch in quality.samples(pipeline, 10, batch_size=4)) == 10
+    assert [(label, number) for label, number, _ in asked] == [(0, 3), (1, 3), (2, 4)]
+    seeds = [seed for _, _, own in asked for seed in own]
+    assert len(set(seeds)) == 10
+
+
+def test_a_stop_returns_the_finished_rows(tmp_path):
+    real = write_images(tmp_path / "real", 260, 0)
+
+    class After(StopRequest):
+        left = 30  # 5 steps of the classifier, 2 batches of real images, and into the sampling
+
+        def check(self):
+            self.left -= 1
+            if not self.left:
+                self.signal = 15
+            super().check()
+
+    unet = ContinuousUNet2DModel(**presets.tiny(sample_size=8, block_out_channels=(16,)))
+    DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    model = str(tmp_path / "model")
+    options = EvaluateGenerateOptions(
+        data=real, model=[model], num=100, sampling_steps=100, extractor_steps=5, device="cpu"
+    )
+    result = evaluate_generation(options, stop=After())
+    assert (result.rows, result.stopped_by, result.exit_code) == ([], 15, 143)
+    assert result.floor is not None
+    assert result.notes() == ["stopped; 0 rows are finished"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ""}, "--data is missing"),
+        ({"images": []}, "nothing to measure"),
+        ({"extractor": "magic"}, "extractor"),
+        ({"num": 99}, "at least 100"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        EvaluateGenerateOptions(**{"data": "digits", "images": ["digits"], **changes}).validate()

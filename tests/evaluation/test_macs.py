@@ -87,3 +87,27 @@ def test_the_presets_use_known_operations_only(name):
         model.set_solver(num_steps=2 * model.config.num_solver_steps)
         twice = count_macs(model, torch.randn(1, 1, 16, 16), 5, strict=True).macs
     assert once < twice < 2 * once  # the blocks double, what lies between them does not
+
+
+def test_no_matrix_product_counts_as_free():
+    """Whatever is left uncounted must not multiply: torch's own formulas name the products."""
+    from torch.utils.flop_counter import flop_registry
+
+    from continuous_unet.evaluation.costs.macs import _is_free
+
+    aten = torch.ops.aten
+    more = (
+        aten.mv,
+        aten.dot,
+        aten.linalg_qr,
+        aten._linalg_svd,
+        aten._cdist_forward,
+        aten._trilinear,
+        aten.lstm,
+        aten.ger,
+    )
+    more += (aten._flash_attention_forward_no_dropout_inplace, aten._embedding_bag, aten._fft_r2c, aten.linalg_lu)
+    packets = [packet for packet in (*flop_registry, *more) if isinstance(packet, torch._ops.OpOverloadPacket)]
+    assert len(packets) > 25
+    free = [str(packet) for packet in packets if any(_is_free(getattr(packet, o)) for o in packet.overloads())]
+    assert free == []

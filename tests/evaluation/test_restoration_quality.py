@@ -9,13 +9,17 @@ from PIL import Image
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation.quality.restoration import (
+    GaussianNoise,
     Quality,
-    evaluate_denoising,
-    evaluate_upscaling,
+    Reduction,
+    Settings,
+    compressed,
     luma,
+    measure,
     read_images,
 )
 from continuous_unet.images.resampling import enlarge, to_8_bit
+from tests.evaluation.ssim_of_scikit_image import pairs
 
 
 class Doing:
@@ -36,17 +40,17 @@ def images(number=3, shape=(1, 40, 36)):
 
 def test_noise_is_of_its_strength_not_clipped_and_the_same_each_time():
     pipeline = Doing(lambda image: image)
-    one, again = (evaluate_denoising(pipeline, images(), 50.0) for _ in range(2))
+    one, again = (measure(GaussianNoise(50.0), pipeline, images()) for _ in range(2))
     assert {k: v for k, v in one.items() if "second" not in k} == {k: v for k, v in again.items() if "second" not in k}
     assert one["input_psnr"] == pytest.approx(20 * np.log10(255 / 50), abs=0.2)
     assert one["psnr"] > one["input_psnr"] + 0.5  # a file would be clipped: half of the pixels are near enough
     assert min(float(image.min()) for image in pipeline.seen) < -0.1
     assert one["images"] == 3
-    other = evaluate_denoising(pipeline, images(), 50.0, seed=1)
+    other = measure(GaussianNoise(50.0), pipeline, images(), Settings(seed=1))
     assert other["psnr"] != one["psnr"]
     # an image's noise does not depend on the images before it
-    (last,) = (evaluate_denoising(Doing(lambda image: image), images()[2:], 50.0) for _ in range(1))
-    assert torch.equal(pipeline.seen[2], pipeline.seen[5])
+    last = measure(GaussianNoise(50.0), pipeline, images()[2:])
+    assert torch.equal(pipeline.seen[2], pipeline.seen[-1])
     assert last["images"] == 1
 
 
@@ -54,7 +58,7 @@ def test_results_are_rounded_as_in_a_file():
     clean = images()
     names = iter([image for _, image in clean])
     nearly = Doing(lambda image: next(names) + 0.4 / 255)
-    assert evaluate_denoising(nearly, clean, 25.0)["psnr"] == float("inf")
+    assert measure(GaussianNoise(25.0), nearly, clean)["psnr"] == float("inf")
 
 
 def test_metrics_are_means_of_images():
@@ -69,21 +73,45 @@ def test_metrics_are_means_of_images():
 def test_super_resolution_is_measured_on_y_without_the_border():
     shape = (3, 43, 38)
     bicubic = Doing(lambda image: enlarge(image[None], 4)[0], scale=4)
-    row = evaluate_upscaling(bicubic, images(shape=shape))
+    row = measure(Reduction(4), bicubic, images(shape=shape))
     assert row["psnr"] == row["input_psnr"]
     assert bicubic.seen[0].shape == (3, 10, 9)  # 40x36, a quarter
     # errors in the border of 4 pixels do not count, and those beside it do
 
-    def spoilt(width):
+    def damaged(width):
         def enlarged(image):
             result = enlarge(image[None], 4)[0]
             result[:, :width] = 1 - result[:, :width]
             return result
 
-        return evaluate_upscaling(Doing(enlarged, scale=4), images(shape=shape))["psnr"]
+        return measure(Reduction(4), Doing(enlarged, scale=4), images(shape=shape))["psnr"]
 
-    assert spoilt(4) == row["psnr"]
-    assert spoilt(5) != row["psnr"]
+    assert damaged(4) == row["psnr"]
+    assert damaged(5) != row["psnr"]
+
+
+def test_jpeg_compresses_the_small_image_and_the_start_is_its_enlargement():
+    smooth = [("a.png", to_8_bit(torch.linspace(0, 1, 64).expand(3, 48, 64).contiguous()))]
+    seen = []
+    bicubic = Doing(lambda image: seen.append(image) or enlarge(image[None], 2)[0], scale=2)
+    row = measure(Reduction(2, jpeg=30), bicubic, smooth)
+    assert (row["scale"], row["jpeg"]) == (2, 30)
+    assert row["psnr"] == row["input_psnr"]
+    assert row["psnr"] < measure(Reduction(2), bicubic, smooth)["psnr"] - 3
+    assert torch.equal(seen[0], compressed(seen[1], 30))
+    assert compressed(torch.zeros(1, 9, 7), 75).shape == (1, 9, 7)
+
+
+SCIKIT_IMAGE = (0.9212935, 0.3596136, 0.0802602, 0.4483396)
+"""Printed by ssim_of_scikit_image.py, version 0.26.0."""
+
+
+def test_ssim_is_that_of_scikit_image():
+    """Only windows that lie wholly inside the image count; the third image has a single one."""
+    for (clean, noisy), expected in zip(pairs(), SCIKIT_IMAGE, strict=True):
+        quality = Quality()
+        quality.add(torch.from_numpy(noisy)[None], torch.from_numpy(clean)[None])
+        assert quality.means()["ssim"] == pytest.approx(expected, abs=2e-7)
 
 
 def test_luma_is_of_studio_range():

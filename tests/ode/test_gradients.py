@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from continuous_unet.evaluation import saved_bytes
-from continuous_unet.ode import GRADIENTS, METHODS, State, check_solver, integrate
-from continuous_unet.ode import gradients as gradients_module
+from continuous_unet.ode import GRADIENTS, METHODS, State, check_solver, guards, integrate
 
 from .fields import General, Split, make_field
 from .problems import ALL_METHODS, REVERSIBLE_METHODS
@@ -290,7 +289,7 @@ def test_backward_inside_autocast_finds_no_detached_weights():
 
 
 def test_a_drifting_reconstruction_warns_once_by_name():
-    gradients_module._warned.clear()
+    guards._warned.clear()
     field, emb = General(), torch.ones(4, 2)
     with torch.no_grad():
         field.outer.weight.mul_(6)

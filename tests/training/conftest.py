@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
+from PIL import Image
 
 from continuous_unet.training import TrainConfig
 
@@ -45,11 +46,11 @@ def tiny(tmp_path):
             "log_every": 1,
             "validate_every": 3,
             "sample_every": 6,
-            "sample_steps": 2,
+            "sampling_steps": 2,
             "num_samples": 2,
             "device": "cpu",
         }
-        return TrainConfig(**{**options, **changes})
+        return TrainConfig.from_dict({**options, **changes})
 
     return make
 
@@ -62,3 +63,13 @@ def unet(**options):
         sample_size=8, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, add_attention=False,
         **blocks, **options,
     ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of twelve grey images, each of another shade."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(folder / f"{i}.png")
+    return folder

@@ -8,31 +8,32 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import continuous_unet.training.trainer as loop
-from continuous_unet.tasks.registry import generation
-from continuous_unet.training import TrainConfig
+from continuous_unet.tasks.generate import training as generate
+from continuous_unet.training import TrainConfig, train
+from continuous_unet.training.trainer import Trainer
 
-config, folder = TrainConfig.load(sys.argv[1]).validate(), Path(sys.argv[2])
+config, folder = TrainConfig.load(sys.argv[1]), Path(sys.argv[2])
 rank = int(os.environ["RANK"])
-trainer = loop._Trainer(config, resume=False)
-real_loss, real_step = generation.diffusion_loss, trainer._take_step
+real_loss, real_step, trainers = generate.GenerateTask.loss, Trainer.take_step, []
 
 
-def poisoned_loss(*args):
-    loss = real_loss(*args)
-    if rank == 1 and trainer.step == 1:
+def poisoned_loss(self, step):
+    loss = real_loss(self, step)
+    if rank == 1 and step.step == 1:
         loss = loss * loss.new_tensor([1.0, float("nan")])
     return loss
 
 
-def step_with_signal(batches):
-    if rank == 1 and trainer.step == 2:
+def step_with_signal(self, batches):
+    trainers.append(self)
+    if rank == 1 and self.state.step == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-    return real_step(batches)
+    return real_step(self, batches)
 
 
-generation.diffusion_loss = poisoned_loss
-trainer._take_step = step_with_signal
-result = trainer.run()
-digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trainer.model.parameters())).hexdigest()
+generate.GenerateTask.loss = poisoned_loss
+Trainer.take_step = step_with_signal
+result = train(config)
+weights = [p.detach().numpy().tobytes() for p in trainers[0].learner.model.parameters()]
+digest = hashlib.sha256(b"".join(weights)).hexdigest()
 (folder / f"process-{rank}.json").write_text(json.dumps({**asdict(result), "weights": digest}))

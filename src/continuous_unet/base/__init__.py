@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, signals, processes, seeds, devices, options."""
+"""The foundation: errors, files, signals, processes, seeds, devices, options. It imports nothing else of ours."""

@@ -1,15 +1,15 @@
-"""Where to run."""
+"""The choice of a device."""
 
 import torch
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device of that name; the best one there is if None.
+    """Returns the device of that name, or the fastest one that is available if the name is None.
 
     Raises:
-        InputError: for a name that is no device, or one that is not there.
+        InputError: if the name is unknown or the device is unavailable.
     """
     if name is None:
         if torch.cuda.is_available():
@@ -19,6 +19,5 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the device {name!r} cannot be used ({reason}); cpu always can") from error
+        raise InputError(f"the device {name!r} is unavailable ({first_line(error)}); cpu always works") from error
     return device

@@ -66,6 +66,8 @@ class Leaf:
         """The placeholder for its value in `--help`."""
         if self.field.metadata.get("metavar"):
             return str(self.field.metadata["metavar"])
+        if self.field.metadata.get("positional"):
+            return self.name.upper()
         if self.choices:
             return "{" + ",".join(map(str, self.choices)) + "}"
         kind = self.kinds[-1]

@@ -1,13 +1,15 @@
-"""The processes that share one job, and what they must do together: divide work, agree on the end, collect results.
+"""The processes of one job, and what they must do together: divide work, agree when to stop, collect results.
 
-Signals reach one process or all; what they ask for is done by all at the same place, or those left would wait for ever.
+A signal may reach one process or all of them. All must act on it at the same place, or the others would wait forever.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import Stopped, StopRequest
@@ -16,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class Processes:
-    """One process alone, or those that a launcher (`accelerate launch`, `torchrun`) started.
+    """The processes that a launcher (`accelerate launch`, `torchrun`) started; or this process alone.
 
     Args:
         state: accelerate's `PartialState` or `AcceleratorState`; None for this process alone.
@@ -29,37 +31,33 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that speaks and writes for all."""
+        """Whether this is the process that prints and writes for all."""
         return self.rank == 0
 
     def rounds(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """Our share of some items, in as many rounds as every other process has.
+        """Yields our share of some items, in as many rounds as every other process has.
 
-        In the last round some have no item of their own; they get one that another has as well, with False beside it,
-        so that all do equally much and can ask each other in between.
+        If the items do not divide evenly, processes without one in the last round get a duplicate, marked False.
+        All processes have the same number of rounds, so they can communicate between them.
         """
         for first in range(0, len(items), self.count):
             number = first + self.rank
             yield items[min(number, len(items) - 1)], number < len(items)
 
     def agreed(self, stop: StopRequest) -> int | None:
-        """The signal that any process got. All must ask, at the same place."""
+        """Returns the signal that any of the processes received, or None. All must call this at the same place."""
         if self.count == 1:
             return stop.signal
         return max(self.gather_numbers([stop.signal or 0]))[0] or None
 
     def check(self, stop: StopRequest) -> None:
-        """Give up where any process was told to stop. All must ask, at the same place.
-
-        Raises:
-            Stopped: with the signal.
-        """
+        """Raises `Stopped` if any of the processes received a signal. All must call this at the same place."""
         number = self.agreed(stop)
         if number is not None:
             raise Stopped(number)
 
     def gather_numbers(self, numbers: list[int]) -> list[list[int]]:
-        """The numbers of every process, in their order; all must give equally many."""
+        """Returns the numbers of every process, in the order of the processes; all must pass the same count."""
         if self.count == 1:
             return [numbers]
         from accelerate.utils import gather
@@ -67,7 +65,7 @@ class Processes:
         return gather(torch.tensor([numbers], device=self.state.device)).tolist()
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, those of the first first."""
+        """Returns the items of all processes, in the order of the processes."""
         if self.count == 1:
             return items
         from accelerate.utils import gather_object
@@ -75,29 +73,52 @@ class Processes:
         return gather_object(items)
 
     def from_main(self, value: Any) -> Any:
-        """What the main process has, in all."""
+        """Returns the value of the main process, in all processes."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value], from_process=0)[0]
 
+    def by_main(self, action: Callable[[], object]) -> None:
+        """Lets the main process do something while the others wait.
+
+        Raises:
+            InputError: in all processes, if the action raised one.
+        """
+        problem = None
+        if self.main:
+            try:
+                action()
+            except InputError as error:
+                if self.count == 1:
+                    raise
+                problem = str(error)
+        problem = self.from_main(problem)
+        if problem is not None:
+            raise InputError(problem)
+
+    def say(self, text: str) -> None:
+        """Prints a line for people on stderr, from the main process, above progress bars."""
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
+
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all processes have reached this place."""
         if self.count > 1:
             self.state.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the group; the last thing to do."""
+        """Leaves the group of processes; nothing can be communicated afterwards."""
         if self.count > 1:
             self.state.destroy_process_group()
 
 
 def launched_processes(device: str | None) -> Processes:
-    """The processes of this job, by what a launcher left in the environment.
+    """Returns the processes of this job, as the launcher describes them in the environment.
 
     Raises:
-        InputError: if there are several and accelerate is not installed.
+        InputError: if there are several and accelerate is missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()

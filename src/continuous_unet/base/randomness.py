@@ -1,15 +1,15 @@
 """Random numbers that depend on *what* is drawn, not on what was drawn before.
 
 Every random decision (noise of a training step, crop of an image, image number k of a sampling run) takes its seed from
-the coordinates of the decision. Nothing needs to be carried or saved: a resumed run, another batch size or another
-number of data workers draws the same numbers.
+the coordinates of the decision. No state is kept or saved: a resumed run, another batch size or another number of data
+workers draws the same numbers.
 """
 
 import hashlib
 
 
 def derive_seed(*coordinates: int | str) -> int:
-    """Hash coordinates, such as `("noise", seed, step, rank)`, to a seed in [0, 2**63).
+    """Hashes coordinates, such as `("noise", seed, step, rank)`, to a seed in [0, 2**63).
 
     The order of the coordinates matters, and equal coordinates always give the same seed, on every machine.
     """

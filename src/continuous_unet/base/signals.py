@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
+"""Ctrl-C and SIGTERM let the present step finish and be saved; a second one ends the process at once."""
 
 import contextlib
 import signal
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where Ctrl-C would be a KeyboardInterrupt: it passes every `except Exception` on its way out."""
+    """SIGTERM as an exception. Like the KeyboardInterrupt of Ctrl-C, it passes every `except Exception`."""
 
 
 class Stopped(Exception):
-    """A signal arrived while something was being made that can be made again."""
+    """A signal ended work of which nothing unfinished is kept."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
@@ -19,7 +19,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Says whether a signal asked for the end, and which one."""
+    """Records which signal asked the work to stop, if any."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -32,9 +32,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, the first SIGINT or SIGTERM only sets a flag, and a second one raises KeyboardInterrupt or `Terminated`.
+    """Inside this context, the first SIGINT or SIGTERM sets a flag; a second raises KeyboardInterrupt or `Terminated`.
 
-    The handlers of before are put back after.
+    The previous handlers are restored at the end. In threads other than the main one, this changes nothing.
     """
     request = StopRequest()
 
@@ -48,7 +48,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def leave_on_signals(request: StopRequest) -> contextlib.AbstractContextManager[None]:
-    """Inside `stop_on_signals`, for work of which nothing is kept half done: a signal is noted, and raises at once."""
+    """Inside `stop_on_signals`, makes a signal raise at once, for work of which nothing unfinished is kept."""
 
     def handle(number: int, frame: object) -> None:
         request.signal = number
@@ -58,12 +58,12 @@ def leave_on_signals(request: StopRequest) -> contextlib.AbstractContextManager[
 
 
 def leave_on_sigterm() -> contextlib.AbstractContextManager[None]:
-    """Within, SIGTERM raises `Terminated`, so that what is half done is cleared away as it is after Ctrl-C."""
+    """Inside this context, SIGTERM raises `Terminated`, so that unfinished files are removed as after Ctrl-C."""
     return _handlers({signal.SIGTERM: leave_at_once})
 
 
 def leave_at_once(number: int, frame: object) -> None:
-    """A signal handler that raises."""
+    """Raises the exception of a signal; it is used as a handler."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
@@ -81,11 +81,11 @@ def _handlers(handlers: dict[int, object]) -> Iterator[None]:
 
 
 def outlive_first_signal(worker: int) -> None:
-    """In a process that loads data: it is to live until the main one, which got the same signal, has saved.
+    """Makes a data worker survive the first signal, because the main process received it too and has yet to save.
 
     Ctrl-C goes to the whole group of processes, and so does the SIGTERM of some cluster managers. A worker ends when
-    the main process closes its queue, or is gone. The second SIGTERM ends it: that is how Python, when the main process
-    exits, ends workers that are left over, and it then waits for them, for ever if need be.
+    the main process closes its queue or exits. A second SIGTERM ends the worker: this is how Python ends remaining
+    workers when the main process exits, and Python then waits for them without a limit.
     """
 
     def only_once(number: int, frame: object) -> None:

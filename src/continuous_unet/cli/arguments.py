@@ -1,54 +1,105 @@
-"""Arguments from dataclasses, and configuration files beneath them: one source of truth for names, types and help."""
+"""Arguments of the command line, made from options classes: `base/options.py` says what there is, this how it is typed.
+
+Words are converted and checked there too, so that a value is refused in the same way wherever it comes from.
+"""
 
 import argparse
-import dataclasses
 import difflib
-import json
-import sys
-import types
-import typing
-from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import yaml
 
 from continuous_unet.base.errors import InputError
-
-Options = TypeVar("Options")
+from continuous_unet.base.leaves import Leaf, Word
+from continuous_unet.base.options import Options, leaves
+from continuous_unet.cli.output import say
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line, with exit code 2; `--batch_size` is as good as `--batch-size`; no abbreviations."""
+    """Errors are InputErrors; `--batch_size` is as good as `--batch-size`; there are no abbreviations."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)
+    def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=formatter, **settings)
+        self.renamed: dict[str, str] = {}
+        """Present name by former flag."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
+    def parse(self, words: Sequence[str], notes: list[str]) -> argparse.Namespace:
+        """Parses words; `notes` receives a line for each former name.
+
+        Raises:
+            InputError: for words that cannot be understood, with the option that was perhaps meant.
+        """
+        words = [_with_dashes(word) for word in words]
         for word in words:
-            if word.startswith("--") and word.endswith("=--"):  # argparse would drop the value and give an empty list
-                self.error(f"argument {word.removesuffix('=--')}: '--' is no value")
-        return super().parse_known_args([_with_dashes(word) for word in words], namespace)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = self.parse_known_args(args, namespace)
+            name, equals, value = word.partition("=")
+            if word.startswith("--") and equals and value == "--":  # argparse would drop it and give an empty list
+                raise InputError(f"argument {name}: '--' is not a value")
+            if name in self.renamed:
+                notes.append(f"{name} is now called {self.renamed[name]}")
+        parsed, unknown = self.parse_known_args(words)
         if unknown:
-            self.refuse_unknown(unknown)
+            word = unknown[0].partition("=")[0]
+            options = [
+                o for a in self._actions for o in a.option_strings if o.startswith("--") and a.help != argparse.SUPPRESS
+            ]
+            near = difflib.get_close_matches(word, options, 1) if word.startswith("-") else []
+            self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else ""))
         return parsed
 
-    def refuse_unknown(self, unknown: list[str]) -> NoReturn:
-        """Name the first argument that is none, and the one that was perhaps meant."""
-        word = unknown[0].split("=")[0]
-        options = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-        near = difflib.get_close_matches(word, options, 1) if word.startswith("-") else []
-        self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else ""))
+    def add_options(self, kind: type[Options]) -> None:
+        """Adds an argument for every option of a class, under a heading for each section."""
+        headings: dict[str | None, Any] = {None: self}
+        known = leaves(kind)
+        for leaf in known.values():
+            if leaf.section not in headings:
+                headings[leaf.section] = self.add_argument_group(_heading(kind, leaf.section))
+            self._add(headings[leaf.section], leaf, _help(leaf, known))
+        words = [leaf.metavar for leaf in known.values() if leaf.field.metadata.get("positional")]
+        self.usage = " ".join([self.prog, *words, "[options]"])
+
+    def _add(self, place: Any, leaf: Leaf, text: str) -> None:
+        kinds = {getattr(kind, "__origin__", kind) for kind in leaf.kinds}
+        former = list(leaf.field.metadata.get("old", ()))
+        # SUPPRESS: an option that was not given must not hide what a configuration file says
+        common: dict[str, Any] = {"dest": leaf.name, "default": argparse.SUPPRESS}
+        if bool in kinds:
+            common["action"] = argparse.BooleanOptionalAction
+        elif dict in kinds:
+            common |= {"action": "append", "type": _key_and_value, "metavar": leaf.metavar}
+        else:
+            common |= {"metavar": leaf.metavar} | ({"nargs": "+"} if list in kinds else {})
+        if leaf.field.metadata.get("positional"):
+            nargs = "*" if list in kinds else "?"
+            place.add_argument(**{**common, "nargs": nargs, "help": text})
+        else:
+            short = leaf.field.metadata.get("short")
+            place.add_argument(*[short] if short else [], leaf.flag, **common, help=text)
+        if former:
+            place.add_argument(*former, **common, help=argparse.SUPPRESS)
+            self.renamed |= dict.fromkeys(former, leaf.label)
+            if bool in kinds:
+                self.renamed |= {f"--no-{old[2:]}": f"--no-{leaf.flag[2:]}" for old in former}
 
     def error(self, message: str) -> NoReturn:
-        """One line, exit code 2."""
-        line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line} (see `{self.prog} --help`)\n")
+        """Raises InputError for what argparse itself cannot understand."""
+        raise InputError(f"{message} (see `{self.prog} --help`)")
+
+    def print_help(self, file: Any = None) -> None:
+        say(self.format_help().removesuffix("\n"), file)
+
+
+def given_values(arguments: argparse.Namespace, kind: type[Options]) -> dict[str, Any]:
+    """Returns the options that were given on the command line, by name."""
+    return {name: _given(value) for name, value in vars(arguments).items() if name in leaves(kind)}
+
+
+def _given(value: Any) -> Any:
+    """Marks what was typed, for `Leaf.convert`; pairs become a dict."""
+    if isinstance(value, list):
+        return dict(value) if value and isinstance(value[0], tuple) else [Word(item) for item in value]
+    return Word(value) if isinstance(value, str) else value
 
 
 def _with_dashes(word: str) -> str:
@@ -58,59 +109,26 @@ def _with_dashes(word: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def flag(name: str) -> str:
-    """The option of a field."""
-    return "--" + name.replace("_", "-")
+def _heading(kind: type[Options], section: str | None) -> str:
+    field = kind.__dataclass_fields__[str(section)]
+    return str(section) if "variants" in field.metadata else field.metadata["help"] or str(section)
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type, skip: tuple[str, ...] = ()) -> None:
-    """An option for every field of a dataclass; `metadata["help"]` is its help."""
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.name in skip:
-            continue
-        annotation, optional = _without_none(hints[field.name])
-        text = field.metadata.get("help", "").replace("%", "%%")
-        default = field.default if field.default is not dataclasses.MISSING else None
-        if typing.get_origin(annotation) is list and callable(field.default_factory):
-            default = " ".join(map(str, field.default_factory()))
-        if default not in (None, "", dataclasses.MISSING):
-            text += f" (default: {default})"
-        # SUPPRESS: an option that was not given must not hide what a configuration file says
-        common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS, "dest": field.name}
-        if annotation is bool:
-            parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **common)
-        elif typing.get_origin(annotation) is Literal:
-            parser.add_argument(flag(field.name), choices=typing.get_args(annotation), **common)
-        elif typing.get_origin(annotation) is dict:
-            name = flag(field.name).removesuffix("s")
-            parser.add_argument(name, action="append", type=key_and_value, metavar="KEY=VALUE", **common)
-        elif typing.get_origin(annotation) is list:
-            (kind_of_item,) = typing.get_args(annotation)
-            metavar = kind_of_item.__name__.upper()
-            parser.add_argument(flag(field.name), nargs="+", type=kind_of_item, metavar=metavar, **common)
-        else:
-            convert = _or_none(annotation) if optional else annotation
-            parser.add_argument(flag(field.name), type=convert, metavar=annotation.__name__.upper(), **common)
+def _help(leaf: Leaf, known: dict[str, Leaf]) -> str:
+    """The help text with the default, and the variants that the option is for."""
+    text, default = leaf.field.metadata.get("help", ""), leaf.default
+    if leaf.variants:
+        choice = next(other for other in known.values() if other.section is None and other.field.name == leaf.section)
+        if set(leaf.variants) < set(choice.choices):
+            text += f" (for {choice.flag} {' or '.join(leaf.variants)})"
+    if default not in (None, "", [], {}, False) and "(default" not in text:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else "on" if default is True else default
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        kinds = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return kinds[0], True
-    return annotation, False
-
-
-def _or_none(kind: Any) -> Any:
-    def convert(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
-
-    convert.__name__ = kind.__name__  # argparse names it in its errors
-    return convert
-
-
-def key_and_value(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE`, the value as YAML."""
+def _key_and_value(text: str) -> tuple[str, Any]:
+    """Splits `KEY=VALUE`; the value is YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
@@ -118,60 +136,3 @@ def key_and_value(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f"the value of {key} is not valid YAML: {value!r}") from error
-
-
-def make_options(kind: type[Options], arguments: argparse.Namespace, *layers: dict[str, Any]) -> Options:
-    """A dataclass from layers of values, later ones and the given options last, with types checked.
-
-    Raises:
-        InputError: naming the option of a value of the wrong type.
-    """
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values.update(layer)
-    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {k: v for k, v in vars(arguments).items() if k in names}
-    hints = typing.get_type_hints(kind)
-    for name, annotation in hints.items():
-        if typing.get_origin(_without_none(annotation)[0]) is dict and name in given:
-            given[name] = {**values.get(name, {}), **dict(given[name])}
-    values.update(given)
-    return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
-
-
-def _checked(name: str, value: Any, annotation: Any) -> Any:
-    kind, optional = _without_none(annotation)
-    if value is None and optional:
-        return None
-    if typing.get_origin(kind) is Literal:
-        allowed = typing.get_args(kind)
-        if value not in allowed:
-            raise InputError(f"{flag(name)} {value!r} is unknown; expected one of {', '.join(map(str, allowed))}")
-        return value
-    kind = typing.get_origin(kind) or kind
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InputError(f"{flag(name)} must be {kind.__name__}, got {value!r}")
-    return value
-
-
-def read_config(path: str | None, kind: type) -> dict[str, Any]:
-    """The values of a `--config` file, which may name any field of the dataclass; nothing if there is no file."""
-    from continuous_unet.training.config import read_yaml
-
-    if path is None:
-        return {}
-    if not Path(path).is_file():
-        raise InputError(f"--config {path}: there is no such file")
-    return read_yaml(path, [f.name for f in dataclasses.fields(kind)])
-
-
-def print_json(result: dict[str, Any]) -> None:
-    """A result for programs, on stdout."""
-    print(json.dumps(result, indent=1, default=str))

@@ -4,91 +4,122 @@
 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from continuous_unet import __version__
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.signals import Terminated, leave_on_sigterm
-from continuous_unet.cli.arguments import Parser
+from continuous_unet.base.leaves import nearest
+from continuous_unet.base.signals import Stopped, Terminated, leave_on_sigterm
+from continuous_unet.cli.output import say
+from continuous_unet.cli.verb import Verb
 
 VERBS = {
-    "train": "train a continuous U-Net on images",
-    "sample": "make images with a trained model",
-    "denoise": "remove noise from images",
-    "upscale": "enlarge images",
-    "inpaint": "fill holes of images with a diffusion model",
-    "evaluate": "measure a restoration model on images: denoise, upscale",
-    "compare": "train and measure models side by side, and write a report",
-    "data": "look at images before training: data check",
-    "profile": "parameters, MACs, memory and latency of a model",
-    "export": "write a trained model for ONNX Runtime and others, with proof that it computes the same",
-    "prune": "remove the least important channels of a trained model, and fine-tune it",
-    "run": "make or denoise images with an exported model, without torch",
+    "train": "train:TRAIN",
+    "sample": "sample:SAMPLE",
+    "denoise": "denoise:DENOISE",
+    "upscale": "upscale:UPSCALE",
+    "inpaint": "inpaint:INPAINT",
+    "evaluate generate": "evaluate:GENERATE",
+    "evaluate denoise": "evaluate:DENOISE",
+    "evaluate upscale": "evaluate:UPSCALE",
+    "compare": "compare:COMPARE",
+    "data check": "data:CHECK",
+    "profile": "profile:PROFILE",
+    "export": "export:EXPORT",
+    "prune": "prune:PRUNE",
+    "run": "run:RUN",
 }
-"""Each verb is a module of its name in this package, with `add_arguments(parser)` and `run(arguments) -> exit code`."""
+"""Where the `Verb` of each name is, in this package. A verb of two words belongs to the group of its first word."""
 
 
-def build_parser() -> Parser:
-    """The parser of everything; imports no torch."""
-    parser = Parser(prog="cunet", description="Small, fast diffusion models with continuous U-Nets.")
-    parser.add_argument("--version", action="version", version=f"cunet {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for name, text in VERBS.items():
-        module = import_module(f"continuous_unet.cli.{name}")
-        verb = verbs.add_parser(name, help=text, description=module.__doc__)
-        module.add_arguments(verb)
-        verb.add_argument("--config", metavar="FILE", help="YAML file of options; those given here go before it")
-        verb.add_argument("--print-config", action="store_true", help="print the resolved options as YAML and stop")
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        verb.set_defaults(run=module.run, parser=verb)
-    return parser
+def load_verb(name: str) -> Verb:
+    """Returns a verb of the table; imports no torch."""
+    module, _, constant = VERBS[name].partition(":")
+    verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
+    assert isinstance(verb, Verb)
+    return verb
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; gives the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    prog = "cunet"
     try:
-        arguments, unknown = build_parser().parse_known_args(argv)
-        if unknown:
-            arguments.parser.refuse_unknown(unknown)
-    except SystemExit as leaving:  # argparse leaves by itself for --help and for errors
-        return leaving.code if isinstance(leaving.code, int) else 2
-    prog = f"cunet {arguments.verb}"
-    try:
+        name, rest = find_verb(words)
+        prog = f"cunet {name}".strip()
         with leave_on_sigterm():
-            code = arguments.run(arguments)
+            code = overview(name) if rest is None else load_verb(name).run(prog, rest)
             sys.stdout.flush()
         return code
+    except SystemExit as leaving:  # argparse leaves by itself after --help
+        return leaving.code if isinstance(leaving.code, int) else 2
     except BrokenPipeError:  # the reader of our output left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as stop:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        say(f"{prog}: interrupted", sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
+    except Stopped as stopped:
+        say(f"{prog}: stopped", sys.stderr)
+        return 128 + stopped.signal
     except Exception as error:
-        return _failed(prog, arguments, error)
+        if "--debug" in words:
+            import traceback
+
+            say(traceback.format_exc(), sys.stderr)
+        line, code = explain(error)
+        say(f"{prog}: {line}", sys.stderr)
+        return code
 
 
-def _failed(prog: str, arguments: argparse.Namespace, error: Exception) -> int:
-    if arguments.debug:
-        import traceback
+def find_verb(words: list[str]) -> tuple[str, list[str] | None]:
+    """Returns the name of the verb and the words after it; None for these if an overview of verbs was asked for.
 
-        traceback.print_exc()
+    Raises:
+        InputError: if there is no such verb, with the nearest one.
+    """
+    known = VERBS
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if len(words) >= length and name in known:
+            return name, words[length:]
+    group = f"{words[0]} " if words and any(verb.startswith(f"{words[0]} ") for verb in known) else ""
+    rest = words[1:] if group else words
+    if rest[:1] in (["--help"], ["-h"], ["--version"]):
+        return (group.strip() if rest[0] != "--version" else "--version"), None
+    choices = [verb.removeprefix(group) for verb in known if verb.startswith(group)]
+    shown = ", ".join(dict.fromkeys(verb.partition(" ")[0] for verb in choices))
+    where = f"cunet {group}--help"
+    if not rest:
+        raise InputError(f"a verb is missing: one of {shown} (see `{where}`)")
+    raise InputError(f"unknown verb {rest[0]!r}, expected one of {shown}{nearest(rest[0], choices)} (see `{where}`)")
+
+
+def overview(group: str) -> int:
+    """Prints the version, or all verbs, or those of a group."""
+    if group == "--version":
+        say(f"cunet {__version__}")
+        return 0
+    lines = [f"  {name:20}{load_verb(name).summary}" for name in VERBS if name.startswith(f"{group} ".lstrip())]
+    title = "" if group else "Small, fast diffusion models with continuous U-Nets.\n\n"
+    usage = f"usage: cunet {group} VERB …".replace("  ", " ")
+    say("\n".join([usage, "", title + "verbs:", *lines, "", "`cunet VERB --help` describes a verb with examples."]))
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Returns the line that is printed for an exception, and the exit code."""
     line = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, InputError):
-        print(f"{prog}: error: {line}", file=sys.stderr)
-        return 2
-    if isinstance(error, ImportError):
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return f"error: {line}", code
+    if isinstance(error, ImportError) and not (error.name or "").startswith("continuous_unet"):
         extra = "" if "continuous-unet[" in line else "; a package is missing: pip install 'continuous-unet[train]'"
-        print(f"{prog}: error: {line}{extra}", file=sys.stderr)
-        return 2
+        return f"error: {line}{extra}", InputError.exit_code
+    # torch's own class, by name: torch may not even be imported
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in line:
-        print(f"{prog}: error: not enough memory ({line}); make batches or images smaller", file=sys.stderr)
-        return 1
-    if type(error).__name__ in ("TrainingDiverged", "ParityError"):
-        print(f"{prog}: error: {line}", file=sys.stderr)
-        return 1
-    print(f"{prog}: internal error: {type(error).__name__}: {line} (--debug shows the traceback)", file=sys.stderr)
-    return 1
+        return f"error: not enough memory ({line}); make batches or images smaller", 1
+    return f"internal error: {type(error).__name__}: {line} (--debug shows the traceback)", 1

@@ -125,7 +125,7 @@ def read_photograph(
     """
     with open_image(Path(file) if isinstance(file, str) else file, max_pixels) as opened:
         frames = getattr(opened, "n_frames", 1)
-        sixteen = not is_deep(opened) and any(";16" in str(tile[3]) for tile in opened.tile)
+        sixteen = not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
         exif, lost = _metadata(opened)
         image = upright(opened)
         icc_profile, dpi = opened.info.get("icc_profile"), _dpi(opened)
@@ -164,7 +164,7 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 def _deep_pixels(image: Image.Image, values: tuple[float, float] | None) -> tuple[np.ndarray, list[str]]:
     """Returns the pixels of a grey image of more than 8 bits, `(H, W, 1)`, and notes."""
     span = value_range(image) if values is None else ValueRange(*values)
-    unit = np.asarray(normalise_mode(image, 1, span))[..., None]
+    unit = np.asarray(normalise_mode(image, 1, (span.black, span.white)))[..., None]
     notes = []
     if not span.certain or span.black != 0:
         notes.append(

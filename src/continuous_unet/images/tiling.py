@@ -7,7 +7,6 @@ network's own factor, so that strides and space-to-depth fall on the same pixels
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +33,6 @@ class Tiles:
         return Tiles(*(math.ceil(value / multiple) * multiple for value in (self.size, self.overlap)))
 
 
-def network_multiple(unet: Any) -> int:
-    """What height and width of a U-Net's input must be multiples of."""
-    return getattr(unet.config, "patch_size", 1) * 2 ** (len(unet.config.block_out_channels) - 1)
-
-
 def in_tiles(
     function: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -49,15 +43,16 @@ def in_tiles(
     pad: bool = True,
     before_tile: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Apply a function to overlapping tiles.
+    """Applies a function to overlapping tiles.
 
     Args:
         function: `(B, C, h, w)` to `(B, C', scale h, scale w)`, h and w multiples.
         images: `(B, C, H, W)`.
-        multiple: see `network_multiple`; images are padded to it by reflection.
-        scale: how often the function enlarges.
-        tiles: of the input.
-        pad: at the edge of the image, to the multiple; False for a function that takes any size.
+        multiple: what height and width of its input must be multiples of; images are padded to it by reflection.
+        scale: how many times larger the function makes images.
+        tiles: size and overlap, in pixels of the input.
+        pad: whether tiles at the edge of the image are padded to the multiple; not needed by a function that takes any
+            size.
         before_tile: called before each; what it raises ends the work.
 
     Yields:
@@ -66,9 +61,9 @@ def in_tiles(
     tiles = (tiles or Tiles()).on_multiples(multiple)
     height, width = images.shape[2:]
     rows, columns = (_spans(length, tiles) for length in (height, width))
-    carried: Tensor | None = None  # of the row above, the part that this one shares
+    carried: Tensor | None = None  # the part of the row above that this one shares
     for y, (top, bottom) in enumerate(rows):
-        band: Any = None
+        band: Tensor | None = None
         for x, (left, right) in enumerate(columns):
             before_tile()
             tile = images[:, :, top:bottom, left:right]
@@ -82,6 +77,7 @@ def in_tiles(
                 band = result.new_zeros((*result.shape[:3], width * scale))
             weights = _weights(x, columns, tiles.overlap, scale).to(result)
             band[..., left * scale : right * scale] += result * weights
+        assert band is not None  # there is at least one column
         band = band * _weights(y, rows, tiles.overlap, scale).to(band)[:, None]
         if carried is not None:
             band[:, :, : carried.shape[2]] += carried

@@ -1,16 +1,17 @@
-"""The blocks of one level: features evolve by a second-order ODE in place of a stack of residual blocks.
+"""What a block of one level is, and the one of this project: features that evolve by a second-order ODE.
 
-Beside it, behind the same call, what it must be compared with: the first-order form that the paper's code ran, and the
-plain weight-tied residual network.
+A block maps features and a `Conditioning` to features of the same shape. The blocks that it must be compared with are
+in `controls.py`.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from continuous_unet.models.fields import FIELDS, FieldConfig, FirstOrderField, InitialVelocity, ResidualField, zeroed
+from continuous_unet.models.conditioning import Conditioning
+from continuous_unet.models.fields import FIELDS, FieldConfig, InitialVelocity
 from continuous_unet.ode import METHODS, State, check_solver, integrate
 
 
@@ -24,20 +25,22 @@ class SolverConfig:
     gradient: str
     rtol: float = 1e-3
     atol: float = 1e-4
+    keep_loop: bool = False
+    """Whether exported steps stay a loop in the graph, see `integrate`."""
 
     def __post_init__(self) -> None:
         check_solver(self.method, self.gradient, self.num_steps)
         if not self.horizon > 0:
             raise ValueError(f"integration_time={self.horizon!r} must be positive")
 
-    def with_changes(self, **changes: object) -> "SolverConfig":
+    def with_changes(self, **changes: Any) -> "SolverConfig":
         """A copy with the settings that are not None changed, and checked."""
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a block is built from. Only `DynamicBlock` uses the last three."""
+    """What a block is built from. Only `DynamicBlock` uses the last two."""
 
     field: FieldConfig
     solver: SolverConfig
@@ -45,178 +48,73 @@ class BlockConfig:
     """What errors, warnings and statistics call the block, for example `down_blocks.0.blocks.0`."""
     field_type: str = "relaxation"
     initial_velocity: str = "features"
-    read_velocity: bool = False
 
 
-INITIAL_VELOCITIES = ("features", "timestep", "carried", "skips", "zero")
-"""What `x'(0)` is learned from: the features; them and the timestep; them and the velocity that the block before ended
-with; them and the velocity that the level ended with on the way down; or nothing: zero."""
+class Block(nn.Module):
+    """Base of the blocks.
 
-
-class DynamicBlock(nn.Module):
-    """`x'' = f(t, x, x'; emb)`, `x(0)` = features, `x'(0) = g(features)`; gives `x(horizon)` (arXiv 2310.20092).
-
-    One field, used at every step: the parameters do not grow with the number of steps. With `read_velocity`, the last
-    velocity is read too, through a 1x1 convolution that starts at zero.
+    A subclass has a `field` with a `trunk`, which runs once for each evaluation of the field. `forward(x, conditioning,
+    num_steps=None)` gives features of the shape of `x`, `(B, C, *size)`; `num_steps` are those of this call, the
+    solver's own if None.
     """
 
-    def __init__(self, config: BlockConfig, carried_channels: int | None = None) -> None:
+    field: nn.Module
+
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        kind = config.initial_velocity
-        self.field = FIELDS[config.field_type](config.field)
-        self.initial_velocity = (
-            None if kind == "zero" else InitialVelocity(config.field, kind == "timestep", carried_channels)
-        )
-        channels = config.field.channels
-        self.read_out = zeroed(nn.Conv2d(channels, channels, 1)) if config.read_velocity else None
         self.solver = config.solver
         self.name = config.name
-        self.last_nfe: int | None = None
-        """Evaluations of the field in the last forward pass (not updated by compiled ones)."""
 
-    def forward(self, x: Tensor, emb: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Features `(B, C, H, W)` and embedding `(B, E)` to features and last velocity, both `(B, C, H, W)`.
+    @classmethod
+    def check(cls, field_type: str, method: str, gradient: str) -> None:
+        """Raises ValueError, by name, for settings that cannot work together in this block."""
 
-        `carried` is a velocity that the initial one is to know, `(B, carried_channels, H, W)`: the last of the block
-        before, or of the same level on the way down.
-        """
+    def times(self, num_steps: int | None = None) -> tuple[float, ...] | None:
+        """The ODE times at which a call evaluates the field, in order; None if the method finds them as it runs."""
+        method = METHODS.get(self.solver.method)
+        if method is None:
+            return None
+        steps = self.solver.num_steps if num_steps is None else num_steps
+        return method.times(0.0, self.solver.horizon / steps, steps)
+
+
+class DynamicBlock(Block):
+    """`x'' = f(t, x, x'; emb)`, `x(0)` = features, `x'(0) = g(features)`; gives `x(horizon)` (arXiv 2310.20092).
+
+    One field, used at every step: the parameters do not grow with the number of steps.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__(config)
+        self.field = FIELDS[config.field_type](config.field)
+        self.initial_velocity = InitialVelocity(config.field, config.initial_velocity == "timestep")
+
+    @classmethod
+    def check(cls, field_type: str, method: str, gradient: str) -> None:
+        scheme = METHODS.get(method)
+        if scheme is not None and scheme.uses_terms and not hasattr(FIELDS[field_type], "terms"):
+            raise ValueError(
+                f"method={method!r} needs field_type='relaxation', and field_type={field_type!r} was given; "
+                "use method='reversible_leapfrog' for it"
+            )
+
+    def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
         solver = self.solver
-        velocity = torch.zeros_like(x) if self.initial_velocity is None else self.initial_velocity(x, emb, carried)
-        state = State(x, velocity)
+        state = State(x, self.initial_velocity(x, conditioning))
         if state.v.dtype != x.dtype:  # autocast: the convolution's output is half, the features may be float32
             state = State(x.float(), state.v.float())
         solution = integrate(
             self.field,
             state,
-            num_steps=solver.num_steps,
+            num_steps=solver.num_steps if num_steps is None else num_steps,
             t1=solver.horizon,
             method=solver.method,
             gradient=solver.gradient,
-            args=(emb,),
+            args=(conditioning,),
             rtol=solver.rtol,
             atol=solver.atol,
-            name=self.name,
+            # each name would be a graph of its own, since torch.compile guards on it
+            name=None if torch.compiler.is_compiling() else self.name,
+            keep_loop=solver.keep_loop,
         )
-        if not torch.compiler.is_compiling():
-            self.last_nfe = solution.nfe
-        x, v = solution.state
-        return (x if self.read_out is None else x + self.read_out(v)), v
-
-
-class FirstOrderBlock(nn.Module):
-    """`z' = f(t, z; emb)` with `z(0) = (features, g(features))`; gives the first half of `z(horizon)`.
-
-    The first-order form over the concatenated state, integrated by torchdiffeq (the `adaptive` extra), as the code of
-    arXiv 2310.20092 ran it. It has four times the field of the second-order form; it is here to be compared with.
-    """
-
-    def __init__(self, config: BlockConfig, carried_channels: int | None = None) -> None:
-        super().__init__()
-        self.field = FirstOrderField(config.field)
-        self.initial_velocity = InitialVelocity(config.field)
-        self.solver = config.solver
-        self.name = config.name
-        self.last_nfe: int | None = None
-
-    def forward(self, x: Tensor, emb: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """As `DynamicBlock.forward`, without a velocity."""
-        try:
-            import torchdiffeq
-        except ImportError as error:
-            raise ImportError(
-                "block_type='first_order' needs torchdiffeq: pip install 'continuous-unet[adaptive]'"
-            ) from error
-        solver = self.solver
-        scheme = METHODS.get(solver.method)
-        evaluations = 0
-
-        def derivative(t: Tensor, z: Tensor) -> Tensor:
-            nonlocal evaluations
-            evaluations += 1
-            return self.field(t, z, emb)
-
-        z = torch.cat([x, self.initial_velocity(x, emb).to(x.dtype)], dim=1)
-        times = torch.linspace(0.0, solver.horizon, solver.num_steps + 1, dtype=z.dtype, device=z.device)
-        settings = {
-            "method": solver.method if scheme is None else scheme.torchdiffeq_name,
-            "rtol": solver.rtol,
-            "atol": solver.atol,
-        }
-        if solver.gradient == "adjoint" and torch.is_grad_enabled():
-            # the embedding is made outside the field: the adjoint gives it a gradient only if it is told of it
-            wanted = tuple(t for t in (emb, *self.field.parameters()) if t.requires_grad)
-            end = torchdiffeq.odeint_adjoint(derivative, z, times, adjoint_params=wanted, **settings)[-1]
-        else:
-            end = torchdiffeq.odeint(derivative, z, times, **settings)[-1]
-        self.last_nfe = evaluations
-        return end[:, : x.shape[1]], None
-
-
-class ResidualBlock(nn.Module):
-    """The control: `x <- x + F(t, x; emb)`, as many times as the others take steps. No velocity, no solver.
-
-    With another number of steps than trained with, the updates are scaled so that they sum to as much: Euler's method
-    for `x' = F`.
-    """
-
-    def __init__(self, config: BlockConfig, carried_channels: int | None = None) -> None:
-        super().__init__()
-        self.field = ResidualField(config.field)
-        self.solver = config.solver
-        self.name = config.name
-        self.last_nfe: int | None = None
-
-    def forward(self, x: Tensor, emb: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """As `DynamicBlock.forward`, without a velocity."""
-        solver = self.solver
-        step_size = solver.horizon / solver.num_steps
-        if x.dtype != torch.float32 and torch.is_autocast_enabled(x.device.type):
-            x = x.float()  # as the state of the dynamic block
-        for step in range(solver.num_steps):
-
-            def update(x: Tensor, t: float = step * step_size) -> Tensor:
-                return x + step_size * self.field(t, x, emb)
-
-            x = checkpoint(update, x, use_reentrant=False) if solver.gradient == "checkpoint" else update(x)
-        self.last_nfe = solver.num_steps
-        return x, None
-
-
-BLOCKS: dict[str, type[DynamicBlock] | type[FirstOrderBlock] | type[ResidualBlock]] = {
-    "second_order": DynamicBlock,
-    "first_order": FirstOrderBlock,
-    "residual": ResidualBlock,
-}
-"""Blocks by the name that `ContinuousUNet2DModel(block_type=...)` takes."""
-
-
-def check_block(block_type: str, field_type: str, method: str, gradient: str) -> None:
-    """Raise ValueError, by name, for settings of a block that cannot work together."""
-    if block_type not in BLOCKS:
-        raise ValueError(f"block_type={block_type!r} is unknown; expected one of {', '.join(BLOCKS)}")
-    scheme = METHODS.get(method)
-    if block_type == "residual" and gradient not in ("backprop", "checkpoint"):
-        raise ValueError(
-            f"gradient={gradient!r} is for solvers, and block_type='residual' has none; use 'backprop' or 'checkpoint'"
-        )
-    if block_type == "first_order":
-        if gradient not in ("backprop", "adjoint"):
-            raise ValueError(
-                f"gradient={gradient!r} is not torchdiffeq's; block_type='first_order' has that solver only: "
-                "use 'backprop' or 'adjoint'"
-            )
-        if scheme is not None and scheme.torchdiffeq_name is None:
-            raise ValueError(
-                f"method={method!r} is for second-order ODEs; block_type='first_order' needs one of "
-                "torchdiffeq's, for example 'rk4'"
-            )
-    elif block_type == "second_order" and scheme is not None and scheme.uses_terms:
-        _check_split(field_type, method)
-
-
-def _check_split(field_type: str, method: str) -> None:
-    if not hasattr(FIELDS[field_type], "terms"):
-        raise ValueError(
-            f"method={method!r} needs field_type='relaxation', and field_type={field_type!r} was given; "
-            "use method='reversible_leapfrog' for it"
-        )
+        return solution.state.x

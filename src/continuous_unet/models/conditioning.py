@@ -1,22 +1,38 @@
-"""The two clocks of the dynamics: the diffusion's timestep (through `emb`) and the ODE's own time `t`.
+"""What the fields know besides position and velocity: the diffusion's timestep, and the ODE's own time `t`.
 
-The timestep itself is embedded by diffusers' `Timesteps` and `TimestepEmbedding`, as in `UNet2DModel`; this module
-brings `t` in.
+The timestep is embedded by diffusers' `Timesteps` and `TimestepEmbedding`, as in `UNet2DModel`; this module brings `t`
+in. Whatever belongs to one evaluation of a model is in a `Conditioning`, which is handed down the call. Nothing of it
+is stored on a module, so that threads can share a model.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+ScaleShifts = Mapping[tuple["AdaptiveScaleShift", float], tuple[Tensor, Tensor]]
+"""Scale and shift `(1, C, …)` of a module at an ODE time."""
+
+
+class Conditioning(NamedTuple):
+    """What one evaluation of a U-Net is conditioned on. Immutable; blocks hand it to their fields.
+
+    A further condition (a text's tokens, say) is a further field here.
+    """
+
+    embedding: Tensor
+    """Of timestep and class, `(B, E)`."""
+    scale_shifts: ScaleShifts | None = None
+    """Those that follow from the embedding and have been computed before; the others are computed where needed."""
 
 
 class OdeTimeFeatures(nn.Module):
     """Smooth features of the ODE's time: `cos` and `sin` of `k pi t / horizon`, k = 1 to `num_frequencies`.
 
-    Few, slow frequencies, because a block takes few steps and must interpolate between them when `set_solver` changes
-    their number.
+    Few, slow frequencies, because a block takes few steps and must interpolate between them when their number changes.
 
     Args:
         horizon: end of the integration, so that `t / horizon` lies in [0, 1].
@@ -55,50 +71,43 @@ class AdaptiveScaleShift(nn.Module):
         self.features = OdeTimeFeatures(horizon)
         self.time = nn.Linear(2 * self.features.num_frequencies, emb_channels)
         self.out = nn.Linear(emb_channels, 2 * channels)
-        self.ready: dict[float, tuple[Tensor, Tensor]] | None = None
-        """Scale and shift by `t`, where they have been computed before; set by `EmbeddingTable`."""
 
     def scale_shift(self, t: float | Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
-        """Both `(B, C, 1, 1)`, from `emb` `(B, E)`."""
-        clocks = nn.functional.silu(emb + self.time(self.features(t, emb)))
-        scale, shift = self.out(clocks)[:, :, None, None].chunk(2, dim=1)
+        """Both `(B, C)`, from `emb` `(B, E)`."""
+        scale, shift = self.out(nn.functional.silu(emb + self.time(self.features(t, emb)))).chunk(2, dim=1)
         return scale, shift
 
-    def forward(self, t: float | Tensor, emb: Tensor, h: Tensor) -> Tensor:
-        """`h` `(B, C, H, W)` scaled and shifted; `emb` is `(B, E)`."""
-        scale, shift = self.scale_shift(t, emb) if self.ready is None else self.ready[t]  # type: ignore[index]
-        return torch.addcmul(h + shift, h, scale)
+    def forward(self, t: float | Tensor, conditioning: Conditioning, h: Tensor) -> Tensor:
+        """`h` `(B, C, *size)`, scaled and shifted."""
+        known = None
+        # a compiled model computes its own: it would be compiled anew for every timestep of the table
+        if not torch.compiler.is_compiling() and conditioning.scale_shifts and not isinstance(t, Tensor):
+            known = conditioning.scale_shifts.get((self, t))
+        return scale_and_shift(h, *(known or self.scale_shift(t, conditioning.embedding)))
 
 
-class EmbeddingTable:
-    """Embeddings of some timesteps, with every scale and shift that follows from them, computed once.
+def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`h (1 + scale) + shift` for `h` `(B, C, *size)` and the others `(B, C)`."""
+    ones = (1,) * (h.ndim - 2)
+    scale, shift = scale.view(*scale.shape, *ones), shift.view(*shift.shape, *ones)
+    return torch.addcmul(h + shift, h, scale)
 
-    Args:
-        timesteps: numbers, S of them.
-        emb: their embeddings, `(S, E)`.
-        times: the ODE times at which each module is evaluated.
+
+@dataclass(frozen=True, eq=False)
+class PrecomputedEmbeddings:
+    """The conditioning of some timesteps, computed once by `ContinuousUNet2DModel.precompute_embeddings`. Immutable.
+
+    Valid for the model that made it and its present weights. Threads may share it.
     """
 
-    def __init__(
-        self, timesteps: list[float], emb: Tensor, times: dict[AdaptiveScaleShift, list[float | Tensor]]
-    ) -> None:
-        self.rows = {timestep: number for number, timestep in enumerate(timesteps)}
-        self.emb = emb
-        # times of adaptive methods are tensors, and others at every call
-        self.ready = {
-            clocks: {t: clocks.scale_shift(t, emb) for t in seen if not isinstance(t, Tensor)}
-            for clocks, seen in times.items()
-            if not any(isinstance(t, Tensor) for t in seen)
-        }
+    model: nn.Module
+    by_timestep: Mapping[float, Conditioning]
 
-    @contextlib.contextmanager
-    def at(self, timestep: float) -> Iterator[Tensor]:
-        """Let the modules take what belongs to one of the timesteps; gives its embedding, `(1, E)`."""
-        row = slice(self.rows[timestep], self.rows[timestep] + 1)
-        try:
-            for clocks, values in self.ready.items():
-                clocks.ready = {t: (scale[row], shift[row]) for t, (scale, shift) in values.items()}
-            yield self.emb[row]
-        finally:
-            for clocks in self.ready:
-                clocks.ready = None
+    def at(self, timestep: Tensor | float, batch: int) -> Conditioning | None:
+        """The conditioning of a batch at one timestep; None where `timestep` is one per image, or not in the table."""
+        if isinstance(timestep, Tensor):
+            if timestep.ndim:
+                return None
+            timestep = float(timestep)
+        known = self.by_timestep.get(timestep)
+        return None if known is None else known._replace(embedding=known.embedding.expand(batch, -1))

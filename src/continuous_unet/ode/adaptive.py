@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continuous_unet.ode.gradients import (
+from continuous_unet.ode.guards import (
     captured_message,
-    differentiable_parameters,
-    refuse_captured_tensors,
+    refuse_lost_gradients,
     refuse_second_derivatives,
+    refuse_transforms,
 )
 from continuous_unet.ode.loop import Counter, Problem
+from continuous_unet.ode.modes import argument_tensors
 from continuous_unet.ode.state import State
 
 ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -44,15 +45,15 @@ def solve_torchdiffeq(
         ) from error
 
     x = state.x
-    wanted = (a for a in args if isinstance(a, Tensor) and a.requires_grad)
-    parameters = (*wanted, *differentiable_parameters(problem.field))
+    wanted = (a for a in argument_tensors(args) if a.requires_grad)
+    parameters = (*wanted, *problem.parameters())
 
     def derivative(t: Tensor, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         position, velocity = pair
         counter.count += 1
         acceleration = problem.field(t, position, velocity, *args)
         if adjoint and torch.is_grad_enabled() and acceleration.requires_grad:
-            refuse_captured_tensors(problem, (acceleration,), (t, position, velocity, *parameters))
+            refuse_lost_gradients(problem, (acceleration,), (t, position, velocity, *parameters))
         return velocity, acceleration.to(velocity.dtype)
 
     times = torch.tensor([problem.t0, problem.t1], dtype=x.dtype, device=x.device)
@@ -61,12 +62,13 @@ def solve_torchdiffeq(
     pair = (state.x, state.v)
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*pair, *parameters))
     if adjoint and differentiable:
+        refuse_transforms(problem, "adjoint")
         xs, vs = torchdiffeq.odeint_adjoint(derivative, pair, times, adjoint_params=parameters, **common)
         refuse_second_derivatives(problem, State(xs, vs), "adjoint")
     else:
         xs, vs = torchdiffeq.odeint(derivative, pair, times, **common)
         if adjoint and xs.requires_grad:
-            raise RuntimeError(captured_message(problem))
+            raise RuntimeError(captured_message(problem.name))
     return State(xs[-1], vs[-1])
 
 

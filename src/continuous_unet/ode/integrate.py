@@ -10,14 +10,14 @@ from torch import Tensor
 
 from continuous_unet.ode.adaptive import ADAPTIVE_METHODS, solve_torchdiffeq
 from continuous_unet.ode.forms import SplitField
-from continuous_unet.ode.gradients import solve_backprop, solve_checkpoint, solve_reversible
 from continuous_unet.ode.loop import Counter, Problem, Solution
 from continuous_unet.ode.methods import METHODS, Method
+from continuous_unet.ode.modes import solve_backprop, solve_checkpoint, solve_reversible
 from continuous_unet.ode.state import State
 
 _SOLVES = {"backprop": solve_backprop, "checkpoint": solve_checkpoint, "reversible": solve_reversible}
 GRADIENTS = (*_SOLVES, "adjoint")
-"""The gradient modes; see `gradients.py` for what each costs and gives."""
+"""The gradient modes; see `modes.py` for what each costs and gives."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def integrate(
     rtol: float = 1e-5,
     atol: float = 1e-6,
     name: str | None = None,
+    keep_loop: bool = False,
 ) -> Solution:
     """Solve `x'' = field(t, x, x', *args)` from `t0` to `t1`.
 
@@ -83,19 +84,23 @@ def integrate(
         t0: start, in the ODE's own time.
         t1: end; less than `t0` integrates backwards.
         method: a name in `METHODS`, or an adaptive one of torchdiffeq (`ADAPTIVE_METHODS`).
-        gradient: `"backprop"`, `"checkpoint"`, `"reversible"` or `"adjoint"`; see `gradients.py`.
-        args: what else the field needs. Tensors in it (conditioning, embeddings) get their gradients in every mode; a
-            tensor that requires grad and that the field merely captures is refused where it would get none.
+        gradient: `"backprop"`, `"checkpoint"`, `"reversible"` or `"adjoint"`; see `modes.py`.
+        args: what else the field needs. Tensors in it, and in tuples or dictionaries in it (conditioning, embeddings),
+            get their gradients in every mode; a tensor that requires grad and that the field merely captures is refused
+            where it would get none.
         rtol: relative tolerance, adaptive methods only.
         atol: absolute tolerance, adaptive methods only.
         name: what warnings and errors call this solve; the field's class name if None.
+        keep_loop: whether an exported solve is a loop in the graph (torch's `while_loop`), which then does not grow
+            with the number of steps. For export without gradients; the field is called with a 0-d tensor as `t` there.
 
     Returns:
         The state at `t1`, with the evaluations of the field that the way forward took.
 
     Raises:
         ValueError: for settings that cannot work together, by name, with what to do.
-        RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating).
+        RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating),
+            and for these modes inside transforms of `torch.func`.
         ImportError: where torchdiffeq is needed and missing.
 
     Under autocast a half-precision state is brought to float32 and stays there: a reversible backward pass cannot
@@ -117,11 +122,12 @@ def integrate(
     adaptive = scheme is None
     problem = Problem(
         field=field,
-        method=_Adaptive(method, 0, 0) if scheme is None else scheme,
+        method=_Adaptive(method, 0, ()) if scheme is None else scheme,
         num_steps=1 if num_steps is None or adaptive else num_steps,
         t0=float(t0),
         t1=float(t1),
         name=name or str(getattr(field, "__name__", type(field).__name__)),
+        keep_loop=keep_loop,
     )
     state = _full_precision(state)
     if adaptive or gradient == "adjoint":

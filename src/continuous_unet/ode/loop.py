@@ -1,13 +1,11 @@
 """The time loop, the one place where steps are taken, and the problem that it solves."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from continuous_unet.ode.methods import Carry, Evaluate, Method
 from continuous_unet.ode.state import State
@@ -28,6 +26,8 @@ class Problem:
     t1: float
     name: str
     """What warnings and errors call this solve, for example `down_blocks.0`."""
+    keep_loop: bool = False
+    """Whether an exported solve without gradients is a loop in the graph."""
 
     @property
     def step_size(self) -> float:
@@ -36,6 +36,11 @@ class Problem:
     def time(self, step: int) -> float:
         """The start of a step."""
         return self.t0 + step * self.step_size
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters of the field that require grad (none for a plain function)."""
+        field = self.field
+        return tuple(p for p in field.parameters() if p.requires_grad) if isinstance(field, nn.Module) else ()
 
 
 @dataclass
@@ -69,27 +74,9 @@ def evaluator(problem: Problem, args: tuple[Any, ...], counter: Counter | None) 
     return evaluate
 
 
-_KEEP_LOOPS: ContextVar[bool] = ContextVar("keep_loops", default=False)
-
-
-@contextlib.contextmanager
-def keep_loops(keep: bool = True) -> Iterator[None]:
-    """Within, a traced solve is a loop in the graph (torch's `while_loop`), not its steps one after the other.
-
-    For export without gradients: a graph then does not grow with the number of steps. The field is called with a 0-d
-    tensor as `t`.
-    """
-    token = _KEEP_LOOPS.set(keep)
-    try:
-        yield
-    finally:
-        _KEEP_LOOPS.reset(token)
-
-
 def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
     """Take all steps from `t0` to `t1`."""
-    # torch.compile cannot look into a context variable, and leaves this condition at its first half
-    if torch.compiler.is_exporting() and _KEEP_LOOPS.get() and problem.num_steps > 1:
+    if problem.keep_loop and problem.num_steps > 1 and torch.compiler.is_exporting():
         return _advance_in_graph(problem, evaluate, carry)
     for step in range(problem.num_steps):
         carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)

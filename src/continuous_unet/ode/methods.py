@@ -26,7 +26,8 @@ class Method:
 
     name: str
     order: int
-    evaluations_per_step: int
+    nodes: tuple[float, ...]
+    """Where in a step the field is evaluated, as fractions of the step, in order: at `t + node * h`."""
 
     reversible: ClassVar[bool] = False
     """Whether `inverse` rebuilds the carry before a step from the one after it, with one evaluation."""
@@ -51,9 +52,18 @@ class Method:
         """The state that a carry stands for."""
         return State(carry[0], carry[1])
 
+    @property
+    def evaluations_per_step(self) -> int:
+        return len(self.nodes)
+
     def num_evaluations(self, num_steps: int) -> int:
         """Evaluations of the field over a whole solve."""
         return self.evaluations_per_step * num_steps
+
+    def times(self, t0: float, step_size: float, num_steps: int) -> tuple[float, ...]:
+        """The times of these evaluations, in order: the very floats that `step` gives the field."""
+        starts = (t0 + step * step_size for step in range(num_steps))
+        return tuple(start + node * step_size for start in starts for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class ReversibleLeapfrog(Method):
 
     name: str = "reversible_leapfrog"
     order: int = 2
-    evaluations_per_step: int = 1
+    nodes: tuple[float, ...] = (1 / 2,)
     reversible: ClassVar[bool] = True
 
     def start(self, state: State) -> Carry:
@@ -114,7 +124,7 @@ class DriftKickDrift(Method):
 
     name: str = "drift_kick_drift"
     order: int = 2
-    evaluations_per_step: int = 1
+    nodes: tuple[float, ...] = (1 / 2,)
     reversible: ClassVar[bool] = True
     uses_terms: ClassVar[bool] = True
 
@@ -139,14 +149,14 @@ class KickDrift(Method):
 
         v <- exact solution of v' = terms(t, x) over h;   x += h v
 
-    Of the two splittings this one trains better at two steps a block: the last kick reaches the position with the full
-    weight `h`, where drift-kick-drift gives it half (DESIGN.md, section 2). With a relaxation form of infinite rate and
-    `h = 1` it is the plain weight-tied residual network.
+    Of the two splittings this one trains better at two steps a block. Its last kick reaches the position with the full
+    weight `h`, where drift-kick-drift gives it half. With a relaxation form of infinite rate and `h = 1` it is the
+    plain weight-tied residual network.
     """
 
     name: str = "kick_drift"
     order: int = 1
-    evaluations_per_step: int = 1
+    nodes: tuple[float, ...] = (0.0,)
     reversible: ClassVar[bool] = True
     uses_terms: ClassVar[bool] = True
 
@@ -172,7 +182,7 @@ class SemiImplicitEuler(Method):
 
     name: str = "semi_implicit_euler"
     order: int = 1
-    evaluations_per_step: int = 1
+    nodes: tuple[float, ...] = (0.0,)
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
         x, v = carry
@@ -191,7 +201,6 @@ def _weighted_sum(start: Tensor, h: float, weights: tuple[float, ...], slopes: l
 class ExplicitRungeKutta(Method):
     """An explicit Runge-Kutta method on the first-order system `(x, v)' = (v, f(t, x, v))`, given by its tableau."""
 
-    nodes: tuple[float, ...] = ()
     matrix: tuple[tuple[float, ...], ...] = ()
     """Row i: the weights of slopes 0 to i - 1 in stage i."""
     weights: tuple[float, ...] = ()
@@ -214,7 +223,6 @@ class Midpoint(ExplicitRungeKutta):
 
     name: str = "midpoint"
     order: int = 2
-    evaluations_per_step: int = 2
     torchdiffeq_name: ClassVar[str | None] = "midpoint"
     nodes: tuple[float, ...] = (0.0, 1 / 2)
     matrix: tuple[tuple[float, ...], ...] = ((), (1 / 2,))
@@ -227,7 +235,6 @@ class Heun(ExplicitRungeKutta):
 
     name: str = "heun"
     order: int = 2
-    evaluations_per_step: int = 2
     torchdiffeq_name: ClassVar[str | None] = "heun2"
     nodes: tuple[float, ...] = (0.0, 1.0)
     matrix: tuple[tuple[float, ...], ...] = ((), (1.0,))
@@ -244,7 +251,6 @@ class RungeKutta4(ExplicitRungeKutta):
 
     name: str = "rk4"
     order: int = 4
-    evaluations_per_step: int = 4
     torchdiffeq_name: ClassVar[str | None] = "rk4"
     nodes: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
     matrix: tuple[tuple[float, ...], ...] = ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0))

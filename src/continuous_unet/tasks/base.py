@@ -1,95 +1,141 @@
-"""What a training task decides; everything else of a run is the loop's."""
+"""What a training task decides; everything else of a run is the trainer's."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.diffusion.draws import index_noise
+from continuous_unet.data import TrainingData
+from continuous_unet.diffusion.draws import Stream, normal
+from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
+
+Chosen = TypeVar("Chosen", bound=TrainingOptions)
 
 
-class TrainingTask(ABC):
-    """The model's channels, the loss and the error of a batch, a picture of the progress, and what is saved.
+@dataclass(frozen=True)
+class StepContext:
+    """What a task may use of one batch of B images.
 
-    Every task gets the same random numbers: clean images, standard normal noise of their shape and a timestep per
-    image, uniform over 0 to `num_train_timesteps - 1`. What it makes of them is its business: a denoiser takes the
-    strength of the noise from the timestep.
-
-    Args:
-        config: of the run.
+    Every task gets the same random numbers. What it makes of them is its business: a denoiser takes the strength of the
+    noise from the time.
     """
 
-    fit = "crop"
-    random_crop = False
-    image_size: int | None = None
+    model: Callable[..., Any]
+    """A U-Net of diffusers' contract."""
+    process: Process
+    clean: Tensor
+    """Images `(B, C, H, W)` in [-1, 1]."""
+    noise: Tensor
+    """Standard normal noise of that shape."""
+    times: Tensor
+    """Times of the process `(B,)`."""
+    labels: Tensor | None = None
+    """Classes `(B,)` of a class-conditional model."""
+    step: int = 0
+    """Number of training steps before this one."""
+
+
+@dataclass(frozen=True)
+class PictureContext:
+    """What a task may use to show what a model can do."""
+
+    model: nn.Module
+    """A U-Net of diffusers' contract, in evaluation mode."""
+    images: TrainingData
+    """Held-out images if there are some, training images otherwise."""
+    num_classes: int | None
+    """Number of classes of a class-conditional model."""
+    processes: Processes
+    """Those that share the work."""
+    stop: StopRequest
+    """Asked before every evaluation of the model."""
+
+
+class Task(ABC, Generic[Chosen]):
+    """What a model learns: its channels, loss and validation error, a picture of the progress, and what is saved.
+
+    Args:
+        options: of this task.
+        process: the noise process, made by `make_process` or wrapped around a saved scheduler.
+        seed: of the run.
+        num_samples: number of images in a picture of the progress.
+        sampling_steps: number of sampling steps for each of them.
+    """
+
+    fit: ClassVar[str] = "crop"
+    """How training images get their size where the run does not say."""
+    random_crop: ClassVar[bool] = False
+    image_size: ClassVar[int | None] = None
     """Side of the training images where the run does not say; None for the images' own."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.scheduler = self.make_scheduler()
+    def __init__(
+        self, options: Chosen, process: Process, *, seed: int = 0, num_samples: int = 36, sampling_steps: int = 25
+    ) -> None:
+        self.options = options
+        self.process = process
+        self.seed = seed
+        self.num_samples = num_samples
+        self.sampling_steps = sampling_steps
 
-    def make_scheduler(self) -> Any:
-        """The noise schedule that the run trains with."""
-        return DDPMScheduler(
-            num_train_timesteps=self.config.num_train_timesteps,
-            beta_schedule=self.config.noise_schedule,
-            prediction_type=self.config.objective or "epsilon",
-        )
+    @property
+    def class_conditional(self) -> bool:
+        """Whether the model is given the classes of the images."""
+        return False
 
-    def model_arguments(self, channels: int) -> dict[str, Any]:
-        """Constructor arguments of the model for images of so many channels."""
+    @classmethod
+    def make_process(cls, options: VariancePreservingOptions) -> Process:
+        """Returns the noise process that this task trains with."""
+        return options.make()
+
+    def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
+        """Returns constructor arguments of the model for images of that many channels."""
         return {"in_channels": channels, "out_channels": channels}
 
     @abstractmethod
-    def loss(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """What training makes small, per image: `(B,)`, float32.
-
-        Args:
-            model: a U-Net.
-            clean: images `(B, C, H, W)` in [-1, 1].
-            noise: standard normal, of that shape.
-            timesteps: `(B,)`.
-            labels: classes `(B,)`, or None.
-        """
+    def loss(self, step: StepContext) -> Tensor:
+        """Returns what training minimises, for each image: `(B,)`, float32."""
 
     @abstractmethod
-    def error(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """The squared error of validation, per image: `(B,)`; arguments as of `loss`."""
+    def error(self, step: StepContext) -> Tensor:
+        """Returns the squared error that validation measures, for each image: `(B,)`, float32."""
+
+    def metrics(self, errors: Tensor) -> dict[str, float]:
+        """Returns what validation records of the errors `(N,)`, float64, of all held-out images."""
+        return {"validation_loss": float(errors.mean())}
 
     @abstractmethod
-    def grid(self, model: Any, images: Any, num_classes: int | None, processes: Processes, stop: StopRequest) -> Any:
-        """A picture of what the model can do, in every process.
-
-        Args:
-            model: in evaluation mode.
-            images: a data set: held-out images if there are some.
-            num_classes: of a class-conditional model.
-            processes: that share the work.
-            stop: asked before every evaluation of the model.
+    def picture(self, context: PictureContext) -> Image.Image:
+        """Returns a picture of what the model can do, the same in every process.
 
         Raises:
             Stopped: if a process is asked to stop.
         """
 
     @abstractmethod
-    def pipeline(self, model: Any) -> Any:
-        """What can be saved and used."""
+    def pipeline(self, model: nn.Module) -> DiffusionPipeline:
+        """Returns what is saved and used."""
 
     @abstractmethod
     def usage(self, run: str) -> str:
-        """The command that uses the model of a run folder."""
+        """Returns the command that uses the model of a run folder."""
 
 
-class RestorationTask(TrainingTask):
+Restoring = TypeVar("Restoring", bound=RestorationTraining)
+
+
+class RestorationTask(Task[Restoring]):
     """A task whose model makes a better image of a worse one: it learns on patches and is judged by PSNR."""
 
     fit = "patch"
@@ -97,31 +143,34 @@ class RestorationTask(TrainingTask):
     image_size = 48
 
     @abstractmethod
-    def restored(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """The degraded and the restored images, `(B, C, H, W)` in [-1, 1] but not clipped; arguments as of `loss`."""
+    def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns the degraded and the restored images, `(B, C, H, W)` in [-1, 1] but not clipped."""
 
     def deviation(self, difference: Tensor) -> Tensor:
-        """The loss of a difference `(B, C, H, W)`: its mean square or mean absolute value per image, `(B,)`."""
+        """Returns the loss of a difference `(B, C, H, W)`: its mean square or mean absolute value, `(B,)`."""
         values = difference.float()
-        return (values**2 if self.config.loss == "squared" else values.abs()).mean(dim=(1, 2, 3))
+        return (values**2 if self.options.loss == "squared" else values.abs()).flatten(1).mean(dim=1)
 
-    def error(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """Of the restored image; in [-1, 1], so that PSNR is `10 log10(4 / error)`."""
-        return ((self.restored(model, clean, noise, timesteps)[1] - clean).float() ** 2).mean(dim=(1, 2, 3))
+    def error(self, step: StepContext) -> Tensor:
+        """Returns the mean squared error of the restored images, `(B,)`."""
+        return ((self.restored(step)[1] - step.clean).float() ** 2).flatten(1).mean(dim=1)
+
+    def metrics(self, errors: Tensor) -> dict[str, float]:
+        """Adds the mean PSNR in dB; the images range over 2, so it is `10 log10(4 / error)`."""
+        psnr = 10 * (4 / errors.clamp(min=1e-12)).log10()
+        return {**super().metrics(errors), "validation_psnr": float(psnr.mean())}
 
     @torch.no_grad()
-    def grid(
-        self, model: Any, images: Any, num_classes: int | None, processes: Processes, stop: StopRequest
-    ) -> Image.Image:
-        """Degraded, restored and clean image side by side, one row an image; every process makes the same."""
-        processes.check(stop)
-        device = next(model.parameters()).device
-        most = min(self.config.num_samples, 8)
+    def picture(self, context: PictureContext) -> Image.Image:
+        """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
+        context.processes.check(context.stop)
+        images, device = context.images, next(context.model.parameters()).device
+        most = min(self.num_samples, 8)
         # a stream has no places to look things up at: its first images are taken
         items = images if isinstance(images, IterableDataset) else (images[k] for k in range(min(most, len(images))))
-        clean = torch.stack([item["image"] for item in islice(items, most)])
-        noise = torch.stack([index_noise(clean[0], self.config.seed, k) for k in range(len(clean))])
-        times = torch.full((len(clean),), self.config.num_train_timesteps // 2)
-        degraded, restored = self.restored(model, clean.to(device), noise.to(device), times.to(device))
-        columns = torch.stack([degraded.cpu(), restored.cpu(), clean], dim=1).flatten(0, 1)
-        return make_grid((columns / 2 + 0.5).clamp(0, 1), columns=3)
+        clean = torch.stack([item["image"] for item in islice(items, most)]).to(device)
+        noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
+        times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
+        degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
+        columns = torch.stack([degraded, restored, clean], dim=1).flatten(0, 1)
+        return make_grid((columns.cpu() / 2 + 0.5).clamp(0, 1), columns=3)

@@ -22,7 +22,7 @@ from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import UNETS, build_unet
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
-from continuous_unet.tasks.registry import TASKS, TRAINED
+from continuous_unet.tasks.registry import TASKS
 
 Name = str | os.PathLike[str]
 _WEIGHTS = "diffusion_pytorch_model"
@@ -160,7 +160,7 @@ def _find(name: Name) -> Path:
 
 def _trained_for(index: dict[str, Any]) -> str:
     """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
-    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TRAINED.items()}
+    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training}
     return classes.get(str(index.get("_class_name")), "generate")
 
 
@@ -230,7 +230,7 @@ def _regular_size(path: Path) -> int:
 def _check_index(index: dict[str, Any], folder: Path) -> None:
     """Refuses, before anything is imported, an index that names other code than diffusers' and ours."""
     where = folder / "model_index.json"
-    parts = ("unet", "scheduler")
+    parts: tuple[str, ...] = ("unet", "scheduler")
     if _trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None]):
         parts = ("unet",)
     for part in parts:
@@ -346,7 +346,8 @@ def _load_unet(folder: Path, variant: str | None) -> Any:
     files = _find_weights(folder, variant)
     _check_headers(unet_class, config, files)
     try:
-        unet = unet_class.from_config(config).eval()
+        with torch.random.fork_rng(devices=[]):  # its first weights are random numbers that nobody misses
+            unet = unet_class.from_config(config).eval()
         # copied into memory of their own: mapped from the file, weights are not aligned as usual, which makes kernels
         # round otherwise, and a file that is cut off meanwhile would end the process
         for file in files:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
 
 if TYPE_CHECKING:
-    from continuous_unet.tasks.base import Task, TrainingOptions
+    from continuous_unet.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TaskEntry:
     """The library call behind the verb of that name."""
     old_name: str | None = None
     """The name in version 0.1.0, which is still accepted."""
-    training: "type[TrainingOptions] | None" = None
+    training: type[TrainingOptions] | None = None
     """Options of training; None for a task that uses models of another."""
     task: str | None = None
     """The `Task` that training runs."""

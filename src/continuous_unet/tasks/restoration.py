@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +14,9 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.images.decode import is_grey, normalise_mode, to_array, upright
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.images.tiling import Tiles, in_tiles
+from continuous_unet.models import size_multiple
+from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.options import FileOptions
 
 Images = Image.Image | Tensor | list
@@ -64,18 +65,15 @@ def how_to_restore(
     return RestoreOptions(mode, steps, generator, Tiles(options.tile, options.overlap), before_tile)
 
 
-class RestorationPipeline(DiffusionPipeline):
+class RestorationPipeline(Pipeline):
     """Base of the pipelines that make a better image of an image.
 
     Saved by `save_pretrained` as every diffusers pipeline is: `model_index.json` and a folder for each part. Load by
     `from_pretrained` of the class, or by `continuous_unet.tasks.loading.load_restorer`, which checks the files first.
     """
 
-    model_cpu_offload_seq = "unet"
     task: str
     """Name in `continuous_unet.tasks.registry.TASKS`."""
-    unet: Any
-    scheduler: Any
 
     @property
     def channels(self) -> int:
@@ -104,14 +102,14 @@ class RestorationPipeline(DiffusionPipeline):
         bands = in_tiles(
             lambda tile: evaluated(self.unet, tile, timestep),
             state,
-            multiple=network_multiple(self.unet),
+            multiple=size_multiple(self.unet),
             tiles=options.tiles,
             before_tile=options.before_tile,
         )
         return torch.cat(list(bands), dim=2)
 
 
-def evaluated(unet: Any, sample: Tensor, timestep: Tensor | float) -> Tensor:
+def evaluated(unet: Network, sample: Tensor, timestep: Tensor | float) -> Tensor:
     """Returns the U-Net's output in float32, whatever the precision of its weights."""
     return unet(sample.to(unet.dtype), timestep).sample.float()
 

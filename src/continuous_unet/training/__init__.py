@@ -11,14 +11,13 @@ __getattr__ = lazy_names(
     __name__,
     {
         "TrainConfig": "continuous_unet.training.config",
-        "TrainResult": "continuous_unet.training.trainer",
-        "train": "continuous_unet.training.trainer",
-        "diffusion_loss": "continuous_unet.diffusion.losses",
+        "TrainResult": "continuous_unet.training.report",
+        "train": "continuous_unet.training.run",
     },
 )
-__all__ = ["TrainConfig", "TrainResult", "diffusion_loss", "train"]
+__all__ = ["TrainConfig", "TrainResult", "train"]
 
 if TYPE_CHECKING:
-    from continuous_unet.diffusion.losses import diffusion_loss
     from continuous_unet.training.config import TrainConfig
-    from continuous_unet.training.trainer import TrainResult, train
+    from continuous_unet.training.report import TrainResult
+    from continuous_unet.training.run import train

@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot spoil: written aside, synced, hashed, renamed.
+"""Checkpoints that a crash cannot damage: written aside, synced, hashed, renamed.
 
 A checkpoint is a folder `step-00001000` that counts only if its `manifest.json`, written last, names the hash of every
 file in it. Tensors are safetensors, the rest is JSON: nothing is pickled.
@@ -7,65 +7,56 @@ file in it. Tensors are safetensors, the rest is JSON: nothing is pickled.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import explain_write_errors, sync
+from continuous_unet.base.files import explain_write_errors, replace_folder
+from continuous_unet.training.state import Tensors
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
-    """Write `folder/step-XXXXXXXX`, atomically.
+def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+    """Writes `folder/step-XXXXXXXX`, atomically, and returns it.
 
     Args:
         folder: the run's `checkpoints`.
         step: its number.
-        tensors: file stem to named tensors, each a safetensors file.
+        tensors: named tensors by file, each of which becomes a safetensors file.
         state: what goes into `state.json`.
 
     Raises:
         InputError: if it cannot be written (disk full, no permission); what was there before is untouched.
     """
-    target = folder / f"step-{step:08d}"
-    aside = folder / f"{target.name}.tmp-{os.getpid()}"
 
+    def write(aside: Path) -> None:
+        aside.mkdir()
+        for stem, named in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, aside / f"{stem}.safetensors")
+        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        manifest = {path.name: _hash(path) for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    target = folder / f"step-{step:08d}"
     with explain_write_errors(target):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob("step-*.tmp-*"):
-                shutil.rmtree(stale)
-            aside.mkdir()
-            for stem, named in tensors.items():
-                save_file({k: v.detach().cpu().contiguous() for k, v in named.items()}, aside / f"{stem}.safetensors")
-            (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-            manifest = {path.name: _hash(path) for path in sorted(aside.iterdir())}
-            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            for path in (*aside.iterdir(), aside):
-                sync(path)
-            if target.exists():  # left by a run that went on from an older checkpoint
-                shutil.rmtree(target)
-            os.replace(aside, target)
-            sync(folder)
-        except Exception:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("step-????????.*"):  # what a kill left half written
+            shutil.rmtree(stale)
+    replace_folder(target, write)
     return target
 
 
 def remove_old(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `step`; called after that one stands.
+    """Removes all but the newest `keep` checkpoints up to `step`; called after that one stands.
 
-    Those with a higher number go too: they were damaged, or the run would have gone on from them, and would be taken
-    for the newest.
+    Those with a higher number are removed too. They were damaged, or the run would have gone on from them, and they
+    would be taken for the newest.
     """
     whole = [path for path in sorted(folder.glob("step-????????")) if path.name <= f"step-{step:08d}"]
     for path in folder.glob("step-????????"):
@@ -74,7 +65,7 @@ def remove_old(folder: Path, step: int, keep: int) -> None:
 
 
 def latest_valid(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    """Returns the newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
     for path in sorted(folder.glob("step-????????"), reverse=True):
         problem = find_damage(path)
         if problem is None:
@@ -84,11 +75,11 @@ def latest_valid(folder: Path) -> Path | None:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is."""
+    """Returns what is wrong with a checkpoint, or None."""
     try:
         manifest = _manifest(path)
         if "state.json" not in manifest:
-            return "its manifest is not whole"
+            return "its manifest is incomplete"
         for name, expected in manifest.items():
             if _hash(path / name) != expected:
                 return f"{name} does not match its hash"
@@ -97,11 +88,11 @@ def find_damage(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file stem, and the state, of a whole checkpoint.
+def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Returns the tensors by file, and the state, of a whole checkpoint.
 
     Raises:
-        InputError: for files whose hashes are right and whose contents are no checkpoint all the same.
+        InputError: for files whose hashes are right but whose contents are not a checkpoint.
     """
     try:
         # only what the manifest vouches for
@@ -113,25 +104,21 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             f"the checkpoint {path} cannot be read ({error}); remove it to go on from an older one"
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"the checkpoint {path} has a state.json that is no JSON object; remove it")
+        raise InputError(f"the checkpoint {path} has a state.json that is not a JSON object; remove it")
     return tensors, state
 
 
 def _manifest(path: Path) -> dict[str, str]:
-    """Hashes by file name."""
+    """Returns the hashes by file name."""
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(manifest, dict) or any(Path(name).name != name for name in manifest):
-        raise ValueError("it is no list of files and hashes")
+        raise ValueError("the manifest is not a list of files and hashes")
     return manifest
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash_310(file)
-
-
-def _hash_310(file: Any) -> str:  # Python 3.10 has no file_digest
     digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,10 +1,10 @@
-"""The folder of a run: what lies where, its records, its report.
+"""The folder of a run: what lies where, who may write, its records.
 
 config.yaml      the resolved configuration          metrics.jsonl    a record per line
-run.json         versions, command, data             samples/         grids while training
+run.json         versions, command, data             samples/         pictures of the progress
 images.json      names of the images trained on      (where they are files)
-checkpoints/     to resume from                      model/           to use: a diffusers pipeline, EMA weights
-loss.png, report.md   at the end
+checkpoints/     to resume from                      model/           to use: a diffusers pipeline, averaged weights
+loss.png, report.md   at the end                     lock             held by the process that trains
 """
 
 import contextlib
@@ -15,24 +15,38 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors, replace_text, sync
+from continuous_unet.data import TrainingData
 from continuous_unet.training.config import TrainConfig
 
-# What may differ when a run goes on: it changes how long, how often and where, not what is computed.
-MAY_CHANGE = {
-    "output", "steps", "num_workers", "device", "compile", "checkpoint_every", "keep_checkpoints", "log_every",
-    "validate_every", "sample_every", "num_samples", "sample_steps", "logger", "max_non_finite_steps", "on_bad_image",
-    "max_bad_images",
-}  # fmt: skip
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCKS: set[TextIO] = set()
+"""Lock files that this process holds."""
+
+
+def _let_go() -> None:
+    """Closes the lock files that a forked process got: a data worker must not hold the lock of a killed run."""
+    for file in _LOCKS:
+        file.close()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """Paths and files of one run; used as a context manager, it gives up the run's lock in the end."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,138 +58,156 @@ class RunFolder:
         self.model = self.path / "model"
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.md"
+        self.lock = self.path / "lock"
+        self._held: TextIO | None = None
 
-    def start(self, config: TrainConfig, resume: bool, facts: dict[str, Any], images: list[str] | None = None) -> None:
-        """Claim the folder for a new run, or check that a run may go on here.
+    def __enter__(self) -> "RunFolder":
+        return self
 
-        Args:
-            config: of the run.
-            resume: whether a run is to go on here.
-            facts: what else is to be in `run.json`; `facts["data"]` describes the data.
-            images: names of the images, where they are files.
+    def __exit__(self, *error: object) -> None:
+        """Lets another process train the run."""
+        if self._held is not None:
+            _LOCKS.discard(self._held)
+            self._held.close()
+            self._held = None
+
+    def start(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
+        """Claims the folder for a new run.
 
         Raises:
-            InputError: for a folder that holds something else, or a configuration or data that changed.
+            InputError: for a folder that holds something else, cannot be written, or is being trained in.
         """
+        self._check_empty()
+        self._take_lock()
+        self._check_empty()  # another process may have had the lock since
+        self._write(config, data, num_parameters)
+
+    def resume(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
+        """Claims the folder for a run to go on in.
+
+        Raises:
+            InputError: if there is no run, if it is being trained, or if its configuration or data has changed.
+        """
+        self.check_run()
+        self._take_lock()
+        before = TrainConfig.load(self.config)
+        if changed := before.changes(config):
+            raise InputError(
+                f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "
+                "ones (leave them out), or start a new run in another --output"
+            )
+        moved = before.data.source != config.data.source
+        if changed := data.report.differences(self._recorded_data(), moved):
+            raise InputError(
+                f"the data of the run {self.path} has changed ({'; '.join(changed)}); restore it as it was, give its "
+                "new place with --data, or start a new run in another --output"
+            )
         for stale in (*self.path.glob(".*.tmp"), *self.samples.glob(".*.tmp")):  # what a kill left half written
             with contextlib.suppress(OSError):
                 stale.unlink()
-        if resume:
-            if not self.config.is_file():
-                raise InputError(f"{self.path} holds no run to resume; start one without --resume")
-            changed = [
-                f"{name} {old!r} -> {config.to_dict()[name]!r}"
-                for name, old in TrainConfig.load(self.config).to_dict().items()
-                if name not in MAY_CHANGE and old != config.to_dict()[name]
-            ]
-            if changed:
-                raise InputError(
-                    f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "
-                    "ones (leave them out), or start a new run in another --output"
-                )
-            self._check_same_data(facts["data"])
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            what = "holds a run already" if self.config.is_file() else "is not an empty folder"
-            remedy = "; go on with it by --resume, or choose another --output" if self.config.is_file() else ""
-            raise InputError(f"{self.path} {what}{remedy or '; choose another --output'}")
-        with explain_write_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Before the configuration, which makes the folder a run that can go on.
-            if images is not None and not self.images.is_file():
-                replace_text(self.images, json.dumps(images))
-            config.save(self.config)
-            self.samples.mkdir(exist_ok=True)
-            if not self.facts.is_file():  # also where a crash came before it was written
-                self._write_facts(facts)
+        self._write(config, data, num_parameters)
         if not self.model.exists() and self.model.with_name("model.old").exists():
             os.replace(self.model.with_name("model.old"), self.model)  # a crash came between two renames
 
-    def _check_same_data(self, data: dict[str, Any]) -> None:
-        """The order of the images follows from their number: with other data, a run would not go on but start anew."""
-        if not self.facts.is_file():
-            return
-        try:
-            before = json.loads(self.facts.read_text(encoding="utf-8"))["data"]
-            names = [name for name in ("num_images", "image_size", "channels", "class_names") if name in before]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.facts} is damaged ({type(error).__name__}); remove it to resume without a check that "
-                "the data is the same"
-            ) from error
-        changed = [f"{name} {before[name]!r} -> {data[name]!r}" for name in names if before[name] != data[name]]
-        if changed:
-            raise InputError(
-                f"the data of the run {self.path} has changed ({'; '.join(changed)}); put it back as it was, or start "
-                "a new run in another --output"
-            )
-
-    def _write_facts(self, facts: dict[str, Any]) -> None:
-        """Write run.json: what else one needs to repeat or judge the run."""
-        packages: dict[str, str | None] = {}
-        for name in ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow"):
-            try:
-                packages[name] = version(name)
-            except PackageNotFoundError:
-                packages[name] = None
-        content = {
-            "command": ["cunet", *sys.argv[1:]],
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "python": platform.python_version(),
-            "platform": f"{platform.system()} {platform.machine()}",
-            "packages": packages,
-            "git_commit": _git_commit(),
-            **facts,
-        }
-        replace_text(self.facts, json.dumps(content, indent=1))
-
-    def recorded_images(self) -> list[str] | None:
-        """The names of the images that the run was started with; None if they are no files.
+    def check_run(self) -> None:
+        """Checks that there is a run.
 
         Raises:
-            InputError: for a damaged list.
+            InputError: if there is none.
         """
-        if not self.images.is_file():
-            return None
-        try:
-            names = json.loads(self.images.read_text(encoding="utf-8"))
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError("no list of names")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.images} is damaged ({error}); remove it to resume with the images that are there now"
-            ) from error
-        return names
+        if not self.config.is_file():
+            raise InputError(f"{self.path} holds no run to resume; start one without --resume")
 
-    def records(self) -> list[dict[str, Any]]:
-        """The records so far. A last line that a crash cut off, and lines that are damaged, are left out."""
-        if not self.metrics.exists():
-            return []
-        records = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
+    def _check_empty(self) -> None:
+        if self.config.is_file():
+            raise InputError(f"{self.path} already holds a run; continue it with --resume, or choose another --output")
+        if self.path.exists() and (not self.path.is_dir() or any(p != self.lock for p in self.path.iterdir())):
+            raise InputError(f"{self.path} is not an empty folder; choose another --output")
+
+    def _take_lock(self) -> None:
+        """Locks the run for this process, until `__exit__` or the end of the process, also by a kill.
+
+        Raises:
+            InputError: if another process holds the lock.
+        """
+        with explain_write_errors(self.lock):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = self.lock.open("a+", encoding="utf-8")
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise InputError(
+                f"the run {self.path} is being trained by {holder}; wait until that ends, or stop it"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        self._held = file
+        _LOCKS.add(file)
+
+    def _write(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
+        with explain_write_errors(self.path):
+            # Before the configuration, which makes the folder a run that can go on.
+            if data.file_names is not None and not self.images.is_file():
+                replace_text(self.images, json.dumps(data.file_names))
+            config.save(self.config)
+            self.samples.mkdir(exist_ok=True)
+            if not self.facts.is_file():  # also where a crash came before it was written
+                facts = {"data": data.report.to_dict(), "num_parameters": num_parameters, "resume": data.resume_promise}
+                replace_text(self.facts, json.dumps({**_environment(), **facts}, indent=1))
+
+    def _recorded_data(self) -> dict[str, Any]:
+        """Returns what is known of the data that the run was started with; nothing if the file is missing."""
+        facts = _read(self.facts, "resume without a check that the data is the same")
+        return {} if facts is None else facts["data"]
+
+    def recorded_names(self) -> dict[str, list[str] | None]:
+        """Returns the names of the images and of the classes that the run was started with, for `open_dataset`.
+
+        Raises:
+            InputError: for a damaged file.
+        """
+        names = _read(self.images, "resume with the images that are there now")
+        if names is None:
+            return {}
+        return {"names": names, "class_names": self._recorded_data().get("class_names") or []}
+
+    def picture(self, step: int) -> Path:
+        """Returns the path of the picture that is made at a step."""
+        return self.samples / f"step-{step:08d}.png"
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yields the records so far. A last line that a crash cut off, and damaged lines, are left out."""
+        text = self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
                 record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-        return records
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
 
     def last(self, name: str) -> float | None:
-        """A value of the newest record that has it, None if there is none."""
-        return next((r[name] for r in reversed(self.records()) if r.get(name) is not None), None)
+        """Returns a value of the newest record that has it, or None."""
+        values = [record[name] for record in self.records() if record.get(name) is not None]
+        return values[-1] if values else None
 
     def sync_records(self) -> None:
-        """Wait until all records are on the disk."""
+        """Waits until all records are on the disk."""
         if self.metrics.exists():
             with explain_write_errors(self.metrics):
                 sync(self.metrics)
 
     def cut_records(self, step: int) -> None:
-        """Drop records after a step: the run goes on from there and will write them again."""
+        """Drops the records after a step: the run goes on from there and will write them again."""
         replace_text(self.metrics, "".join(json.dumps(r) + "\n" for r in self.records() if r["step"] <= step))
 
-    def record(self, **values: Any) -> None:
-        """Append one record. JSON knows no NaN and no infinity: `null` is written for them.
+    def record(self, **values: object) -> None:
+        """Appends one record. JSON has no NaN and no infinity: `null` is written for them.
 
         Raises:
             InputError: if it cannot be written.
@@ -183,6 +215,42 @@ class RunFolder:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with explain_write_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def _read(path: Path, remedy: str) -> Any:
+    """Returns the contents of `run.json` or `images.json`, or None if the file is missing.
+
+    Raises:
+        InputError: for a damaged file; `remedy` is what removing it makes possible.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind = content["data"] if isinstance(content, dict) else content
+        if not isinstance(kind, dict) and not (isinstance(kind, list) and all(isinstance(name, str) for name in kind)):
+            raise ValueError("it has no description of the data")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it to {remedy}") from error
+    return content
+
+
+def _environment() -> dict[str, Any]:
+    """Returns what else one needs to repeat or judge a run."""
+    packages: dict[str, str | None] = {}
+    for name in ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "command": ["cunet", *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": packages,
+        "git_commit": _git_commit(),
+    }
 
 
 def _git_commit() -> str | None:

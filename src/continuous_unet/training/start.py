@@ -2,56 +2,49 @@
 
 from typing import Any
 
-from diffusers import DDPMScheduler
+from torch import nn
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.training.config import TrainConfig
-
-_SCHEDULE = {
-    "num_train_timesteps": "num_train_timesteps",
-    "beta_schedule": "noise_schedule",
-    "prediction_type": "objective",
-}
-"""Of a scheduler's configuration, what a run's configuration says too, and how it calls it."""
-_DDPM = ("beta_start", "beta_end", "trained_betas")
-"""What it does not say: these are the defaults of diffusers in every run."""
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.loading import load_model
 
 
-def start_schedule(scheduler: Any) -> dict[str, Any]:
-    """The fields of `TrainConfig` that set the diffusion process of a scheduler.
+def load_start(name: str, task: Task, arguments: dict[str, Any]) -> nn.Module:
+    """Returns the U-Net of a run or saved model, to be trained further.
+
+    Args:
+        name: what `load_model` takes.
+        task: of the new run.
+        arguments: constructor arguments that the run asks for: size, channels, classes.
 
     Raises:
-        InputError: for a process that our training loop does not have.
+        InputError: if it cannot be loaded, or was made for other images, classes or another noise process.
     """
-    config, usual = scheduler.config, DDPMScheduler().config
-    other = [name for name in _DDPM if config.get(name, usual[name]) != usual[name]]
-    if other or not all(name in config for name in _SCHEDULE):
-        what = ", ".join(f"{name}={config[name]!r}" for name in other) or type(scheduler).__name__
-        raise InputError(f"this model's diffusion process ({what}) is none that `cunet train` has")
-    return {ours: config[theirs] for theirs, ours in _SCHEDULE.items()}
-
-
-def load_start(config: TrainConfig, scheduler: Any, image_size: int, channels: int, num_classes: int | None) -> Any:
-    """The U-Net of `config.start_from`, for data of that size, with those classes (None: unconditional).
-
-    `scheduler` is that of the run.
-
-    Raises:
-        InputError: if it cannot be loaded, or was made for other images, classes or another diffusion process.
-    """
-    pipeline = load_pipeline(str(config.start_from))
+    pipeline = load_model(name)
     own = pipeline.unet.config
-    process = start_schedule(scheduler)
     wanted = {
-        "images of": (own.sample_size, image_size),
-        "channels": (own.in_channels, channels),
-        "classes": (own.num_class_embeds, num_classes),
-        **{ours: (value, process[ours]) for ours, value in start_schedule(pipeline.scheduler).items()},
+        words: (_plain(own.get(key)), _plain(arguments.get(key)))
+        for key, words in {
+            "sample_size": "the size of the images",
+            "in_channels": "the number of input channels",
+            "out_channels": "the number of output channels",
+            "num_class_embeds": "the number of classes",
+        }.items()
     }
-    for name, (has, given) in wanted.items():
+    if pipeline.scheduler is not None:
+        theirs, ours = process_of(pipeline.scheduler), task.process
+        wanted["the objective"] = theirs.prediction_type, ours.prediction_type
+        wanted["the noise schedule"] = theirs.describe()["alphas_cumprod"], ours.describe()["alphas_cumprod"]
+    for words, (has, given) in wanted.items():
         if has != given:
+            values = "" if isinstance(has, list) else f" ({has}, and here {given})"
             raise InputError(
-                f"the model {config.start_from} to start from has {name} {has}, and this run {given}; make them alike"
+                f"the model {name} to start from differs from this run in {words}{values}; make them alike"
             )
     return pipeline.unet
+
+
+def _plain(value: Any) -> Any:
+    """Returns the lists of a saved configuration as tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -6,6 +6,7 @@ and counts the gradient of a grouped convolution's weight as if it had no groups
 forwards instead of 2).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,45 +14,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from continuous_unet.base.errors import InputError
 
-# Work in proportion to the elements, not to a product of sizes; not counted, as nobody in the field does. PyTorch's own
-# (`aten`) only: an extension's operation of the same name may do anything. Elementwise operations carry a tag instead.
-_NO_MACS = {
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_assert_async", "_batch_norm_no_update",
-    "_batch_norm_with_update", "_conj", "_fused_dropout", "_fused_rms_norm", "_fused_rms_norm_backward",
-    "_local_scalar_dense", "_log_softmax", "_log_softmax_backward_data", "_native_batch_norm_legit",
-    "_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "_prelu_kernel",
-    "_prelu_kernel_backward", "_reshape_alias", "_safe_softmax", "_softmax", "_softmax_backward_data", "_to_copy",
-    "_unsafe_index", "_unsafe_index_put", "_unsafe_view", "_weight_norm_interface", "_weight_norm_interface_backward",
-    "alias", "all", "amax", "amin", "aminmax", "any", "arange", "argmax", "argmin", "argsort", "as_strided",
-    "avg_pool2d", "avg_pool2d_backward", "batch_norm_backward", "bernoulli", "bernoulli_", "cat", "clone", "col2im",
-    "constant_pad_nd", "copy_", "cudnn_batch_norm", "cudnn_batch_norm_backward", "cumprod", "cumsum", "detach",
-    "detach_", "diag_embed", "diagonal", "embedding", "embedding_dense_backward", "empty", "empty_like",
-    "empty_strided", "equal", "expand", "eye", "fill_", "flip", "full", "full_like", "gather", "glu", "glu_backward",
-    "hardtanh_backward", "huber_loss", "huber_loss_backward", "im2col", "index", "index_put_", "index_select",
-    "is_same_size", "lift_fresh", "linalg_vector_norm", "linspace", "logcumsumexp", "logsumexp", "masked_fill",
-    "masked_scatter", "masked_select", "max", "max_pool2d_with_indices", "max_pool2d_with_indices_backward", "mean",
-    "median", "min", "miopen_batch_norm", "miopen_batch_norm_backward", "mse_loss", "mse_loss_backward",
-    "native_batch_norm", "native_batch_norm_backward", "native_dropout", "native_dropout_backward",
-    "native_group_norm", "native_group_norm_backward", "native_layer_norm", "native_layer_norm_backward", "new_empty",
-    "new_empty_strided", "new_full", "new_ones", "new_zeros", "nll_loss2d_backward", "nll_loss2d_forward",
-    "nll_loss_backward", "nll_loss_forward", "nonzero", "norm", "normal_", "ones", "ones_like", "permute",
-    "pixel_shuffle", "pixel_unshuffle", "prod", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like",
-    "randperm", "reflection_pad2d", "reflection_pad2d_backward", "repeat", "replication_pad2d",
-    "replication_pad2d_backward", "resize_", "roll", "scalar_tensor", "scatter", "scatter_add", "scatter_reduce",
-    "select", "select_backward", "set_", "silu_backward", "slice", "slice_backward", "smooth_l1_loss",
-    "smooth_l1_loss_backward", "softplus_backward", "sort", "split", "split_with_sizes", "squeeze", "stack", "std",
-    "sum", "t", "topk", "transpose", "tril", "triu", "unbind", "unfold", "uniform_", "unsafe_split", "unsqueeze",
-    "upsample_bicubic2d", "upsample_bicubic2d_backward", "upsample_bilinear2d", "upsample_bilinear2d_backward",
-    "upsample_linear1d", "upsample_linear1d_backward", "upsample_nearest1d", "upsample_nearest1d_backward",
-    "upsample_nearest2d", "upsample_nearest2d_backward", "upsample_nearest3d", "upsample_nearest3d_backward",
-    "upsample_trilinear3d", "upsample_trilinear3d_backward", "var", "var_mean", "view", "view_as_complex",
-    "view_as_real", "where", "zero_", "zeros", "zeros_like",
-}  # fmt: skip
+# Families of PyTorch's own operations (`aten`) whose work is proportional to the number of elements. Like everybody in
+# the field, we do not count it. Most others of that kind are known by their tags or their arguments: see `_is_free`.
+# Tags are missing on these. Everything else might multiply matrices, and is reported unless it has a formula.
+_FREE = re.compile(
+    r"""
+    new_\w+ | \w+_like | (fill|zero|copy|set|resize|normal|uniform|bernoulli)_? | _to_copy | clone | detach_
+    | _local_scalar_dense | equal | is_same_size | _assert_async | where | masked_fill | norm
+    | cat | stack | repeat | flip | roll | tri[lu] | diag_embed | unfold\w* | im2col | col2im | pixel_(un)?shuffle
+    | \w*(index|gather|scatter|select|slice|split)\w* | _unsafe_view | embedding(_dense_backward)?
+    | constant_pad_nd | (reflection|replication)_pad\dd\w* | upsample_\w+ | \w*pool\dd\w*
+    | arg\w+ | sort | topk | nonzero | median | max | min | aminmax | (log)?cum(sum|prod|sumexp)
+    | \w*(batch|group|layer|rms|weight)_norm\w* | \w*softmax\w* | (native|_fused)_dropout\w* | \w*_loss\w*
+    | (glu|_prelu_kernel|hardtanh|softplus|silu)\w*
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -111,10 +95,14 @@ def _name(packet: Any) -> str:
     return packet.__name__ if namespace == "aten" else f"{namespace}.{packet.__name__}"
 
 
-def _is_free(func: Any, name: str) -> bool:
-    if torch.Tag.pointwise in func.tags or name.startswith("profiler."):
+def _is_free(func: OpOverload) -> bool:
+    """Whether an operation cannot multiply matrices: it works element by element, reduces, views, or only makes."""
+    if func.namespace != "aten":  # an operation of the same name in an extension may do anything
+        return func.namespace == "profiler"
+    if func.is_view or not {torch.Tag.pointwise, torch.Tag.reduction}.isdisjoint(func.tags):
         return True
-    return name in _NO_MACS or name.rstrip("_") in _NO_MACS  # `add_` works in place, and costs what `add` does
+    takes_tensors = any("Tensor" in str(argument.type) for argument in func._schema.arguments)
+    return not takes_tensors or _FREE.fullmatch(func.overloadpacket.__name__) is not None
 
 
 class _MacCounter(TorchDispatchMode):
@@ -127,7 +115,7 @@ class _MacCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         name = _name(packet)
-        free = _is_free(func, name)
+        free = _is_free(func)
         counted = packet in _FORMULAS or packet in flop_registry
         if not free and not counted:
             with self:  # an operation made of others is counted by its parts; inference mode passes many of these

@@ -1,21 +1,23 @@
 """Everything that one model costs, in one call."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import CallResult
 from continuous_unet.evaluation.costs.latency import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
+from continuous_unet.models.unet import count_evaluations
 
 
-@dataclass(frozen=True)
-class ModelProfile:
-    """Costs of one forward pass of a batch, unless said otherwise. Sizes are bytes, times milliseconds."""
+@dataclass
+class ModelProfile(CallResult):
+    """Costs of one forward pass of a batch, unless stated otherwise. Sizes are in bytes, times in milliseconds."""
 
     model: str
     sample_shape: tuple[int, int, int, int]
@@ -43,12 +45,8 @@ class ModelProfile:
     num_threads: int
     torch_version: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
     def to_text(self) -> str:
-        """A table to read."""
+        """Returns a table to read."""
         latency = self.latency_ms
         rows = [
             ("model", self.model),
@@ -83,7 +81,7 @@ def profile_model(
     repeats: int = 20,
     warmup: int = 3,
 ) -> ModelProfile:
-    """Measure a U-Net of diffusers' contract, on the device and in the dtype that it is in.
+    """Measures a U-Net of diffusers' contract, on the device and in the dtype that it is in.
 
     Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model is left as
     it was found: modes, gradients and weights; so is the random state.
@@ -128,14 +126,14 @@ def profile_model(
     model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            _try(forward, shape)
+            with count_evaluations(model) as evaluations:
+                _try(forward, shape)
             macs = count_macs(forward)
             inference_peak, how = peak_memory(forward, device=device)
             latency = measure_latency({"forward": forward}, repeats=repeats, warmup=warmup, device=device)["forward"]
             with torch.enable_grad():
                 saved = saved_bytes(forward, parameters=everything)
                 training_peak, _ = peak_memory(train_step, device=device)
-        stats = model.solver_stats() if hasattr(model, "solver_stats") else {}
     finally:
         for module, training in modes.items():  # one by one: part of a model may be frozen in evaluation mode
             module.training = training
@@ -146,14 +144,17 @@ def profile_model(
         macs=macs.macs,
         flops=macs.flops,
         unknown_operations=macs.unknown_operations,
-        evaluations_per_block={name: entry["nfe"] for name, entry in stats.items()},
+        evaluations_per_block=dict(evaluations),
         saved_for_backward_bytes=saved.activations,
         saved_parameters_bytes=saved.parameters,
         peak_memory_bytes=inference_peak,
         peak_memory_training_bytes=training_peak,
         peak_memory_method=how,
         latency_ms={
-            "median": latency.median_ms, "p25": latency.p25_ms, "p75": latency.p75_ms, "min": latency.min_ms,
+            "median": latency.median_ms,
+            "p25": latency.p25_ms,
+            "p75": latency.p75_ms,
+            "min": latency.min_ms,
             "repeats": latency.repeats,
         },
         batch_size=batch_size,
@@ -161,7 +162,7 @@ def profile_model(
         dtype=str(dtype).removeprefix("torch."),
         num_threads=torch.get_num_threads(),
         torch_version=torch.__version__,
-    )  # fmt: skip
+    )
 
 
 def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
@@ -183,7 +184,7 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
 
 
 def _try(forward: Callable[[], Any], shape: tuple[int, ...]) -> None:
-    """One pass, so that a size that the model cannot take is told as such: diffusers fails deep inside."""
+    """Runs one pass, so that a size that the model cannot take gets a clear error: diffusers fails deep inside."""
     try:
         forward()
     except torch.OutOfMemoryError:

@@ -1,58 +1,61 @@
-"""Restoration measured as its literature measures it.
+"""Restoration quality, measured as the literature measures it.
 
-Denoising: white Gaussian noise on 8-bit values, not clipped; result rounded to 8 bits; PSNR and SSIM of the whole
-image. Super-resolution: images cropped to a multiple of the scale, made small by antialiased bicubic interpolation,
-rounded to 8 bits; PSNR and SSIM on Y of ITU-R BT.601 in studio range (16 to 235), a border of `scale` pixels left off.
-Every number is a mean over images. Metrics are torchmetrics'.
+Denoising: white Gaussian noise is added to 8-bit values and not clipped. The result is rounded to 8 bits. PSNR and SSIM
+are those of the whole image. Upscaling: images are cropped to a multiple of the factor, reduced by antialiased bicubic
+interpolation, and rounded to 8 bits. PSNR and SSIM are those of Y of ITU-R BT.601 in studio range (16 to 235), without
+a border of as many pixels as the factor. Every number is a mean over images. The metrics are those of torchmetrics.
 """
 
+import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.sources import open_source
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
-from continuous_unet.images.resampling import degraded, to_8_bit
-from continuous_unet.images.tiling import Tiles
+from continuous_unet.images.grids import to_pil
+from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
 from continuous_unet.tasks.restoration import RestoreOptions
 
-Check = Callable[[], None]
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
 SSIM_WINDOW = 11
+"""Side of the Gaussian window, sigma 1.5: 3.5 sigma on each side of a pixel."""
 
 
-def nothing() -> None:
-    """What is called between images unless there is something to do."""
-
-
-def read_images(data: str, channels: int, most: int | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Names and images `(C, H, W)` in [0, 1] of what `cunet train --data` takes, at their own sizes.
+def read_images(data: str | Path, channels: int, most: int | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yields names and images `(C, H, W)` in [0, 1], at their own sizes, in the order of their names.
 
     Args:
-        data: a folder, an archive and so on.
-        channels: 1 or 3; what images have otherwise is converted.
-        most: images to give at most, the first by name.
+        data: what `cunet train --data` takes: a folder, an archive and so on.
+        channels: 1 or 3; other images are converted.
+        most: the largest number of images; all if None.
 
     Raises:
-        InputError: if one cannot be read: a mean without it would be of another set.
+        InputError: if an image cannot be read, because a mean without it would describe another set.
     """
-    source = open_source(data, "test")
+    source = open_source(str(data), "test")
     for index in range(min(len(source), most or len(source))):
         try:
             image = normalise_mode(source.load(index), channels)
         except Unreadable as error:
             raise InputError(f"{source.names[index]} in {data} cannot be read: {error}") from error
-        yield source.names[index], torch.from_numpy(to_array(image, channels) / 2 + 0.5)
+        yield source.names[index], torch.from_numpy(to_unit_range(to_array(image, channels)))
 
 
 class Quality:
-    """PSNR (dB) and SSIM, and LPIPS if asked for, of restored images; sums that become means."""
+    """Means over images of PSNR (dB), SSIM and, if wanted, LPIPS."""
 
     def __init__(self, lpips: bool = False) -> None:
         try:
@@ -65,7 +68,7 @@ class Quality:
         self.count = 0
 
     def add(self, restored: Tensor, clean: Tensor) -> None:
-        """Two images `(C, H, W)` of values up to 255.
+        """Adds a pair of images `(C, H, W)` on the 0–255 scale.
 
         Raises:
             InputError: if they are smaller than the window of SSIM.
@@ -76,25 +79,34 @@ class Quality:
                 f"{SSIM_WINDOW}"
             )
         pair = restored[None].float(), clean[None].float()
-        ssim: Any = self._ssim(*pair, data_range=255.0)  # a pair only where it is asked for more
-        found = {"psnr": float(self._psnr(*pair, data_range=255.0)), "ssim": float(ssim)}
+        found = {"psnr": float(self._psnr(*pair, data_range=255.0)), "ssim": self.ssim(*pair)}
         if self._lpips is not None:
             found["lpips"] = float(self._lpips(*(image.expand(-1, 3, -1, -1) / 255 for image in pair)))
         for name, value in found.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
-    def means(self) -> dict[str, float | None]:
-        """By name; LPIPS is None where it was not measured."""
-        means: dict[str, float | None] = {name: value / self.count for name, value in self.sums.items()}
-        return {"lpips": None, **means}
+    def ssim(self, restored: Tensor, clean: Tensor) -> float:
+        """Returns the mean of the SSIM map of two images `(1, C, H, W)` where the whole window lies inside the image.
+
+        Wang et al. 2004, scikit-image and others leave the padded border out; torchmetrics averages over it as well.
+        """
+        # in float64: variances are differences of large squares
+        pair = restored.double(), clean.double()
+        _, full = self._ssim(*pair, data_range=255.0, return_full_image=True)
+        inner = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))
+        return float(full[..., inner, inner].mean())
+
+    def means(self, prefix: str = "") -> dict[str, float | None]:
+        """Returns the means by name. LPIPS is None if it was not measured."""
+        return {f"{prefix}lpips": None, **{prefix + name: value / self.count for name, value in self.sums.items()}}
 
 
 def _lpips() -> Callable[..., Tensor]:
-    """Learned perceptual distance of images in [0, 1].
+    """Returns the learned perceptual distance of images in [0, 1].
 
     Raises:
-        InputError: where its network or its weights cannot be had.
+        InputError: if its network or its weights are unavailable.
     """
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -107,221 +119,206 @@ def _lpips() -> Callable[..., Tensor]:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y of ITU-R BT.601, 16 to 235, of an image `(3, H, W)` or `(1, H, W)` in [0, 1]: `(1, H, W)`."""
+    """Returns Y of ITU-R BT.601, 16 to 235, `(1, H, W)`, of an image `(3, H, W)` or `(1, H, W)` in [0, 1]."""
     if image.shape[0] == 1:
         return 16 + 219 * image
     weights = image.new_tensor([65.481, 128.553, 24.966])
     return 16 + (image * weights[:, None, None]).sum(dim=0, keepdim=True)
 
 
-def evaluate_denoising(
-    pipeline: Any,
-    images: Iterable[tuple[str, Tensor]],
-    sigma: float,
-    *,
-    known: bool = False,
-    mode: str = "mean",
-    num_inference_steps: int = 20,
-    seed: int = 0,
-    tiles: Tiles | None = None,
-    lpips: bool = False,
-    check: Check = nothing,
-) -> dict[str, Any]:
-    """Quality of denoised images, beside the noisy ones'.
+# --------------------------------------------------------------------------------------------------------- experiments
 
-    Args:
-        pipeline: a `DenoisingPipeline`.
-        images: of `read_images`, with the model's channels.
-        sigma: of the noise, of 255.
-        known: tell the pipeline the sigma; estimated otherwise, where it is needed at all.
-        mode: of the pipeline.
-        num_inference_steps: of mode `"sample"`.
-        seed: of the noise; that of an image depends on it, the sigma and the image's name.
-        tiles: see `Tiles`.
-        lpips: measure LPIPS, too.
-        check: called before each tile; what it raises ends the work.
 
-    Returns:
-        `images`, `sigma`, `psnr`, `ssim`, `lpips`, the same of the input as `input_…`, `megapixels_per_second`.
+@dataclass(frozen=True)
+class Settings:
+    """What all experiments share."""
+
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    """How the pipeline works; the generator is that of each trial."""
+    seed: int = 0
+    """Seed of the noise. That of an image depends on it, on the strength of the noise and on the image's name."""
+    lpips: bool = False
+
+
+class Trial(NamedTuple):
+    """One image that was made worse."""
+
+    given: Tensor
+    """What the pipeline gets, `(C, H, W)` in [0, 1]; noise is not clipped."""
+    target: Tensor
+    """What its result is compared with, on the 0–255 scale."""
+    before: Tensor
+    """What it starts from, on the scale and in the size of the target."""
+    generator: torch.Generator
+
+
+class Experiment(Protocol):
+    """How images are made worse, how a pipeline restores them, and which part of the result counts."""
+
+    def setting(self) -> dict[str, float]:
+        """Returns what identifies the experiment in a row of results."""
+
+    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
+        """Makes an image `(C, H, W)` in [0, 1] worse."""
+
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        """Returns the restored image, `(C, H, W)` in [0, 1]."""
+
+    def compared(self, restored: Tensor) -> Tensor:
+        """Returns a restored image on the scale and in the size of the target."""
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """White Gaussian noise, not clipped."""
+
+    sigma: float
+    """Standard deviation on the 0–255 scale."""
+    known: bool = False
+    """Whether the pipeline is given the sigma; otherwise it estimates it, if it needs it at all."""
+
+    def setting(self) -> dict[str, float]:
+        return {"sigma": self.sigma}
+
+    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
+        return self._noisy(image, derive_seed("evaluation noise", seed, int(self.sigma * 1000), name))
+
+    def _noisy(self, image: Tensor, seed: int) -> Trial:
+        generator = torch.Generator().manual_seed(seed)
+        noisy = image + self.sigma / 255 * torch.randn(image.shape, generator=generator)
+        return Trial(noisy, image * 255, noisy * 255, generator)
+
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        sigma = self.sigma if self.known else "auto"
+        return pipeline(trial.given, sigma=sigma, output_type="pt", **vars(how)).images[0]
+
+    def compared(self, restored: Tensor) -> Tensor:
+        return to_8_bit(restored) * 255
+
+
+@dataclass(frozen=True)
+class NoisingStep(GaussianNoise):
+    """The forward process of a diffusion model up to a timestep, which the model undoes (arXiv 2310.20092).
+
+    `sigma` has the same noise-to-signal ratio on images that are not scaled down.
     """
-    after, before = Quality(lpips), Quality(lpips)
-    pixels, seconds = 0, 0.0
-    for name, clean in images:
-        generator = torch.Generator().manual_seed(derive_seed("evaluation noise", seed, int(sigma * 1000), name))
-        noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
-        started = time.perf_counter()
-        restored = pipeline(
-            noisy,
-            sigma=sigma if known else "auto",
-            mode=mode,
-            num_inference_steps=num_inference_steps,
-            generator=generator,
-            tiles=tiles,
-            output_type="pt",
-            before_tile=check,
-        ).images[0]
-        seconds += time.perf_counter() - started
-        pixels += clean.shape[1] * clean.shape[2]
-        after.add(to_8_bit(restored.cpu()) * 255, clean * 255)
-        before.add(noisy * 255, clean * 255)
-    return _row(after, before, {"sigma": sigma}, pixels, seconds)
+
+    step: int = 0
+
+    @classmethod
+    def of(cls, pipeline: Any, step: int) -> "NoisingStep":
+        """Returns the experiment of a timestep of a diffusion model.
+
+        Raises:
+            InputError: for a model that is not a diffusion model, or a timestep that it does not have.
+        """
+        if pipeline.scheduler is None:
+            raise InputError("timesteps are those of a diffusion model; this model was trained to denoise: use --sigma")
+        process = process_of(pipeline.scheduler)
+        if not 0 <= step < process.num_train_timesteps:
+            raise InputError(f"timestep {step} must lie in 0 to {process.num_train_timesteps - 1}")
+        signal, noise = process.coefficients(step)
+        return cls(sigma=noise / signal * 127.5, step=step)
+
+    def setting(self) -> dict[str, float]:
+        return {"step": self.step, "sigma": self.sigma}
+
+    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
+        return self._noisy(image, derive_seed("evaluation noise", seed, self.step, name))
+
+    @torch.no_grad()
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        bands = pipeline.bands(trial.given.to(pipeline.device), None, replace(how, tiles=None), self.step)
+        return torch.cat(list(bands), dim=1)
 
 
-def evaluate_upscaling(
-    pipeline: Any,
-    images: Iterable[tuple[str, Tensor]],
-    *,
-    mode: str = "mean",
-    num_inference_steps: int = 20,
-    seed: int = 0,
-    tiles: Tiles | None = None,
-    lpips: bool = False,
-    check: Check = nothing,
-) -> dict[str, Any]:
-    """Quality of enlarged images, beside bicubic enlargement; arguments and result as of `evaluate_denoising`.
+@dataclass(frozen=True)
+class Reduction:
+    """Images reduced by bicubic interpolation, and perhaps compressed; the start is bicubic enlargement."""
 
-    `megapixels_per_second` are of the large images.
-    """
-    after, before = Quality(lpips), Quality(lpips)
-    pixels, seconds = 0, 0.0
-    scale = pipeline.config.scale
-    for name, image in images:
-        height, width = (length // scale * scale for length in image.shape[1:])
+    scale: int
+    jpeg: int | None = None
+    """JPEG quality that the small image is saved with; None for no compression."""
+
+    def setting(self) -> dict[str, float]:
+        return {"scale": self.scale} if self.jpeg is None else {"scale": self.scale, "jpeg": self.jpeg}
+
+    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
+        height, width = (length // self.scale * self.scale for length in image.shape[1:])
         if not height or not width:
-            raise InputError(f"{name} is smaller than {scale} pixels")
+            raise InputError(f"{name} is smaller than {self.scale} pixels")
         clean = to_8_bit(image[:, :height, :width])
-        small, enlarged = degraded(clean[None], scale)
+        small, enlarged = degraded(clean[None], self.scale)
+        if self.jpeg is not None:
+            small = compressed(small[0], self.jpeg)[None]
+            enlarged = enlarge(small, self.scale)
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
-        started = time.perf_counter()
-        restored = pipeline(
-            small[0],
-            mode=mode,
-            num_inference_steps=num_inference_steps,
-            generator=generator,
-            tiles=tiles,
-            output_type="pt",
-            before_tile=check,
-        ).images[0]
-        seconds += time.perf_counter() - started
-        pixels += height * width
-        inner = slice(scale, -scale)
-        target = luma(clean)[:, inner, inner]
-        after.add(luma(to_8_bit(restored.cpu()))[:, inner, inner], target)
-        before.add(luma(to_8_bit(enlarged[0]))[:, inner, inner], target)
-    return _row(after, before, {"scale": scale}, pixels, seconds)
+        return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
+
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        return pipeline(trial.given, output_type="pt", **vars(how)).images[0]
+
+    def compared(self, restored: Tensor) -> Tensor:
+        return self._inner(to_8_bit(restored))
+
+    def _inner(self, image: Tensor) -> Tensor:
+        inner = slice(self.scale, -self.scale)
+        return luma(image)[:, inner, inner]
 
 
-@torch.no_grad()
-def evaluate_noising_step(
-    pipeline: Any,
-    images: Iterable[tuple[str, Tensor]],
-    step: int,
-    *,
-    mode: str = "mean",
-    num_inference_steps: int = 20,
-    seed: int = 0,
-    lpips: bool = False,
-    check: Check = nothing,
+def compressed(image: Tensor, quality: int) -> Tensor:
+    """Returns an image `(C, H, W)` in [0, 1] as it is read back from a JPEG file of that quality, 1 to 95."""
+    buffer = io.BytesIO()
+    to_pil(image[None])[0].save(buffer, format="JPEG", quality=quality)
+    pixels = np.asarray(Image.open(buffer), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).reshape(*image.shape[1:], image.shape[0]).permute(2, 0, 1)
+
+
+def measure(
+    experiment: Experiment, pipeline: Any, images: Iterable[tuple[str, Tensor]], settings: Settings | None = None
 ) -> dict[str, Any]:
-    """The experiment of arXiv 2310.20092: images noised to a timestep by the forward process, and brought back.
+    """Measures the quality of restored images beside that of what they were restored from.
 
     Args:
-        pipeline: a `DenoisingPipeline` of a diffusion model.
-        images: of `read_images`, with the model's channels.
-        step: the timestep.
-        mode: `"mean"`, or `"sample"` for the reverse process.
-        num_inference_steps: of mode `"sample"`.
-        seed: of the noise.
-        lpips: measure LPIPS, too.
-        check: called before each tile.
+        experiment: how images are made worse.
+        pipeline: a `DenoisingPipeline` or `SuperResolutionPipeline`.
+        images: what `read_images` yields, in the model's channels.
+        settings: the rest.
 
     Returns:
-        As of `evaluate_denoising`, with `step`. `sigma` is the noise of that timestep, of 255.
+        The experiment's setting, `images`, `psnr`, `ssim`, `lpips`, the same of the start as `input_…`, and
+        `megapixels_per_second` of the results.
 
     Raises:
-        InputError: for a model that is no diffusion model, or a step that it does not have.
+        InputError: if there is no image, or one is too small.
     """
-    if pipeline.scheduler is None:
-        raise InputError("noising steps are those of a diffusion model; this model was trained to denoise: use --sigma")
-    count = pipeline.scheduler.config.num_train_timesteps
-    if not 0 <= step < count:
-        raise InputError(f"step {step} must lie in 0 to {count - 1}")
-    # the same noise-to-signal ratio on images that are not scaled down: the pipeline finds the timestep again
-    alpha = float(pipeline.scheduler.alphas_cumprod[step])
-    sigma = ((1 - alpha) / alpha) ** 0.5 * 127.5
-    after, before = Quality(lpips), Quality(lpips)
+    settings = settings or Settings()
+    after, before = Quality(settings.lpips), Quality(settings.lpips)
     pixels, seconds = 0, 0.0
-    for name, clean in images:
-        generator = torch.Generator().manual_seed(derive_seed("evaluation noise", seed, step, name))
-        noisy = clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
+    for name, image in images:
+        trial = experiment.trial(name, image, settings.seed)
         started = time.perf_counter()
-        how = RestoreOptions(mode, num_inference_steps, generator, None, check)
-        bands = pipeline.bands(noisy.to(pipeline.device), None, how, timestep=step)
-        restored = torch.cat(list(bands), dim=1).cpu()
+        how = replace(settings.restore, generator=trial.generator)
+        restored = experiment.restore(pipeline, trial, how).cpu()
         seconds += time.perf_counter() - started
-        pixels += clean.shape[1] * clean.shape[2]
-        after.add(to_8_bit(restored) * 255, clean * 255)
-        before.add(noisy * 255, clean * 255)
-    return _row(after, before, {"step": step, "sigma": sigma}, pixels, seconds)
-
-
-def _row(after: Quality, before: Quality, what: dict[str, Any], pixels: int, seconds: float) -> dict[str, Any]:
+        pixels += restored[0].numel()
+        after.add(experiment.compared(restored), trial.target)
+        before.add(trial.before, trial.target)
     if not after.count:
         raise InputError("there is no image to evaluate on")
-    inputs = {f"input_{name}": value for name, value in before.means().items()}
     speed = pixels / 1e6 / seconds if seconds else 0.0
-    return {**what, "images": after.count, **after.means(), **inputs, "megapixels_per_second": speed}
+    row = {**experiment.setting(), "images": after.count, **after.means(), **before.means("input_")}
+    return {**row, "megapixels_per_second": speed}
 
 
-def memory_of(pipeline: Any, image: Tensor, **options: Any) -> dict[str, Any]:
-    """The most bytes that a restoration of an image `(C, H, W)` has alive at once, and how that was measured."""
-    size, how = peak_memory(lambda: pipeline(image, output_type="pt", **options), device=pipeline.device)
-    return {"peak_memory_bytes": size, "peak_memory_method": how, "peak_memory_shape": list(image.shape)}
+def peak_memory_of(pipeline: Any, largest: Tensor, how: RestoreOptions) -> dict[str, Any]:
+    """Measures the most bytes alive at once in the restoration of an image `(C, H, W)`, reduced first for an upscaler.
 
-
-def evaluate_model(
-    pipeline: Any,
-    data: str,
-    *,
-    sigmas: list[float] | None = None,
-    steps: list[int] | None = None,
-    known_sigma: bool = False,
-    most: int | None = None,
-    **options: Any,
-) -> Iterator[dict[str, Any]]:
-    """Everything about one model on one set: a row for each strength of noise, or timestep, or for the scale.
-
-    Args:
-        pipeline: a `DenoisingPipeline` or `SuperResolutionPipeline`.
-        data: what `read_images` takes.
-        sigmas: strengths of noise, of 255; 15, 25 and 50 if there are none.
-        steps: timesteps of a diffusion model in their place.
-        known_sigma: see `evaluate_denoising`.
-        most: images at most.
-        options: the others of `evaluate_denoising`.
-
-    Yields:
-        The rows, with `parameters` and the peak memory of the largest image.
+    A denoiser is given sigma 25, so that estimating it does not count.
     """
-    upscales = pipeline.task == "upscale"
-    # colour belongs to the data in super-resolution, which measures luma; a denoiser is measured on what it is made for
-    channels = 3 if upscales else pipeline.channels
-    largest = max((image for _, image in read_images(data, channels, most)), key=lambda i: i.shape[1] * i.shape[2])
-    if upscales:
+    extra: dict[str, Any] = {"sigma": 25.0}
+    if pipeline.task == "upscale":
         height, width = (length // pipeline.config.scale for length in largest.shape[1:])
-        largest = largest[:, :height, :width]
-    facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.get("mode", "mean")}
-    extra = {"tiles": options.get("tiles"), "mode": facts["mode"]}
-    if not upscales:
-        extra["sigma"] = 25.0
-    facts |= memory_of(pipeline, largest, **extra)
-    if upscales:
-        yield {**evaluate_upscaling(pipeline, read_images(data, channels, most), **options), **facts}
-    elif steps:
-        options.pop("tiles", None)
-        for step in steps:
-            yield {**evaluate_noising_step(pipeline, read_images(data, channels, most), step, **options), **facts}
-    else:
-        for sigma in sigmas or [15.0, 25.0, 50.0]:
-            images = read_images(data, channels, most)
-            yield {**evaluate_denoising(pipeline, images, sigma, known=known_sigma, **options), **facts}
+        largest, extra = largest[:, :height, :width], {}
+    size, how = peak_memory(lambda: pipeline(largest, output_type="pt", **vars(how), **extra), device=pipeline.device)
+    return {"peak_memory_bytes": size, "peak_memory_method": how, "peak_memory_shape": list(largest.shape)}

@@ -1,32 +1,42 @@
 """What denoising can be asked for. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
+from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.training_options import RestorationTraining
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass
-class DenoiseTraining:
+class DenoiseTraining(RestorationTraining):
     """Options of training a model that removes white Gaussian noise."""
+
+    name = "denoise"
 
     sigma: str = option("0:55", "standard deviation of the noise to remove, LOW:HIGH, on the 0–255 scale")
     sigma_conditioned: bool = option(False, "give the model the standard deviation of the noise")
-    loss: Literal["squared", "absolute"] = option("absolute", "error between the restored and the clean image")
 
-    def validate(self) -> "DenoiseTraining":
+    def validate(self) -> "Self":
         """Checks the values.
 
         Raises:
             InputError: for a `sigma` that is no range.
         """
+        super().validate()
         sigma_range(self.sigma)
         return self
+
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """The model predicts the noise of an image whose signal keeps its size."""
+        super().check_process(process)
+        if process.objective is not None:
+            raise InputError("--objective is for generate and upscale; a denoiser predicts the noise")
 
 
 def sigma_range(text: str) -> tuple[float, float]:

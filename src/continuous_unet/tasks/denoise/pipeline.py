@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -18,7 +18,9 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.noise_level import estimate_sigma
 from continuous_unet.images.ranges import to_model_range, to_unit_range
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.images.tiling import Tiles, in_tiles
+from continuous_unet.models import size_multiple
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     Images,
     RestorationPipeline,
@@ -30,7 +32,7 @@ from continuous_unet.tasks.restoration import (
 )
 
 
-def remove_noise(unet: Any, noisy: Tensor, sigmas: Tensor | float | None) -> Tensor:
+def remove_noise(unet: Network, noisy: Tensor, sigmas: Tensor | float | None) -> Tensor:
     """Removes noise by a model that was trained for it: what it predicts is the noise.
 
     Args:
@@ -68,7 +70,7 @@ class DenoisingPipeline(RestorationPipeline):
 
     def __init__(
         self,
-        unet: Any,
+        unet: Network,
         scheduler: Any = None,
         sigma_min: float = 0.0,
         sigma_max: float = 255.0,
@@ -81,7 +83,7 @@ class DenoisingPipeline(RestorationPipeline):
     @property
     def needs_sigma(self) -> bool:
         """Whether the strength of the noise must be known; a blind denoiser needs none."""
-        return self.scheduler is not None or self.config.sigma_conditioned
+        return self.scheduler is not None or self.config["sigma_conditioned"]
 
     @torch.no_grad()
     def __call__(
@@ -157,7 +159,7 @@ class DenoisingPipeline(RestorationPipeline):
                     "mode 'sample' needs a diffusion model (cunet train --task generate); this one was trained to give "
                     "the mean"
                 )
-            known = sigma if self.config.sigma_conditioned else None
+            known = sigma if self.config["sigma_conditioned"] else None
 
             def denoise(noisy: Tensor) -> Tensor:
                 return remove_noise(self.unet, noisy, known)
@@ -179,7 +181,7 @@ class DenoisingPipeline(RestorationPipeline):
         def one_tile(tile: Tensor) -> Tensor:
             return from_model_channels(denoise(to_model_channels(to_model_range(tile), self.channels)), channels)
 
-        multiple, tiles = network_multiple(self.unet), options.tiles
+        multiple, tiles = size_multiple(self.unet), options.tiles
         for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile):
             yield to_unit_range(band[0])
 

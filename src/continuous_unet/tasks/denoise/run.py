@@ -66,7 +66,7 @@ def _notes(pipeline: DenoisingPipeline, options: DenoiseOptions, image: torch.Te
     notes = []
     if sigma is not None and options.sigma == "auto":
         notes.append(f"the noise was estimated: sigma {sigma:.1f} on the 0–255 scale")
-    low, high = pipeline.config.sigma_min, pipeline.config.sigma_max
+    low, high = pipeline.config["sigma_min"], pipeline.config["sigma_max"]
     if sigma is not None and pipeline.scheduler is None and not low <= sigma <= high:
         notes.append(f"sigma {sigma:.1f} is outside the range that the model was trained on, {low:g} to {high:g}")
     if not pipeline.needs_sigma and options.sigma != "auto":

@@ -1,29 +1,27 @@
 """Noise out of images: the model predicts the noise, as DnCNN does (Zhang et al. 2017, arXiv 1608.03981)."""
 
-from typing import Any
+from torch import Tensor, nn
 
-from torch import Tensor
-
-from continuous_unet.tasks.base import RestorationTask
+from continuous_unet.tasks.base import RestorationTask, StepContext
+from continuous_unet.tasks.denoise.options import DenoiseTraining, sigma_range
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline, remove_noise
-from continuous_unet.training.config import sigma_range
 
 
-class DenoiseTask(RestorationTask):
+class DenoiseTask(RestorationTask[DenoiseTraining]):
     """White Gaussian noise of every strength between two bounds, uniformly; the noisy image is not clipped."""
 
-    def loss(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        return self.deviation(self.restored(model, clean, noise, timesteps)[1] - clean)
+    def loss(self, step: StepContext) -> Tensor:
+        return self.deviation(self.restored(step)[1] - step.clean)
 
-    def restored(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = sigma_range(self.config.sigma)
-        sigmas = low + (high - low) * (timesteps + 0.5) / self.config.num_train_timesteps
-        noisy = clean + sigmas[:, None, None, None] * 2 / 255 * noise
-        return noisy, remove_noise(model, noisy, sigmas if self.config.sigma_conditioned else None)
+    def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        low, high = sigma_range(self.options.sigma)
+        sigmas = low + (high - low) * (step.times + 0.5) / step.process.num_train_timesteps
+        noisy = step.clean + sigmas[:, None, None, None] * 2 / 255 * step.noise
+        return noisy, remove_noise(step.model, noisy, sigmas if self.options.sigma_conditioned else None)
 
-    def pipeline(self, model: Any) -> DenoisingPipeline:
-        low, high = sigma_range(self.config.sigma)
-        return DenoisingPipeline(model, sigma_min=low, sigma_max=high, sigma_conditioned=self.config.sigma_conditioned)
+    def pipeline(self, model: nn.Module) -> DenoisingPipeline:
+        low, high = sigma_range(self.options.sigma)
+        return DenoisingPipeline(model, sigma_min=low, sigma_max=high, sigma_conditioned=self.options.sigma_conditioned)
 
     def usage(self, run: str) -> str:
         return f"cunet denoise photo.png --model {run} --output denoised.png"

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from continuous_unet.base.options import Options, option
+from continuous_unet.tasks.training_options import TrainingOptions
 
 
 @dataclass
-class GenerateTraining:
+class GenerateTraining(TrainingOptions):
     """Options of training a model that makes images from noise."""
 
-    class_conditional: bool = option(False, "condition the model on the classes of the data")
+    name = "generate"
 
-    def validate(self) -> "GenerateTraining":
-        """Returns itself; every combination is possible."""
-        return self
+    class_conditional: bool = option(False, "condition the model on the classes of the data")
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Unconditional and class-conditional image generation."""
 
-import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -17,13 +18,15 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class DiffusionSamplingPipeline(DiffusionPipeline):
+class DiffusionSamplingPipeline(Pipeline):
     """Samples images from a U-Net with any scheduler of diffusers.
 
     Unlike `DDPMPipeline` it gives each scheduler the arguments that its `step` takes, scales the model's input where
@@ -35,9 +38,7 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
     """
 
-    model_cpu_offload_seq = "unet"
-
-    def __init__(self, unet: Any, scheduler: Any) -> None:
+    def __init__(self, unet: Network, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
@@ -94,12 +95,12 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
         extra = _step_arguments(self.scheduler, generator, eta)
 
-        with _precomputed(self.unet, self.scheduler.timesteps):
-            for timestep in self.progress_bar(self.scheduler.timesteps):
-                on_step()
-                model_input = scaled(images, timestep).to(dtype)
-                prediction = self.unet(model_input, timestep, class_labels=labels).sample.float()
-                images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+        embeddings = _precomputed(self.unet, self.scheduler.timesteps)
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            on_step()
+            model_input = scaled(images, timestep).to(dtype)
+            prediction = self.unet(model_input, timestep, class_labels=labels, **embeddings).sample.float()
+            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
 
         images = to_unit_range(checked(images)).clamp(0, 1)
         result = to_output(images, output_type)
@@ -111,7 +112,9 @@ class DiffusionSamplingPipeline(DiffusionPipeline):
         `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
         could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
         """
-        DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(save_directory, **kwargs)
+        DDPMPipeline(unet=cast(UNet2DModel, self.unet), scheduler=self.scheduler).save_pretrained(
+            save_directory, **kwargs
+        )
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"
@@ -137,7 +140,7 @@ def generate(
     for start in range(first, first + num_images, batch_size):
         numbers = range(start, min(start + batch_size, first + num_images))
         generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
-        output = pipeline(
+        output: Any = pipeline(
             batch_size=len(numbers),
             generator=generators,
             num_inference_steps=num_inference_steps,
@@ -198,8 +201,11 @@ FEWEST_PRECOMPUTED = 4
 """Steps from which it pays to precompute the embeddings, which costs about one step."""
 
 
-def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextManager:
-    """Embeddings of all timesteps at once, where that pays: on a CPU, whose time goes into many small operations."""
+def _precomputed(unet: Any, timesteps: Tensor) -> dict[str, PrecomputedEmbeddings]:
+    """Returns the `embeddings` argument of every evaluation, where that pays.
+
+    It pays on a CPU, whose time goes into many small operations.
+    """
     pays = (
         isinstance(unet, ContinuousUNet2DModel)
         and unet.class_embedding is None
@@ -207,7 +213,7 @@ def _precomputed(unet: Any, timesteps: Tensor) -> contextlib.AbstractContextMana
         and timesteps.device.type == "cpu"
         and len(timesteps) >= FEWEST_PRECOMPUTED
     )
-    return unet.precompute_embeddings(timesteps) if pays else contextlib.nullcontext()
+    return {"embeddings": unet.precompute_embeddings(timesteps)} if pays else {}
 
 
 def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:

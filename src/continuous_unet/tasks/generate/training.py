@@ -1,45 +1,53 @@
 """Images from noise: the diffusion model itself."""
 
-from typing import Any
+import math
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from continuous_unet.base.processes import Processes
-from continuous_unet.base.signals import StopRequest
-from continuous_unet.diffusion.losses import diffusion_loss
-from continuous_unet.tasks.base import TrainingTask
-from continuous_unet.tasks.generate.grids import sample_grid
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
+from continuous_unet.diffusion.process import prediction_error
+from continuous_unet.images.grids import make_grid
+from continuous_unet.tasks.base import PictureContext, StepContext, Task
+from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+
+BATCH = 16
+"""Number of samples of a picture that are made at a time."""
 
 
-class GenerationTask(TrainingTask):
-    """Learns to predict the noise (or `v`, or the image) at every timestep."""
+class GenerateTask(Task[GenerateTraining]):
+    """Learns to predict what the process asks for (noise, `v` or the image) at every time."""
 
-    def loss(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        return diffusion_loss(model, self.scheduler, clean, noise, timesteps, labels, self.config.min_snr_gamma)
+    @property
+    def class_conditional(self) -> bool:
+        return self.options.class_conditional
 
-    def error(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """Of the prediction, without min-SNR weights."""
-        return diffusion_loss(model, self.scheduler, clean, noise, timesteps, labels)
+    def loss(self, step: StepContext) -> Tensor:
+        return self.error(step, weighted=True)
 
-    def grid(
-        self, model: Any, images: Any, num_classes: int | None, processes: Processes, stop: StopRequest
-    ) -> Image.Image:
-        """Samples, the same seeds each time."""
-        return sample_grid(
-            model,
-            self.scheduler,
-            num_images=self.config.num_samples,
-            num_inference_steps=self.config.sample_steps,
-            seed=self.config.seed,
-            num_classes=num_classes,
-            processes=processes,
-            stop=stop,
+    def error(self, step: StepContext, weighted: bool = False) -> Tensor:
+        """Returns the error of the prediction, with min-SNR weights if `weighted`."""
+        return prediction_error(
+            step.model, step.process, step.clean, step.noise, step.times, step.labels, weighted=weighted
         )
 
-    def pipeline(self, model: Any) -> DiffusionSamplingPipeline:
-        return DiffusionSamplingPipeline(model, self.scheduler)
+    def picture(self, context: PictureContext) -> Image.Image:
+        """Returns samples by DDIM, with the same seeds each time; with a row for each class where there are classes."""
+        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler("ddim"))
+        pipeline.set_progress_bar_config(disable=True)
+        labels = [None] if context.num_classes is None else list(range(context.num_classes))
+        share = math.ceil(self.num_samples / len(labels))
+        jobs = [
+            (label, range(start, min(start + BATCH, (number + 1) * share, self.num_samples)))
+            for number, label in enumerate(labels)
+            for start in range(number * share, min((number + 1) * share, self.num_samples), BATCH)
+        ]
+        options = {"seed": self.seed, "num_inference_steps": self.sampling_steps}
+        made = generate_share(pipeline, jobs, processes=context.processes, stop=context.stop, **options)
+        return make_grid(gather_images(made, context.processes), columns=share if len(labels) > 1 else None)
+
+    def pipeline(self, model: nn.Module) -> DiffusionSamplingPipeline:
+        return DiffusionSamplingPipeline(model, self.process.scheduler)
 
     def usage(self, run: str) -> str:
         return f"cunet sample {run} --num 16 --steps 50 --output samples.png"

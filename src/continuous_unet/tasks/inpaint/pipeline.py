@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from diffusers import ImagePipelineOutput, RePaintScheduler
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.schedulers.scheduling_repaint import RePaintScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -14,6 +15,7 @@ from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     Images,
     RestorationPipeline,
@@ -36,7 +38,7 @@ class InpaintingPipeline(RestorationPipeline):
 
     task = "inpaint"
 
-    def __init__(self, unet: Any, scheduler: Any) -> None:
+    def __init__(self, unet: Network, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 

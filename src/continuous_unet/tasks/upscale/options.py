@@ -1,35 +1,36 @@
 """What upscaling can be asked for. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
+from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.training_options import RestorationTraining
 
 RESIDUAL_SCALE = 4.0
 """Brings what is missing in an enlarged photograph, in [-1, 1] mostly 0.05 to 0.3, to the size of the noise."""
 
 
 @dataclass
-class UpscaleTraining:
+class UpscaleTraining(RestorationTraining):
     """Options of training a model that enlarges images."""
 
-    scale: int = option(2, "upscaling factor: 2, 3 or 4")
-    regression_share: float = option(0.5, "fraction of each batch that is trained to answer in one evaluation, 0 to 1")
-    loss: Literal["squared", "absolute"] = option("absolute", "error between the prediction and its target")
+    name = "upscale"
 
-    def validate(self) -> "UpscaleTraining":
-        """Checks the values.
+    scale: int = option(2, "upscaling factor: 2, 3 or 4", choices=(2, 3, 4))
+    regression_share: float = option(
+        0.5, "fraction of each batch that is trained to answer in one evaluation", between=(0, 1)
+    )
 
-        Raises:
-            InputError: naming the first one that is out of range.
-        """
-        if self.scale not in (2, 3, 4):
-            raise InputError(f"scale={self.scale} must be 2, 3 or 4")
-        if not 0 <= self.regression_share <= 1:
-            raise InputError(f"regression_share={self.regression_share} must lie in [0, 1]: it is a fraction")
-        return self
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """Where upscaling starts, its input is pure noise, of which the noise itself says nothing."""
+        super().check_process(process)
+        if process.objective == "epsilon":
+            raise InputError(
+                "--objective epsilon cannot be learned where the input is pure noise, which upscaling starts from; "
+                "use v_prediction or sample"
+            )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from math import gcd
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -19,7 +19,9 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.images.ranges import to_model_range
 from continuous_unet.images.resampling import enlarge
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple, padded
+from continuous_unet.images.tiling import Tiles, in_tiles, padded
+from continuous_unet.models import size_multiple
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     LUMA,
     Images,
@@ -31,7 +33,7 @@ from continuous_unet.tasks.restoration import (
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE
 
 
-def predict_residual(unet: Any, process: Process, enlarged: Tensor) -> Tensor:
+def predict_residual(unet: Network, process: Process, enlarged: Tensor) -> Tensor:
     """Returns the mean of `image - enlarged`, in one evaluation.
 
     Args:
@@ -59,7 +61,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     task = "upscale"
 
-    def __init__(self, unet: Any, scheduler: Any, scale: int = 2, can_sample: bool = True) -> None:
+    def __init__(self, unet: Network, scheduler: Any, scale: int = 2, can_sample: bool = True) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, can_sample=can_sample)
@@ -100,9 +102,9 @@ class SuperResolutionPipeline(RestorationPipeline):
 
         By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole large image is.
         """
-        scale, tiles = self.config.scale, options.tiles or Tiles(256, 32)
+        scale, tiles = self.config["scale"], options.tiles or Tiles(256, 32)
         if options.mode == "sample":
-            if not self.config.can_sample:
+            if not self.config["can_sample"]:
                 raise InputError("mode 'sample': this model was trained for mode 'mean' only")
             enlarged = enlarge(image[None], scale)
             large = replace(options, tiles=Tiles(tiles.size * scale, tiles.overlap * scale))
@@ -115,7 +117,7 @@ class SuperResolutionPipeline(RestorationPipeline):
             residual = predict_residual(self.unet, process, padded(self._to_model(enlarged), multiple))
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
-        process, multiple = process_of(self.scheduler), network_multiple(self.unet)
+        process, multiple = process_of(self.scheduler), size_multiple(self.unet)
         bands = in_tiles(
             one_tile,
             image[None],
@@ -142,7 +144,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     def _run_back(self, enlarged: Tensor, options: RestoreOptions) -> Tensor:
         """Makes a residual by DDIM from pure noise."""
-        scheduler: DDIMScheduler = process_of(self.scheduler).make_sampler("ddim")
+        scheduler = process_of(self.scheduler).make_sampler("ddim")
         scheduler.set_timesteps(options.num_inference_steps, device=enlarged.device)
         state = randn_tensor(enlarged.shape, generator=options.generator, device=enlarged.device)
         for time in scheduler.timesteps:

@@ -34,10 +34,10 @@ def upscale_files(options: UpscaleOptions, *, stop: StopRequest | None = None) -
             f"no model for factor {options.scale} comes with the package; train one, and name it with --model"
         )
     pipeline = open_restorer(name, "upscale", options)
-    scale = pipeline.config.scale
+    scale = pipeline.config["scale"]
     if options.scale not in (None, scale):
         raise InputError(f"--scale {options.scale}: the model {name} was trained for scale {scale}")
-    if options.mode == "sample" and not pipeline.config.can_sample:
+    if options.mode == "sample" and not pipeline.config["can_sample"]:
         raise InputError(f"--mode sample: the model {name} was trained for --mode mean only")
     restore = partial(upscale_photograph, pipeline, options)
     facts = {"model": name, "mode": options.mode, "scale": scale}
@@ -61,4 +61,4 @@ def upscale_photograph(
     """
     how = how_to_restore(options, "upscale", options.mode, options.steps, before_tile)
     bands = pipeline.bands(photograph.tensor().to(pipeline.device), how)
-    return photograph.from_bands(bands, pipeline.config.scale), {}
+    return photograph.from_bands(bands, pipeline.config["scale"]), {}

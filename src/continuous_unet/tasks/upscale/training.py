@@ -3,67 +3,61 @@
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
-from continuous_unet.diffusion.losses import prediction_target
-from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.process import Process
 from continuous_unet.images.resampling import degraded
-from continuous_unet.tasks.base import RestorationTask
-from continuous_unet.tasks.upscale.pipeline import RESIDUAL_SCALE, SuperResolutionPipeline, predict_residual
+from continuous_unet.tasks.base import RestorationTask, StepContext
+from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
+from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline, predict_residual
 
 
-class SuperResolutionTask(RestorationTask):
+class UpscaleTask(RestorationTask[UpscaleTraining]):
     """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` beside the enlarged image (SR3, arXiv 2104.07636).
 
-    At the last timestep nothing of the residual is left (zero terminal SNR, arXiv 2305.08891), so that the best answer
-    there is the mean of the residual whatever the noise says: it is asked with zeros in place of noise, for a fixed
-    share of the images, and is the answer of highest PSNR in one evaluation.
+    At the last timestep nothing of the residual is left (zero terminal SNR, arXiv 2305.08891), so the optimal
+    prediction there is the mean residual. A fixed fraction of each batch is trained on exactly this case, with the
+    noise set to zero; at inference it gives the highest PSNR in one evaluation.
     """
 
-    def make_scheduler(self) -> Any:
-        return DDPMScheduler(
-            num_train_timesteps=self.config.num_train_timesteps,
-            beta_schedule=self.config.noise_schedule,
-            prediction_type=self.config.objective or "v_prediction",
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-            clip_sample=False,
-        )
+    @classmethod
+    def make_process(cls, options: VariancePreservingOptions) -> Process:
+        return options.make(default_objective="v_prediction", zero_terminal_snr=True)
 
-    def model_arguments(self, channels: int) -> dict[str, Any]:
+    def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
         """Twice the channels go in: the diffused residual and the enlarged image."""
-        arguments: dict[str, Any] = {"in_channels": 2 * channels, "out_channels": channels}
-        if self.config.preset == "restorer":
-            arguments["patch_size"] = self.config.scale  # the blocks run at the resolution of the small image
-        return arguments
+        # the blocks of a restorer run at the resolution of the small image
+        patch = {"patch_size": self.options.scale} if preset == "restorer" else {}
+        return {"in_channels": 2 * channels, "out_channels": channels, **patch}
 
-    def loss(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        small_share = 1 - self.config.regression_share
-        count = self.config.num_train_timesteps
-        enlarged, residual = self._residual(clean)
-        in_one = timesteps >= small_share * count
+    def loss(self, step: StepContext) -> Tensor:
+        diffused_share = 1 - self.options.regression_share
+        count = step.process.num_train_timesteps
+        enlarged, residual = self._residual(step.clean)
+        in_one = step.times >= diffused_share * count
         # the timesteps that are left over spread over the whole range again
-        spread = (timesteps / max(small_share, 1e-9)).long().clamp(max=count - 1)
+        spread = (step.times / max(diffused_share, 1e-9)).long().clamp(max=count - 1)
         times = torch.where(in_one, count - 1, spread)
-        noise = noise * ~in_one[:, None, None, None]
-        noisy = self.scheduler.add_noise(residual, noise, times)
-        target = prediction_target(self.scheduler, residual, noise, times)
-        prediction = model(torch.cat([noisy, enlarged], dim=1), times).sample
-        return self.deviation(prediction - target)
+        noised = step.process.add_noise(residual, step.noise * ~in_one[:, None, None, None], times)
+        prediction = step.model(torch.cat([noised.x_t, enlarged], dim=1), times).sample
+        return self.deviation(prediction - noised.target)
 
-    def restored(self, model: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """By the answer in one evaluation; noise and timesteps do not matter."""
-        enlarged, _ = self._residual(clean)
-        return enlarged, enlarged + predict_residual(model, process_of(self.scheduler), enlarged)
+    def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns the answer in one evaluation; noise and times do not matter."""
+        enlarged, _ = self._residual(step.clean)
+        return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
     def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = degraded(clean / 2 + 0.5, self.config.scale)[1] * 2 - 1
+        enlarged = degraded(clean / 2 + 0.5, self.options.scale)[1] * 2 - 1
         return enlarged, RESIDUAL_SCALE * (clean - enlarged)
 
-    def pipeline(self, model: Any) -> SuperResolutionPipeline:
+    def pipeline(self, model: nn.Module) -> SuperResolutionPipeline:
         return SuperResolutionPipeline(
-            model, self.scheduler, scale=self.config.scale, can_sample=self.config.regression_share < 1
+            model,
+            self.process.scheduler,
+            scale=self.options.scale,
+            can_sample=self.options.regression_share < 1,
         )
 
     def usage(self, run: str) -> str:

@@ -1,96 +1,42 @@
-"""Four ways to differentiate a solve. Each takes a problem and its first state, and gives the last.
+"""The reversible solve: constant memory, gradients exact to rounding.
 
-| mode         | memory in the number of steps     | gradient                                            |
-| ------------ | --------------------------------- | --------------------------------------------------- |
-| `backprop`   | grows: every activation           | exact, of the discrete solution                     |
-| `checkpoint` | grows: one carry a step           | exact                                               |
-| `reversible` | constant                          | exact to rounding; reversible methods only          |
-| `adjoint`    | constant                          | of the continuous problem: off by the solver's error |
-
-`reversible` rebuilds each carry from the one after it (`Method.inverse`) and differentiates the step there: what is
-kept is the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
-backpropagation costs three. `adjoint` is in `adaptive.py`, because it is torchdiffeq's.
+Each carry is rebuilt from the one after it (`Method.inverse`), and the step is differentiated there: what is kept is
+the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
+backpropagation costs three.
 """
 
 from __future__ import annotations  # torch.compile cannot trace the annotations of inner functions
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint as torch_checkpoint
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from continuous_unet.ode.forms import SplitFieldModule
-from continuous_unet.ode.loop import Counter, Problem, advance, evaluator
+from continuous_unet.ode.guards import find_edges, sample_values, should_check_drift, warn_if_drifted
+from continuous_unet.ode.loop import Counter, Problem, evaluator
 from continuous_unet.ode.methods import Carry
 from continuous_unet.ode.state import State
 
-DRIFT_TOLERANCE = 1e-3
-"""Largest difference between the first state and its reconstruction (root mean square, relative) before a warning."""
 
+def reversible_end(
+    problem: Problem, state: State, args: tuple[Any, ...], parameters: tuple[Tensor, ...], counter: Counter | None
+) -> State:
+    """The state after the last step, with a backward pass that rebuilds the states before it.
 
-def solve_backprop(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
-    """Let autograd record every operation."""
-    method = problem.method
-    return method.finish(advance(problem, evaluator(problem, args, counter), method.start(state)))
-
-
-def solve_checkpoint(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
-    """Store the carry before each step and run the step again in the backward pass (torch's checkpoint)."""
-    evaluate = evaluator(problem, args, counter)
-    carry = problem.method.start(state)
-    for step in range(problem.num_steps):
-
-        def take_step(*tensors: Tensor, t: float = problem.time(step)) -> Carry:
-            return problem.method.step(evaluate, t, problem.step_size, tensors)
-
-        carry = torch_checkpoint(take_step, *carry, use_reentrant=False)
-    return problem.method.finish(carry)
-
-
-def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
-    """Keep the last carry only; rebuild the others on the way back."""
-    if torch.compiler.is_compiling() and not _can_be_traced(problem):
-        return solve_checkpoint(problem, state, args, counter)  # exact as well
-    parameters = differentiable_parameters(problem.field)
-    tensors = tuple(a for a in args if isinstance(a, Tensor))
-    template = tuple(None if isinstance(a, Tensor) else (a,) for a in args)
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (*state, *tensors, *parameters)):
-        # Nothing to rebuild for, unless the field hides a tensor that requires grad.
-        result = solve_backprop(problem, state, args, counter)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in result):
-            raise RuntimeError(captured_message(problem))
-        return result
+    `parameters` are those of the field that require grad.
+    """
     if state.x is state.v:
         state = State(state.x, state.v.clone())  # torch.compile wants every input of an autograd function to be its own
-    spec = _Reversal(problem, template, len(tensors), parameters, counter)
-    end = State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
-    if not torch.compiler.is_compiling():  # what is compiled has no second derivatives anyway, and says so
-        refuse_second_derivatives(problem, end, "reversible")
-    return end
-
-
-def _can_be_traced(problem: Problem) -> bool:
-    """Whether the reversible solve of a field can be compiled.
-
-    Tracing cannot walk the graph of autograd to find captured tensors, whose gradients would silently be lost. So it
-    takes modules only, and of these only such that have no tensor with a gradient beside their parameters.
-    """
-    field = problem.field
-    if not isinstance(field, SplitFieldModule if problem.method.uses_terms else nn.Module):
-        return False
-    attributes = (value for module in field.modules() for value in vars(module).values())
-    return not any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
-
-
-def differentiable_parameters(field: Any) -> tuple[Tensor, ...]:
-    """The parameters of the field that require grad (none for a plain function)."""
-    return tuple(p for p in field.parameters() if p.requires_grad) if isinstance(field, nn.Module) else ()
+    leaves, structure = tree_flatten(args)
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+    template = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
+    spec = _Reversal(problem, template, structure, len(tensors), parameters, counter)
+    return State(*_ReversibleSolve.apply(spec, *state, *tensors, *parameters))
 
 
 @dataclass(frozen=True)
@@ -99,14 +45,17 @@ class _Reversal:
 
     problem: Problem
     template: tuple[tuple[Any] | None, ...]
-    """One entry per argument of the field: None where a tensor goes, else the value in a tuple."""
+    """One entry per leaf of the field's arguments: None where a tensor goes, else the value in a tuple."""
+    structure: TreeSpec
+    """How the arguments are put together from their leaves."""
     num_tensors: int
     parameters: tuple[Tensor, ...]
     counter: Counter | None
 
     def fill(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         remaining = iter(tensors)
-        return tuple(next(remaining) if entry is None else entry[0] for entry in self.template)
+        leaves = [next(remaining) if entry is None else entry[0] for entry in self.template]
+        return tree_unflatten(leaves, self.structure)
 
     def split(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Part what belongs to argument tensors from what belongs to parameters."""
@@ -136,7 +85,7 @@ class _ReversibleSolve(torch.autograd.Function):
         if ctx.randomness is not None:
             ctx.randomness.after_last_step()
         ctx.spec = spec
-        samples = () if tracing else (_sample(x), _sample(v))
+        samples = () if tracing else (sample_values(x), sample_values(v))
         ctx.num_samples = len(samples)
         ctx.save_for_backward(*samples, *inputs, *carry)
         return problem.method.finish(carry)
@@ -156,7 +105,7 @@ class _ReversibleSolve(torch.autograd.Function):
         if not tracing:
             # The field is evaluated again with the parameters that it has now. (The saved ones serve as autograd's
             # check against changes in place; hooks on saved tensors may have put copies in their place.)
-            parameters = differentiable_parameters(problem.field)
+            parameters = problem.parameters()
             if [id(p) for p in parameters] != [id(p) for p in spec.parameters]:
                 raise RuntimeError(
                     f"the parameters of the field of {problem.name!r} were replaced between the forward and the "
@@ -176,8 +125,9 @@ class _ReversibleSolve(torch.autograd.Function):
                 sums = grads_here if sums is None else tuple(a + b for a, b in zip(sums, grads_here, strict=True))
         first = method.finish(carry)
         state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
-        if samples and _should_check(first.x.device):
-            _warn_if_drifted(problem, first, samples, ctx.autocast)
+        if samples and should_check_drift(first.x.device):
+            in_half = ctx.autocast is not None and ctx.autocast.enabled
+            warn_if_drifted(problem, first, samples, ctx.autocast.dtype if in_half else None)
         by_tensor = iter(sums or ())
         tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
         return (None, *state_grads, *tensor_grads, *by_tensor)
@@ -246,6 +196,7 @@ def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pul
 
     def pull(grads: Sequence[Tensor], wanted: slice) -> tuple[Tensor, ...]:
         first = outputs[: len(grads)]
+        # Zeros where there is no path are right here: the leaves were made above, and no hook has touched them.
         return torch.autograd.grad(first, leaves[wanted], grads, retain_graph=True, materialize_grads=True)
 
     return pull
@@ -278,16 +229,20 @@ def _pull_field(
     targets = (*leaves, *(a for a, w in zip(arguments, wanted, strict=True) if w), *parameters)
     with torch.enable_grad():
         value, rebuild = _unpack(evaluator(spec.problem, spec.fill(arguments), None)(t, *leaves))
-    refuse_captured_tensors(spec.problem, value, targets)
+    edges = find_edges(spec.problem, value, targets)
 
     def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
         pairs = [(v, g.to(v.dtype)) for v, g in zip(value, value_grads, strict=True) if v.requires_grad]
-        if not pairs:
-            grads = tuple(torch.zeros_like(target) for target in targets)
-        else:
+        grads: list[Tensor | None] = [None] * len(targets)
+        if edges:
             outputs, output_grads = zip(*pairs, strict=True)
-            grads = torch.autograd.grad(outputs, targets, output_grads, materialize_grads=True)
-        return grads[: len(leaves)], grads[len(leaves) :]
+            parts = torch.autograd.grad(outputs, [edge for _, edge in edges], output_grads)
+            for (number, _), part in zip(edges, parts, strict=True):
+                before = grads[number]
+                grads[number] = part if before is None else before + part
+        # what is not in the graph of the field's value is not used by it
+        whole = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(targets, grads, strict=True))
+        return whole[: len(leaves)], whole[len(leaves) :]
 
     return tuple(v.detach() for v in value), rebuild, pull
 
@@ -322,57 +277,6 @@ def _pull_field_traced(
         return grads[: len(point)], grads[len(point) :]
 
     return value, rebuilds[0], pull
-
-
-def refuse_captured_tensors(problem: Problem, outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
-    """Raise if `outputs` depend, through autograd, on a tensor that requires grad and is not among `inputs`.
-
-    Such a tensor is captured by the field (a timestep embedding used inside a closure, say); a solve that is one node
-    of the graph cannot give it its gradient, and without this check it would silently get none.
-    """
-    inputs = tuple(inputs)
-    known = {id(i) for i in inputs}
-    # A node and which of its outputs: of the two halves of `emb.chunk(2)`, one may be an input and the other captured.
-    seen = {(i.grad_fn, i.output_nr) for i in inputs if i.grad_fn is not None}
-    stack = [(o.grad_fn, o.output_nr) for o in outputs if o.grad_fn is not None]
-    while stack:
-        edge = stack.pop()
-        if edge in seen:
-            continue
-        seen.add(edge)
-        node = edge[0]
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in known:
-            raise RuntimeError(captured_message(problem))
-        stack.extend((following, nr) for following, nr in node.next_functions if following is not None)
-
-
-def captured_message(problem: Problem) -> str:
-    """The error for a field that hides a tensor that requires grad."""
-    return (
-        f"the field of {problem.name!r} uses a tensor that requires grad and is neither its parameter nor one of its "
-        "arguments; it would get no gradient. Pass it through `integrate(..., args=(tensor,))`, or make the field an "
-        "nn.Module that owns it, or use gradient='backprop' or 'checkpoint'."
-    )
-
-
-def refuse_second_derivatives(problem: Problem, end: State, gradient: str) -> None:
-    """Make a backward pass with `create_graph=True` raise at `end`.
-
-    Without it the gradient of, say, `end.x.sum()` would come back without a graph, and a penalty on it would count for
-    nothing.
-    """
-
-    def refuse(_: Tensor) -> None:
-        if torch.is_grad_enabled():  # in a backward pass: with create_graph=True
-            raise RuntimeError(
-                f"gradient={gradient!r} of {problem.name!r} has no second derivatives (create_graph=True); use "
-                "gradient='backprop' or 'checkpoint'"
-            )
-
-    for tensor in end:
-        if tensor.requires_grad:
-            tensor.register_hook(refuse)
 
 
 @dataclass(frozen=True)
@@ -442,44 +346,3 @@ class _RandomStates:
         torch.set_rng_state(states[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1], self.device)
-
-
-_warned: set[str] = set()
-_backward_passes = 0
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """At most 1,024 evenly spaced values: enough to see a drift, next to nothing to keep."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // 1024)][:1024].clone()
-
-
-def _should_check(device: torch.device) -> bool:
-    # Reading the comparison waits for the device: always on a CPU, now and then elsewhere.
-    global _backward_passes
-    if device.type == "meta":
-        return False
-    _backward_passes += 1
-    return device.type == "cpu" or _backward_passes % 64 == 1
-
-
-def _warn_if_drifted(problem: Problem, rebuilt: State, samples: Carry, autocast: _Autocast | None) -> None:
-    if problem.name in _warned:
-        return
-    before = torch.cat([s.double() for s in samples])
-    after = torch.cat([_sample(r).double() for r in rebuilt])
-    scale = max(float(before.square().mean().sqrt()), 1e-30)
-    drift = float((after - before).square().mean().sqrt()) / scale
-    tolerance = DRIFT_TOLERANCE
-    if autocast is not None and autocast.enabled:
-        # A half-precision field is a staircase: a rebuilt point that falls on another stair differs by a rounding.
-        tolerance = max(tolerance, 4 * torch.finfo(autocast.dtype).eps)
-    if not drift <= tolerance:  # also true for NaN
-        _warned.add(problem.name)
-        warnings.warn(
-            f"the reversible backward pass of {problem.name!r} ({problem.method.name}, {problem.num_steps} steps of "
-            f"{problem.step_size:g}) rebuilt its first state with a relative error of {drift:.1e}: its gradients are "
-            "inexact. Use gradient='checkpoint', fewer or smaller steps, less damping, or keep the state in float32 "
-            "(autocast does).",
-            stacklevel=2,
-        )

@@ -1,0 +1,78 @@
+"""Feature extractors of FID and KID. A new one is a class in a file here, and an entry in `options.EXTRACTORS`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.data import ImageDataset
+from continuous_unet.evaluation.options import EXTRACTORS
+
+Facts = dict[str, str | int | float | None]
+"""What `prepare` found out, as JSON."""
+
+
+class Extractor(ABC):
+    """Turns images into features.
+
+    Args:
+        path: the file that `prepare` wrote, if it writes one.
+        facts: what `prepare` returned.
+        device: where to compute.
+    """
+
+    name: str
+    """What it is, for people: no distance is shown without it."""
+
+    @abstractmethod
+    def __init__(self, path: Path, facts: Facts, device: torch.device) -> None: ...
+
+    @classmethod
+    def check(cls, device: torch.device) -> None:
+        """Raises InputError, with a remedy, if the extractor cannot be used here; most can be used everywhere."""
+        return
+
+    @classmethod
+    def prepare(
+        cls,
+        data: ImageDataset,
+        held_out: ImageDataset,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        path: Path,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> Facts:
+        """Trains what has to be trained.
+
+        Args:
+            data: real images to train on.
+            held_out: real images to test on.
+            steps: training steps.
+            seed: seed of weights and order.
+            device: where to compute.
+            path: where to write the weights (safetensors).
+            before_step: called before each training step; what it raises ends the work.
+        """
+        return {}
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Returns features `(B, F)` of images `(B, C, H, W)` in [-1, 1]."""
+
+
+def extractor_class(kind: str) -> type[Extractor]:
+    """Returns an extractor by its name.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if kind not in EXTRACTORS:
+        raise InputError(f"extractor={kind!r} is unknown; expected one of {', '.join(EXTRACTORS)}")
+    module, _, name = EXTRACTORS[kind].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)

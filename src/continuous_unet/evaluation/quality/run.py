@@ -1,0 +1,248 @@
+"""The library calls behind `cunet evaluate`: how good restored and generated images are."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from continuous_unet.base.devices import pick_device
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import CallResult
+from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.evaluation import options as opts
+from continuous_unet.evaluation.quality import generation, restoration
+from continuous_unet.evaluation.quality.extractors import extractor_class
+from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.denoise.options import DenoiseOptions
+from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
+from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.restoration import RestoreOptions
+from continuous_unet.tasks.upscale.options import UpscaleOptions
+
+VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": UpscaleOptions}
+
+
+@dataclass
+class EvaluationResult(CallResult):
+    """Rows of figures, one for each model and experiment; those that were finished if a signal stopped the work."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: int | None = None
+
+    def notes(self) -> list[str]:
+        return [] if self.stopped_by is None else [f"stopped; {len(self.rows)} rows are finished"]
+
+
+@contextlib.contextmanager
+def collecting(result: EvaluationResult, stop: StopRequest | None) -> Iterator[StopRequest]:
+    """Within, `Stopped` ends the block, and the result says which signal it was; what it has by then is kept."""
+    with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as request:
+        try:
+            yield request
+        except Stopped as stopped:
+            result.stopped_by = stopped.signal
+
+
+@dataclass
+class RestorationResult(EvaluationResult):
+    """Quality, speed and memory of restoration models."""
+
+    lpips: str = restoration.NO_LPIPS
+
+    def to_text(self) -> str:
+        return "\n".join(map(_restoration_line, self.rows))
+
+
+def evaluate_denoising(options: opts.EvaluateDenoiseOptions, *, stop: StopRequest | None = None) -> RestorationResult:
+    """Measures how well models remove noise from clean images to which it was added.
+
+    Args:
+        options: models, images, and noise levels or timesteps.
+        stop: a request to stop; the finished rows are returned then.
+
+    Raises:
+        InputError: for options, models or images that cannot be used.
+    """
+
+    def experiments(pipeline: Any) -> list[restoration.Experiment]:
+        if options.timesteps:
+            return [restoration.NoisingStep.of(pipeline, step) for step in options.timesteps]
+        return [restoration.GaussianNoise(sigma, options.known_sigma) for sigma in options.sigma or (15.0, 25.0, 50.0)]
+
+    return _evaluate("denoise", "denoise-grey", options, experiments, stop)
+
+
+def evaluate_upscaling(options: opts.EvaluateUpscaleOptions, *, stop: StopRequest | None = None) -> RestorationResult:
+    """Measures how well models enlarge images that were reduced; arguments and errors are as for `evaluate_denoising`.
+
+    `megapixels_per_second` counts the pixels of the large images.
+    """
+
+    def experiments(pipeline: Any) -> list[restoration.Experiment]:
+        return [restoration.Reduction(pipeline.config.scale, options.jpeg)]
+
+    return _evaluate("upscale", f"upscale-x{options.scale or 2}", options, experiments, stop)
+
+
+def _evaluate(
+    task: str,
+    packaged: str,
+    options: opts.RestorationOptions,
+    experiments: Callable[[Any], list[restoration.Experiment]],
+    stop: StopRequest | None,
+) -> RestorationResult:
+    options.validate()
+    result = RestorationResult(lpips="measured" if options.lpips else restoration.NO_LPIPS)
+    verb = VERBS[task]
+    tiles = Tiles(options.tile or verb.tile, verb.overlap if options.overlap is None else options.overlap)
+    device = pick_device(options.device)
+    with collecting(result, stop) as request:
+        how = RestoreOptions(options.mode, options.sampling_steps, tiles=tiles, before_tile=request.check)
+        settings = restoration.Settings(how, options.seed, options.lpips)
+        for name in options.model or [packaged]:
+            pipeline = load_restorer(name, task, device=device)
+            if options.solver_steps is not None:
+                set_solver_steps(pipeline.unet, options.solver_steps)
+            chosen = experiments(pipeline)
+            # upscaling is scored on luma, so colour images are kept; a denoiser is scored in its own channels
+            channels = 3 if task == "upscale" else pipeline.channels
+            largest = max(
+                (image for _, image in restoration.read_images(options.data, channels, options.num)),
+                key=lambda image: image[0].numel(),
+            )
+            facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.mode}
+            facts |= restoration.peak_memory_of(pipeline, largest, how)
+            for experiment in chosen:
+                images = restoration.read_images(options.data, channels, options.num)
+                row = restoration.measure(experiment, pipeline, images, settings)
+                result.rows.append({"model": name, "data": options.data, **row, **facts})
+    return result
+
+
+def _restoration_line(row: dict[str, Any]) -> str:
+    if "step" in row:
+        what = f"timestep {row['step']}"
+    else:
+        what = f"sigma {row['sigma']:g}" if "sigma" in row else f"x{row['scale']}"
+    if "jpeg" in row:
+        what += f", JPEG quality {row['jpeg']}"
+    lpips = "" if row["lpips"] is None else f", LPIPS {row['lpips']:.4f}"
+    return (
+        f"{row['model']} on {row['data']} ({row['images']} images), {what}: PSNR {row['psnr']:.2f} dB, SSIM "
+        f"{row['ssim']:.4f}{lpips} (before: {row['input_psnr']:.2f} dB, {row['input_ssim']:.4f}); "
+        f"{row['megapixels_per_second']:.2f} megapixels/s, {row['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- generation
+
+
+@dataclass
+class GenerationResult(EvaluationResult):
+    """FID and KID of models and of folders of images."""
+
+    extractor: str = ""
+    """What the features are. Distances in other features cannot be compared with these."""
+    floor: generation.Distance | None = None
+    """The distance of real images to as many others: what a perfect model would reach."""
+
+    def to_text(self) -> str:
+        if self.floor is None:
+            return ""
+        rows = [*self.rows, {"name": "real images", **dataclasses.asdict(self.floor)}]
+        lines = [
+            f"{row['name']} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
+            f"{row['kid_std'] * 1000:.2f}"
+            for row in rows
+        ]
+        return "\n".join([*lines, f"features: {self.extractor}"])
+
+
+def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequest | None = None) -> GenerationResult:
+    """Measures FID and KID of models, or of generated images, to real images.
+
+    The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
+    class-conditional model makes as many images of each class.
+
+    Args:
+        options: models, images and how to compare them.
+        stop: a request to stop; the finished rows are returned then.
+
+    Raises:
+        InputError: for options, models or images that cannot be used.
+    """
+    options.validate()
+    device = pick_device(options.device)
+    kind = extractor_class(options.extractor)
+    kind.check(device)
+    pipelines = {name: _sampler(name, options, device) for name in options.model}
+    real = _real_images(options, pipelines)
+    shape = {"image_size": real.report.image_size, "channels": real.report.channels}
+    folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
+    train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
+    result = GenerationResult()
+    with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
+        path, check = Path(folder) / "extractor.safetensors", request.check
+        extractor_options = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
+        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **extractor_options), device)
+        result.extractor = extractor.name
+        halves = generation.real_halves(train, options.num, options.seed)
+        reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
+        result.floor = generation.distances(reference, other)
+
+        def add(name: str, features: torch.Tensor, **how: Any) -> None:
+            distance = generation.distances(reference, features)
+            result.rows.append({"name": name, **dataclasses.asdict(distance), **how})
+
+        how = {"scheduler": options.scheduler, "sampling_steps": options.sampling_steps}
+        for name, pipeline in pipelines.items():
+            batches = generation.samples(
+                pipeline,
+                options.num,
+                seed=options.seed,
+                num_inference_steps=options.sampling_steps,
+                batch_size=options.batch_size,
+                on_step=check,
+            )
+            bar = tqdm(batches, name, -(-options.num // options.batch_size), leave=False)
+            add(name, generation.fake_features(bar, extractor, device)[0], **how)
+        for name, images in folders.items():
+            numbers = list(range(min(options.num, len(images))))
+            add(name, generation.real_features(images, numbers, extractor, device, check))
+    return result
+
+
+def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> Any:
+    pipeline = load_pipeline(name, device=device)
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    if options.solver_steps is not None:
+        set_solver_steps(pipeline.unet, options.solver_steps)
+    return pipeline
+
+
+def _real_images(options: opts.EvaluateGenerateOptions, pipelines: dict[str, Any]) -> ImageDataset:
+    """Opens the real images in the size and the channels that the models make."""
+    size, channels = options.image_size, None
+    for name, pipeline in pipelines.items():
+        config = pipeline.unet.config
+        size, channels = size or config.sample_size, channels or config.in_channels
+        if (config.sample_size, config.in_channels) != (size, channels):
+            raise InputError(
+                f"{name} makes images of {config.sample_size} pixels and {config.in_channels} channels, and the others "
+                f"are of {size} pixels and {channels} channels; evaluate it by itself"
+            )
+    data = open_dataset(options.data, image_size=size, channels=channels, fit="crop", seed=0)
+    if len(data) < 2.5 * generation.FEWEST:
+        raise InputError(
+            f"{options.data} has {len(data)} images; FID and KID need at least {5 * generation.FEWEST // 2}"
+        )
+    return data

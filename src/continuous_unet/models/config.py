@@ -1,0 +1,268 @@
+"""The settings of a continuous U-Net of any dimension. They check themselves, and errors name the setting."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from continuous_unet.models.blocks import SolverConfig
+from continuous_unet.models.controls import BLOCKS
+from continuous_unet.models.fields import FIELDS, INITIAL_VELOCITIES, FieldConfig
+from continuous_unet.models.layers import NORM_TYPES
+
+DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
+UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """All that makes a U-Net; `ContinuousUNet2DModel` says what each setting is.
+
+    Raises:
+        ValueError: for settings that do not fit together, by name.
+    """
+
+    sample_size: int | tuple[int, ...] | None = None
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    time_embedding_dim: int | None = None
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] | None = None
+    mid_block_type: str | None = "UNetMidBlock2D"
+    up_block_types: tuple[str, ...] | None = None
+    add_attention: bool = True
+    block_out_channels: tuple[int, ...] = (64, 96, 128)
+    layers_per_block: int = 1
+    dropout: float = 0.0
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8
+    norm_num_groups: int = 8
+    norm_eps: float = 1e-5
+    norm_type: str = "group"
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+    patch_size: int = 1
+    block_type: str = "second_order"
+    field_type: str = "relaxation"
+    initial_velocity: str = "features"
+    num_solver_steps: int = 2
+    integration_time: float | None = None
+    method: str = "kick_drift"
+    gradient: str = "reversible"
+    solver_rtol: float = 1e-3
+    solver_atol: float = 1e-4
+    field_channels: tuple[int | None, ...] | None = None
+    time_proj_channels: int | None = None
+
+    @property
+    def levels(self) -> int:
+        return len(self.block_out_channels)
+
+    @property
+    def size_multiple(self) -> int:
+        """What each side of a sample must be a multiple of."""
+        return self.patch_size * 2 ** (self.levels - 1)
+
+    @property
+    def down_attention(self) -> tuple[bool, ...]:
+        """Per level, whether it has attention on the way down."""
+        kinds = self.down_block_types
+        return (False,) * self.levels if kinds is None else tuple("Attn" in kind for kind in kinds)
+
+    @property
+    def up_attention(self) -> tuple[bool, ...]:
+        """Per level from the lowest resolution up, whether it has attention on the way up."""
+        kinds = self.up_block_types
+        return self.down_attention[::-1] if kinds is None else tuple("Attn" in kind for kind in kinds)
+
+    @property
+    def emb_channels(self) -> int:
+        """Width E of the embedding."""
+        return self.time_embedding_dim or self.block_out_channels[0] * 4
+
+    @property
+    def proj_channels(self) -> int:
+        """Sines and cosines that the timestep embedding starts from."""
+        return self.time_proj_channels or self.block_out_channels[0]
+
+    @property
+    def solver(self) -> SolverConfig:
+        horizon = float(self.num_solver_steps) if self.integration_time is None else self.integration_time
+        return SolverConfig(
+            self.num_solver_steps, horizon, self.method, self.gradient, self.solver_rtol, self.solver_atol
+        )
+
+    def field(self, level: int, dim: int) -> FieldConfig:
+        """The settings of the fields of one level."""
+        return FieldConfig(
+            channels=self.block_out_channels[level],
+            emb_channels=self.emb_channels,
+            horizon=self.solver.horizon,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=self.norm_eps,
+            act_fn=self.act_fn,
+            dropout=self.dropout,
+            norm_type=self.norm_type,
+            hidden_channels=None if self.field_channels is None else self.field_channels[level],
+            dim=dim,
+        )
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "layers_per_block", "patch_size", "norm_num_groups"):
+            _check_positive(name, getattr(self, name))
+        for name in ("num_class_embeds", "attention_head_dim", "time_embedding_dim", "time_proj_channels"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        self._check_widths()
+        for name, allowed in (
+            ("norm_type", NORM_TYPES),
+            ("block_type", BLOCKS),
+            ("field_type", FIELDS),
+            ("initial_velocity", INITIAL_VELOCITIES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
+        if self.mid_block_type not in ("UNetMidBlock2D", None):
+            raise ValueError(f"mid_block_type={self.mid_block_type!r} must be 'UNetMidBlock2D' or None")
+        if self.class_embed_type not in (None, "timestep", "identity"):
+            raise ValueError(f"class_embed_type={self.class_embed_type!r} must be None, 'timestep' or 'identity'")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
+        if self.sample_size is not None:
+            sides = (self.sample_size,) * 2 if isinstance(self.sample_size, int) else tuple(self.sample_size)
+            check_size("sample_size", sides, self.size_multiple)
+        BLOCKS[self.block_type].check(self.field_type, self.solver.method, self.solver.gradient)
+
+    def _check_widths(self) -> None:
+        widths, groups = self.block_out_channels, self.norm_num_groups
+        if not widths or any(not _is_positive(width) for width in widths):
+            raise ValueError(
+                f"block_out_channels={tuple(widths)!r} must hold at least one width, each an integer of at least 1"
+            )
+        for width in widths:
+            if width % groups:
+                raise ValueError(f"norm_num_groups={groups} does not divide the width {width} of block_out_channels")
+        for name, allowed in (
+            ("field_channels", None),
+            ("down_block_types", DOWN_BLOCK_TYPES),
+            ("up_block_types", UP_BLOCK_TYPES),
+        ):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) != self.levels:
+                raise ValueError(
+                    f"{name} has {len(values)} entries and block_out_channels {self.levels}: give one per level"
+                )
+            for value in values:
+                if allowed is not None and value not in allowed:
+                    raise ValueError(f"{name} holds {value!r}; expected {' or '.join(map(repr, allowed))}")
+        for hidden in self.field_channels or ():
+            if hidden is not None and (not _is_positive(hidden) or hidden % groups):
+                raise ValueError(
+                    f"field_channels={self.field_channels!r} must be multiples of norm_num_groups={groups}"
+                )
+        attended = {width for width, attention in zip(widths, self.down_attention, strict=True) if attention}
+        attended |= {width for width, attention in zip(widths[::-1], self.up_attention, strict=True) if attention}
+        if self.mid_block_type is not None and self.add_attention:
+            attended.add(widths[-1])
+        for width in attended:
+            if width % (self.attention_head_dim or width):
+                raise ValueError(f"attention_head_dim={self.attention_head_dim} does not divide the width {width}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not _is_positive(value):
+        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+
+
+def check_size(name: str, sides: tuple[int, ...], multiple: int) -> None:
+    """Raises ValueError, with the nearest sizes that fit, if a side is not a multiple."""
+    if not any(side % multiple for side in sides):
+        return
+
+    def nearest(side: int) -> str:
+        below = side // multiple * multiple
+        return f"{side}" if side == below else f"{below or multiple} or {below + multiple}"
+
+    raise ValueError(
+        f"{name} is {'x'.join(map(str, sides))}; this model needs multiples of {multiple} (nearest: "
+        f"{' by '.join(map(nearest, sides))}): pad or resize the images, or use fewer levels"
+    )
+
+
+RETIRED: dict[str, Any] = {"read_velocity": False, "initial_decay": 0.5}
+"""Settings of version 0.1.0 that are gone, with the value that all other models had."""
+OF_UNET2D: dict[str, Any] = {
+    "time_embedding_type": "positional",
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "attn_norm_num_groups": None,
+    "resnet_time_scale_shift": "default",
+    "num_train_timesteps": None,
+}
+"""Settings of `UNet2DModel` that have no counterpart here, with their defaults."""
+
+
+def without_foreign(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops retired settings and those of `UNet2DModel` that have no counterpart here.
+
+    Raises:
+        ValueError: if one has another value than its default, by name.
+    """
+    for name, default in {**OF_UNET2D, **RETIRED}.items():
+        value = settings.get(name, default)
+        if value != default:
+            reason = (
+                "was removed after version 0.1.0, because it measured no better; use that version for this model"
+                if name in RETIRED
+                else f"is a setting of UNet2DModel that has no counterpart here; only {default!r} is accepted"
+            )
+            raise ValueError(f"{name}={value!r} {reason}")
+    velocity = settings.get("initial_velocity")
+    if velocity in ("carried", "skips", "zero"):
+        raise ValueError(
+            f"initial_velocity={velocity!r} was removed after version 0.1.0, because it measured no better; use that "
+            "version for this model"
+        )
+    return {name: value for name, value in settings.items() if name not in OF_UNET2D and name not in RETIRED}
+
+
+def pick(settings: Mapping[str, Any]) -> UNetConfig:
+    """The configuration among a mapping's entries; lists, as JSON has them, become tuples."""
+    values = {field.name: settings[field.name] for field in fields(UNetConfig) if field.name in settings}
+    return UNetConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+class SavedConfig(Protocol):
+    """What `unet.config` is: diffusers' frozen dictionary, whose entries are attributes as well."""
+
+    sample_size: int | tuple[int, ...] | None
+    in_channels: int
+    out_channels: int
+    block_out_channels: tuple[int, ...]
+    center_input_sample: bool
+    attention_head_dim: int | None
+    norm_num_groups: int
+    class_embed_type: str | None
+    num_class_embeds: int | None
+    patch_size: int
+    block_type: str
+    field_type: str
+    num_solver_steps: int
+    integration_time: float
+    method: str
+    gradient: str
+
+    def get(self, name: str, default: Any = None, /) -> Any: ...
+
+    def items(self) -> Any: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...

@@ -1,0 +1,107 @@
+"""Layers for maps of one, two or three dimensions: `(B, C, *size)`, where `size` has `dim` numbers."""
+
+import torch
+from torch import Tensor, nn
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+NORM_TYPES = ("group", "pixel", "none")
+"""Normalisation inside fields: over groups of channels of the whole map, over the channels of each pixel, or none."""
+
+
+def conv(
+    dim: int, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, groups: int = 1
+) -> Conv:
+    """Returns a convolution with an odd kernel that keeps the size of a map (divides it by `stride`)."""
+    return _CONVS[dim](in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
+
+
+def zeroed(module: Conv) -> Conv:
+    """Sets weight and bias to zero."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+class PixelNorm(nn.Module):
+    """Brings each pixel's channels to zero mean and unit variance, then applies a learned scale and shift.
+
+    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not
+    on the rest of the image, which restoration wants, where photographs are cut into tiles.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, *size)`, normalised over C."""
+        by_pixel = x.movedim(1, -1)
+        normed = nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.movedim(-1, 1)
+
+
+def norm(norm_type: str, channels: int, num_groups: int, eps: float) -> nn.Module:
+    """Returns the normalisation of that name (see `NORM_TYPES`) for maps of any dimension."""
+    if norm_type == "none":
+        return nn.Identity()
+    return PixelNorm(channels, eps) if norm_type == "pixel" else nn.GroupNorm(num_groups, channels, eps=eps)
+
+
+def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """Moves squares of `factor` pixels a side into channels: `(B, C, *size)` to `(B, C factor^dim, *(size / factor))`.
+
+    The order of channels is that of torch's `pixel_unshuffle`, which is for two dimensions only.
+    """
+    if factor == 1:
+        return x
+    if x.ndim == 4:
+        return nn.functional.pixel_unshuffle(x, factor)
+    batch, channels, *size = x.shape
+    dim = len(size)
+    split = [length for whole in size for length in (whole // factor, factor)]
+    order = [*range(3, 2 + 2 * dim, 2), *range(2, 2 + 2 * dim, 2)]
+    parts = x.reshape(batch, channels, *split).permute(0, 1, *order)
+    return parts.reshape(batch, channels * factor**dim, *(whole // factor for whole in size))
+
+
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """Undoes `pixel_unshuffle`."""
+    if factor == 1:
+        return x
+    if x.ndim == 4:
+        return nn.functional.pixel_shuffle(x, factor)
+    batch, channels, *size = x.shape
+    dim = len(size)
+    order = [axis for k in range(2, 2 + dim) for axis in (k + dim, k)]
+    parts = x.reshape(batch, channels // factor**dim, *[factor] * dim, *size).permute(0, 1, *order)
+    return parts.reshape(batch, channels // factor**dim, *(whole * factor for whole in size))
+
+
+class Merge(nn.Module):
+    """Joins an upsampled map with the skip connection of its level: concatenation and a 1x1 convolution."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dim, 2 * channels, channels, 1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.conv(torch.cat([x, skip.to(x.dtype)], dim=1))
+
+
+class Upsample(nn.Module):
+    """A 3x3 convolution, then nearest-neighbour doubling.
+
+    In this order the convolution runs on a quarter of the pixels; the block that follows smooths the result.
+    """
+
+    def __init__(self, dim: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dim, in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")

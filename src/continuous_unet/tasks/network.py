@@ -1,0 +1,41 @@
+"""What pipelines take for granted: the U-Net that they evaluate, and the base of them all."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
+
+from continuous_unet.models.config import SavedConfig
+
+
+class Prediction(Protocol):
+    """What a U-Net returns."""
+
+    @property
+    def sample(self) -> Tensor:
+        """The prediction `(B, C, H, W)`."""
+
+
+@runtime_checkable  # diffusers compares the parts of a pipeline with the annotations of its constructor
+class Network(Protocol):
+    """A U-Net of diffusers' contract."""
+
+    @property
+    def config(self) -> SavedConfig:
+        """The arguments of its constructor."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+
+    def __call__(self, sample: Tensor, timestep: Tensor | float, **conditions: Any) -> Prediction:
+        """Evaluates the network for noisy images `(B, C, H, W)`."""
+
+
+class Pipeline(DiffusionPipeline):
+    """Base of our pipelines: a U-Net, and the scheduler of diffusers that samples with it."""
+
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers annotates its default, None
+    unet: Network
+    scheduler: Any

@@ -1,0 +1,37 @@
+"""What the training options of all tasks have in common. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import Options, option
+from continuous_unet.diffusion.options import VariancePreservingOptions
+
+
+@dataclass
+class TrainingOptions(Options):
+    """Base of the options of one task's training."""
+
+    name: ClassVar[str]
+    """The task, a key of `tasks.registry.TASKS`."""
+
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """Checks whether the task can be trained with a noise process.
+
+        Raises:
+            InputError: naming the option that does not fit.
+        """
+
+
+@dataclass
+class RestorationTraining(TrainingOptions):
+    """Base for the tasks that make a better image of a worse one."""
+
+    loss: Literal["squared", "absolute"] | None = option(
+        None, "error that training minimises: absolute, or squared; absolute if left out"
+    )
+
+    def check_process(self, process: VariancePreservingOptions) -> None:
+        """Restoration weights all images alike."""
+        if process.min_snr_gamma is not None:
+            raise InputError("--min-snr-gamma is for --task generate; leave it out")

@@ -1,0 +1,256 @@
+"""A training run: its parts put together, and the one call that does it all."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+from torch import nn
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.processes import Processes
+from continuous_unet.base.randomness import derive_seed
+from continuous_unet.base.signals import StopRequest, stop_on_signals
+from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open_dataset, train_validation_split
+from continuous_unet.data.streaming import is_stream, open_stream
+from continuous_unet.models.build import build_unet
+from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.registry import TASKS
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.ema import make_ema
+from continuous_unet.training.folder import RunFolder
+from continuous_unet.training.quantization_aware import round_convolutions
+from continuous_unet.training.report import TrainResult
+from continuous_unet.training.start import load_start
+from continuous_unet.training.state import Learner
+from continuous_unet.training.trainer import Trainer
+
+
+def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None = None) -> TrainResult:
+    """Trains a U-Net, continuous or discrete (presets `ddpm…`), for a task; writes checkpoints, records and a report.
+
+    SIGINT and SIGTERM, to any of the processes, end the run after the current step, with a checkpoint
+    (`TrainResult.stopped_by`). Validation and pictures are cut short, and made up for when the run is resumed. A second
+    signal raises KeyboardInterrupt at once.
+
+    Args:
+        config: all settings.
+        resume: go on from the newest whole checkpoint in `config.output`.
+        stop: asked to stop in place of signals.
+
+    Raises:
+        InputError: for settings, data or files that cannot be used, and a run that another process is training.
+        TrainingDiverged: after `max_non_finite_steps` steps in a row without a finite gradient, or when the weights
+            are not finite where a checkpoint is due.
+    """
+    config.validate()
+    config = config.with_absolute_paths()
+    with RunFolder(config.output) as folder:
+        trainer = assemble(config, folder, resume)
+        try:
+            with stop_on_signals() as signals:
+                trainer.stop = stop or signals
+                result = trainer.run()
+            trainer.processes.wait()
+        except Exception:
+            trainer.leave()  # the others fail with this process, rather than wait for it
+            raise
+        trainer.leave()
+    return result
+
+
+def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
+    """Returns the parts of a run, restored to where it was if it is resumed.
+
+    The folder is claimed after everything that can refuse the configuration, so that a refused run leaves none behind.
+
+    Raises:
+        InputError: for settings, data or files that cannot be used.
+    """
+    if resume:
+        folder.check_run()
+        source = Path(config.data.source)
+        if source.is_absolute() and not source.exists():
+            raise InputError(f"{source} does not exist; if the data has moved, give its new place with --data")
+    accelerator = make_accelerator(config)
+    processes = Processes(accelerator.state)
+    task = make_task(config)
+    data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
+    set_seed(derive_seed("weights", config.seed) % 2**32)
+    model = make_model(config, task, data)
+    try_model(model, data.report, task.class_conditional)
+    learner = make_learner(config, model, accelerator)
+    trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
+    origin = config.model.start_from or config.model.preset
+    processes.say(f"{type(model).__name__} ({origin}): {learner.num_parameters:,} parameters, on {accelerator.device}")
+    claim = folder.resume if resume else folder.start
+    processes.by_main(lambda: claim(config, data, learner.num_parameters))
+    if resume:
+        trainer.restore()
+    if config.records.logger != "none":
+        accelerator.init_trackers("continuous-unet")
+    return trainer
+
+
+def make_task(config: TrainConfig) -> Task:
+    """Returns the task of a run."""
+    kind = TASKS[config.task.name].load_task()
+    return kind(
+        config.task,
+        kind.make_process(config.process),
+        seed=config.seed,
+        num_samples=config.records.num_samples,
+        sampling_steps=config.records.sampling_steps,
+    )
+
+
+def open_data(
+    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, list[str] | None] | None = None
+) -> tuple[TrainingData, ImageDataset | None]:
+    """Returns what to train on, and what is held out (None for nothing).
+
+    Args:
+        config: of the run.
+        task: decides what the configuration leaves open.
+        processes: that share the data.
+        recorded: names of the images and classes that a resumed run was started with, as `open_dataset` takes them.
+
+    Raises:
+        InputError: for data that cannot be used.
+    """
+    settings = config.data
+    names = (
+        "image_size",
+        "fit",
+        "random_crop",
+        "channels",
+        "random_flip",
+        "max_bad_images",
+        "value_range",
+        "max_pixels",
+    )
+    common: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    for name in ("image_size", "fit", "random_crop"):
+        if common[name] is None:
+            common[name] = getattr(task, name)
+    common["seed"] = config.seed
+    if is_stream(settings.source):
+        if settings.num_validation or task.class_conditional:
+            raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
+        readers = processes.count * max(1, settings.num_workers)
+        stream = open_stream(settings.source, **common, readers=readers)
+        processes.say(stream.report.summary())
+        return stream, None
+    dataset = open_dataset(
+        settings.source,
+        **common,
+        **(recorded or {}),
+        on_bad_image=settings.on_bad_image,
+        progress=processes.main,
+    )
+    processes.say(dataset.report.summary())
+    if task.class_conditional and dataset.num_classes is None:
+        raise InputError(f"--class-conditional needs data with classes, and {settings.source} has none")
+    data, held_out = train_validation_split(dataset, settings.num_validation, config.seed)
+    return data, held_out if len(held_out) else None
+
+
+def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module:
+    """Returns the model of a run: a preset's new one, or that of `start_from`.
+
+    Raises:
+        InputError: for settings that do not fit together, or to the data.
+    """
+    settings, report = config.model, data.report
+    arguments = {"sample_size": report.image_size, **task.model_arguments(report.channels, settings.preset)}
+    if task.class_conditional:
+        arguments["num_class_embeds"] = data.num_classes
+    if settings.start_from is not None:
+        model = load_start(settings.start_from, task, arguments)
+    else:
+        try:
+            model = build_unet(settings.preset, **arguments, **settings.model_options)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the model cannot be made: {error}") from error
+    if settings.quantization_aware:
+        round_convolutions(model)
+    return model
+
+
+@torch.no_grad()
+def try_model(model: nn.Module, report: DatasetReport, with_labels: bool) -> None:
+    """Uses a model once on one image of zeros, so that one that cannot compute is refused before anything is written.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    height, width = report.size
+    image = torch.zeros(1, model.config.in_channels, height, width)
+    labels = torch.zeros(1, dtype=torch.long) if with_labels else None
+    try:
+        model.eval()(image, 0, class_labels=labels)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
+
+
+def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:
+    """Returns a model with its optimizer, learning rate and averages, on the device of a run."""
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.weight_decay,
+    )
+    lr_scheduler = get_scheduler(
+        settings.lr_schedule,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=config.steps,
+    )
+    network, prepared = accelerator.prepare(model, optimizer)
+    return Learner(
+        model=model,
+        network=torch.compile(network) if config.model.compile else network,
+        optimizer=prepared,
+        lr_scheduler=lr_scheduler,
+        ema=make_ema(model, settings.ema_decay) if settings.ema else None,
+        scaler=accelerator.scaler,
+    )
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Returns the devices, processes and precision of a run.
+
+    Raises:
+        InputError: for what this machine does not have.
+    """
+    logger, precision = config.records.logger, config.optimizer.mixed_precision
+    if logger != "none" and importlib.util.find_spec(logger) is None:
+        raise InputError(f"--logger {logger} needs the package {logger}: pip install 'continuous-unet[{logger}]'")
+    for strategy in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{strategy}", "false").lower() in ("1", "true"):
+            raise InputError(
+                f"accelerate is configured for {strategy}, which splits the weights, and checkpoints here hold them "
+                "whole; use several processes with whole weights (accelerate launch --multi_gpu, or torchrun)"
+            )
+    # accelerate keeps its settings for the life of the process; another run in it may want others
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.optimizer.gradient_accumulation_steps,
+        log_with=None if logger == "none" else logger,
+        project_dir=config.output,
+    )
+    found = accelerator.device.type
+    if config.device not in (None, found):
+        raise InputError(f"--device {config.device} is not available here; leave it out to use {found}")
+    if precision == "fp16" and found == "cpu":
+        raise InputError("--mixed-precision fp16 needs a GPU; on the CPU use bf16, or no")
+    return accelerator

@@ -1,0 +1,212 @@
+"""What belongs to one call travels with it: precomputed embeddings, solver steps, threads that share a model."""
+
+import dataclasses
+import threading
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from continuous_unet import ContinuousUNet2DModel
+from continuous_unet.models.conditioning import AdaptiveScaleShift
+from continuous_unet.ode import METHODS
+from continuous_unet.tasks.generate import pipeline as generation
+
+SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
+KINDS = {
+    **{
+        name: {"method": name, "gradient": "backprop", "field_type": "relaxation" if m.uses_terms else "general"}
+        for name, m in METHODS.items()
+    },
+    "first order": {"block_type": "first_order", "method": "rk4", "gradient": "backprop"},
+    "residual": {"block_type": "residual", "gradient": "backprop"},
+    "adaptive": {"method": "dopri5", "field_type": "general", "gradient": "backprop"},
+    "velocity from the timestep": {"initial_velocity": "timestep"},
+}
+
+
+def make(**changes):
+    unet = ContinuousUNet2DModel(**{**SMALL, **changes}).eval()
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """The batch sizes with which scales and shifts are computed."""
+    sizes = []
+    compute = AdaptiveScaleShift.scale_shift
+    monkeypatch.setattr(
+        AdaptiveScaleShift, "scale_shift", lambda self, t, emb: sizes.append(len(emb)) or compute(self, t, emb)
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_solver_steps_of_a_call_are_those_of_set_solver(kind):
+    unet, x = make(**KINDS[kind]), torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        for num_steps in (1, 3):
+            once = unet(x, 5, num_solver_steps=num_steps).sample
+            known = unet.precompute_embeddings([5.0, 7.0], num_solver_steps=num_steps)
+            looked_up = unet(x, 5, num_solver_steps=num_steps, embeddings=known).sample
+            assert {stats["num_steps"] for stats in unet.solver_stats().values()} == {2}
+            assert unet.config.num_solver_steps == 2
+            set_for_all = unet.set_solver(num_steps=num_steps)(x, 5).sample
+            unet.set_solver(num_steps=2)
+            assert torch.equal(once, set_for_all)
+            torch.testing.assert_close(looked_up, set_for_all, atol=1e-6, rtol=1e-5)
+            if kind != "adaptive":  # which takes as many as it needs
+                assert not torch.allclose(once, unet(x, 5).sample, atol=1e-7)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+def test_solver_steps_of_a_call_when_training(gradient):
+    unet, x = make(gradient=gradient).train(), torch.randn(2, 1, 8, 8)
+
+    def gradients(**options):
+        unet.zero_grad()
+        unet(x, torch.tensor([3, 800]), **options).sample.square().mean().backward()
+        return [p.grad.clone() for p in unet.parameters()]
+
+    once = gradients(num_solver_steps=3)
+    unet.set_solver(num_steps=3)
+    assert all(torch.equal(a, b) for a, b in zip(once, gradients(), strict=True))
+    unet.enable_gradient_checkpointing()
+    for a, b in zip(once, gradients(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_solver_steps_of_a_call_are_checked():
+    with pytest.raises(ValueError, match="num_steps=0"):
+        make()(torch.randn(1, 1, 8, 8), 1, num_solver_steps=0)
+
+
+@pytest.mark.parametrize("kind", ["kick_drift", "rk4"])
+def test_solver_steps_of_a_call_when_compiled(kind):
+    torch.compiler.reset()
+    unet, x = make(**KINDS[kind], mid_block_type=None, block_out_channels=(8,)), torch.randn(2, 1, 8, 8)
+    known = unet.precompute_embeddings([5.0])
+    compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for num_steps in (1, 2, 3):
+            expected = unet(x, 5, num_solver_steps=num_steps).sample
+            ours = compiled(x, torch.tensor(5), num_solver_steps=num_steps).sample
+            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+            ours = compiled(x, torch.tensor(5), num_solver_steps=num_steps, embeddings=known).sample
+            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("first order", "adaptive")])
+def test_solver_steps_of_a_call_when_exported(kind):
+    unet, x = make(**KINDS[kind], mid_block_type=None, block_out_channels=(8,)), torch.randn(2, 1, 8, 8)
+    arguments = (x, torch.tensor([5, 7]))
+    with torch.no_grad():
+        for keep_loop in (False, True):
+            unet.set_solver(keep_loop=keep_loop)
+            program = torch.export.export(unet, arguments, {"num_solver_steps": 3}, strict=False)
+            loops = [node for node in program.graph.nodes if "while_loop" in str(node.target)]
+            assert bool(loops) == (keep_loop and kind != "residual")
+            ours = program.module()(*arguments, num_solver_steps=3).sample
+            torch.testing.assert_close(ours, unet(*arguments, num_solver_steps=3).sample, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["kick_drift", "rk4", "residual"])
+def test_precomputed_embeddings_are_the_embeddings(kind, embedded):
+    unet, x = make(**KINDS[kind]), torch.randn(3, 1, 8, 8)
+    timesteps = torch.tensor([900, 500, 3])
+    with torch.no_grad():
+        expected = [unet(x, t).sample for t in timesteps]
+        known = unet.precompute_embeddings(timesteps)
+        embedded.clear()
+        for t, wanted in zip(timesteps, expected, strict=True):
+            torch.testing.assert_close(unet(x, t, embeddings=known).sample, wanted, atol=1e-6, rtol=1e-5)
+        assert not embedded
+        unet(x, 7, embeddings=known)  # not in the table
+        assert set(embedded) == {3}
+        embedded.clear()
+        each = unet(x, timesteps, embeddings=known).sample  # one per image
+        assert set(embedded) == {3}
+        torch.testing.assert_close(each[1], expected[1][1], atol=1e-6, rtol=1e-5)
+        embedded.clear()
+        unet(x, timesteps[0])
+        assert embedded  # nothing was kept
+
+
+def test_precomputed_embeddings_cannot_be_changed_or_used_by_another_model():
+    unet = make()
+    known = unet.precompute_embeddings([5.0])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        known.model = make()
+    with pytest.raises(TypeError):
+        known.by_timestep[6.0] = known.by_timestep[5.0]
+    with pytest.raises(AttributeError):
+        known.by_timestep[5.0].embedding = torch.zeros(1)
+    with pytest.raises(ValueError, match="another model"):
+        make()(torch.randn(1, 1, 8, 8), 5, embeddings=known)
+
+
+def test_embeddings_for_other_solver_steps_than_those_of_the_call():
+    unet, x = make(), torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        known = unet.precompute_embeddings([5.0], num_solver_steps=2)
+        for num_steps in (1, 3, 4):
+            expected = unet(x, 5, num_solver_steps=num_steps).sample
+            ours = unet(x, 5, num_solver_steps=num_steps, embeddings=known).sample
+            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_are_not_cut_off_by_the_table():
+    unet = make()
+    known = unet.precompute_embeddings([5.0])
+    unet(torch.randn(1, 1, 8, 8), 5, embeddings=known).sample.sum().backward()
+    assert unet.time_embedding.linear_1.weight.grad.abs().max() > 0
+
+
+def test_class_conditional_models_refuse():
+    with pytest.raises(ValueError, match="depend on the class"):
+        make(num_class_embeds=3).precompute_embeddings([1.0])
+
+
+def sampled(unet, seed, num_inference_steps):
+    pipeline = generation.DiffusionSamplingPipeline(unet, DDIMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    return pipeline(2, generator, num_inference_steps, output_type="pt").images
+
+
+def test_sampling_precomputes_and_gives_the_same_images(monkeypatch, embedded):
+    unet = make()
+    fast = sampled(unet, 0, 6)
+    assert set(embedded) == {6}  # all timesteps at once
+    monkeypatch.setattr(generation, "_precomputed", lambda *_: {})
+    torch.testing.assert_close(fast, sampled(unet, 0, 6), atol=1e-5, rtol=1e-4)
+
+
+def test_threads_that_share_a_model_get_what_each_computes_alone():
+    """Three threads with a pipeline each, and two that call the model, some with solver steps of their own."""
+    unet = make()
+
+    def predicted(seed, num_solver_steps):
+        x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            each = [unet(x, t, num_solver_steps=num_solver_steps).sample for t in (900, 500, 3) * 5]
+        return torch.stack(each)
+
+    jobs = [[(sampled, unet, 3 * k + thread, 20 + 5 * k) for k in range(3)] for thread in range(3)]
+    jobs += [[(predicted, 10 + k, steps) for k in range(3)] for steps in (None, 3)]
+    alone = [[function(*arguments) for function, *arguments in own] for own in jobs]
+    together = [[] for _ in jobs]
+
+    def work(number):
+        for function, *arguments in jobs[number]:
+            together[number].append(function(*arguments))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    equal = [[torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(alone, together, strict=True)]
+    assert equal == [[True] * 3] * 5
