@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in every phase; a second one; every verb."""
+"""Sends SIGINT and SIGTERM in every phase, a second one while saving, and to several verbs."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ from lab import (
 )
 
 import continuous_unet.training.trainer as loop
-from continuous_unet.data import dataset
+from continuous_unet.data import looking
 from continuous_unet.evaluation.costs import profile as costs_profile
 from continuous_unet.tasks.generate import pipeline as generation
 from continuous_unet.training import checkpoints
@@ -38,7 +38,7 @@ STEPS = {
 
 
 def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 0.05) -> Callable[[], None]:
-    """Makes a function slow from its n-th call on, and leave a mark then: the phase can be met, and lasts."""
+    """Makes a function slow from its n-th call on and leave a mark, so that a signal can meet the phase."""
 
     def before() -> None:
         real, calls = getattr(owner, name), [0]
@@ -56,9 +56,9 @@ def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 
 
 
 def phases(marker: Path) -> dict[str, Callable[[], None]]:
-    """What is slowed down, by the name of the phase it is in."""
+    """Returns what to slow down, by the name of its phase."""
     return {
-        "looking at the data": slowly(dataset, "is_grey", marker, seconds=0.5),
+        "looking at the data": slowly(looking, "is_grey", marker, seconds=0.5),
         "a step of training": slowly(loop._Trainer, "_take_step", marker, call=4),
         "validation": slowly(loop._Trainer, "_validate", marker, seconds=0.02),
         "the middle of validation": slowly(loop, "validation_loss", marker),
@@ -102,7 +102,7 @@ def training(lab: Lab) -> None:
 
 
 def twice(lab: Lab) -> None:
-    """The second Ctrl-C comes while a checkpoint is written, which takes seconds here."""
+    """Sends a second Ctrl-C while a checkpoint is being written, which takes seconds here."""
     bad, slowest = [], 0.0
     for attempt in range(lab.number(5, 1)):
         output, marker = lab.folder / f"twice-{attempt}", lab.folder / f"twice-{attempt}.mark"
@@ -137,7 +137,7 @@ def verbs(lab: Lab) -> None:
     cases = {
         "sample to a folder": (["sample", str(reference), *images, "--output", str(lab.folder / "many")], step),
         "sample to a grid": (["sample", str(reference), *images, "--output", str(lab.folder / "g.png")], step),
-        "data check": (["data", "check", str(photos)], (dataset, "is_grey")),
+        "data check": (["data", "check", str(photos)], (looking, "is_grey")),
         "profile": (
             ["profile", "tiny", "--repeats", "50"],
             (costs_profile, "measure_latency"),

@@ -19,6 +19,7 @@ from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino, quantize_pt2e
 from continuous_unet.deploy.standalone.runtime import OPENERS
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.training.quantization_aware import round_convolutions
 from tests.deploy.conftest import continuous
 
@@ -61,7 +62,7 @@ def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does
     """On the images that it was calibrated on. One layer's rounding moves the next one's: sizes are compared."""
     folder, _ = int8
     model = gentle()
-    images = noised_images(open_for(model, "digits", Origin()), DDPMScheduler(), 32, with_labels=True)
+    images = noised_images(open_for(model, "digits", Origin()), process_of(DDPMScheduler()), 32, with_labels=True)
     (inputs,) = calibration_inputs(images, 32)
 
     def predict():

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.models import size_multiple
 from continuous_unet.ode import ADAPTIVE_METHODS
@@ -101,8 +102,8 @@ class ExportNetwork:
                     strict=False,
                 )
         except Exception as error:  # whatever tracing meets
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"this model cannot be exported: {type(error).__name__}: {reason}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"this model cannot be exported: {reason}") from error
 
     def reference(self) -> Callable[..., np.ndarray]:
         """PyTorch, eager, from arrays to arrays: what an exported network is compared with."""
@@ -115,7 +116,7 @@ class ExportNetwork:
 
 
 def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
-    """A copy of a U-Net, on the CPU and in float32, set for inference.
+    """Returns a copy of a U-Net, on the CPU and in float32, set for inference, with the shapes that were asked for.
 
     Raises:
         InputError: for a model, or a shape, that cannot be exported.
@@ -136,12 +137,12 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     if options.solver_steps is not None:
         set_solver_steps(unet, options.solver_steps)
     steps = unet.config.get("num_solver_steps", 1)
-    loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
-    multiple = size_multiple(unet)
+    found, multiple = FORMATS[options.format], size_multiple(unet)
+    wants_loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
     shape = options.shape()
     if shape is None:
         if config.sample_size is None:
-            raise InputError("the model's config has no sample_size: say the size with --static-shape")
+            raise InputError("the model's config has no sample_size: give the size with --static-shape")
         size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
         shape = (0, *size)
     batch, height, width = shape
@@ -150,10 +151,10 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     return ExportNetwork(
         module=_Module(unet).eval(),
         unet=unet,
-        batch=batch or None,
+        batch=batch or (1 if found.fixed_batch else None),
         height=height,
         width=width,
         any_size=options.any_size,
         size_multiple_of=multiple,
-        loop=loop and steps > 1,
+        loop=wants_loop and steps > 1 and found.loops and options.precision != "int8",
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.options import PROCESSES
+from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 
 Times = Tensor | int
 """A time for all images (int or 0-d) or one for each, `(B,)`."""
@@ -67,6 +67,9 @@ class Process(Protocol):
 
     def make_sampler(self, name: str) -> Any:
         """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""
+
+    def options(self) -> VariancePreservingOptions:
+        """Returns the options that make this process; raises InputError if no options of `cunet train` do."""
 
     def describe(self) -> dict[str, Any]:
         """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""

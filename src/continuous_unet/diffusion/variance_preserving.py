@@ -126,6 +126,27 @@ class VariancePreserving:
     def make_sampler(self, name: str) -> Any:
         return make_scheduler(name, self.scheduler.config)
 
+    def options(self) -> VariancePreservingOptions:
+        config = self.scheduler.config
+        schedule = config.get("beta_schedule", "linear")
+        options = VariancePreservingOptions(
+            self.prediction_type,
+            schedule,
+            self.num_train_timesteps,
+            self.min_snr_gamma,  # type: ignore[arg-type]
+        )
+        try:
+            zero = bool(config.get("rescale_betas_zero_snr", False))
+            again = options.validate().make(zero_terminal_snr=zero).describe()["alphas_cumprod"]
+        except InputError:
+            again = None
+        if again != self.describe()["alphas_cumprod"]:
+            raise InputError(
+                f"this model's noise process ({type(self.scheduler).__name__} with beta_schedule={schedule!r}) is not one "
+                "that `cunet train` has"
+            )
+        return options
+
     def describe(self) -> dict[str, Any]:
         if self.scheduler.config.get("thresholding", False):
             raise InputError("schedulers with thresholding=True cannot be exported; DDIM with clip_sample=True can")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
@@ -33,10 +33,8 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
             warnings.simplefilter("ignore")
             torch._inductor.aoti_compile_and_package(program, package_path=str(folder / FILE))
     except Exception as error:  # of the compiler, too
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"this model cannot be compiled: {type(error).__name__}: {reason}; is a C++ compiler there?"
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"this model cannot be compiled: {reason}; is a C++ compiler there?") from error
     return Written([FILE], open_aoti, {"largest_batch": LARGEST_TRACED_BATCH})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
@@ -37,8 +37,8 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
             delegation = count_delegated(edge.exported_program())
             lowered = edge.to_executorch()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"this model cannot be lowered to ExecuTorch: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"this model cannot be lowered to ExecuTorch: {reason}") from error
     (folder / FILE).write_bytes(lowered.buffer)
     return Written([FILE], open_executorch, {"delegation": {"backend": "xnnpack", **delegation}})
 

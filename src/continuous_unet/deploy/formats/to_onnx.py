@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import torch
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork
@@ -54,8 +54,8 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
         assert exported is not None
         model = simplify(exported.model_proto)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"this model cannot be exported to ONNX: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"this model cannot be exported to ONNX: {reason}") from error
     strip_metadata(model)
     _name_axes(model, network)
     onnx.checker.check_model(model)
