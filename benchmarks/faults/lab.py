@@ -190,7 +190,7 @@ def tiny(output: Path, **changes: Any) -> TrainConfig:
         "checkpoint_every": 3, "log_every": 1, "validate_every": 6, "sample_every": 12, "sample_steps": 2,
         "num_samples": 2, "device": "cpu",
     }  # fmt: skip
-    return TrainConfig(**{**options, **changes})
+    return TrainConfig.from_dict({**options, **changes})
 
 
 def train_arguments(config: TrainConfig, folder: Path) -> list[str]:
