@@ -74,7 +74,6 @@ class Task(ABC, Generic[Chosen]):
         sampling_steps: number of sampling steps for each of them.
     """
 
-    name: ClassVar[str]
     fit: ClassVar[str] = "crop"
     """How training images get their size where the run does not say."""
     random_crop: ClassVar[bool] = False

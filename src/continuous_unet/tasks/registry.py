@@ -7,12 +7,15 @@ reads it to parse.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
+
+if TYPE_CHECKING:
+    from continuous_unet.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,23 @@ class TaskEntry:
     export: Mapping[str, Any] = field(default_factory=dict)
     """What an exported model must know: entries of the pipeline's `config`, with their defaults."""
 
-    def load(self, part: Literal["pipeline", "call", "task"]) -> Any:
-        """Imports and returns the pipeline class, the library call or the `Task` class."""
-        module, _, name = getattr(self, part).partition(":")
-        return getattr(import_module(f"continuous_unet.tasks.{module}"), name)
+    def load_pipeline_class(self) -> Any:
+        """Returns the pipeline class."""
+        return _load(self.pipeline)
+
+    def load_call(self) -> Any:
+        """Returns the library call."""
+        return _load(self.call)
+
+    def load_task(self) -> "type[Task]":
+        """Returns the class that training runs."""
+        assert self.task is not None, f"nothing is trained for {self.name}"
+        return _load(self.task)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"continuous_unet.tasks.{module}"), name)
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -75,14 +91,7 @@ TASKS: dict[str, TaskEntry] = {
     )
 }
 """By name."""
-TRAINED: dict[str, type[TrainingOptions]] = {
-    name: entry.training for name, entry in TASKS.items() if entry.training is not None
-}
-"""The training options of those that `cunet train --task` takes."""
+TRAINED: dict[str, TaskEntry] = {name: entry for name, entry in TASKS.items() if entry.training is not None}
+"""Those that `cunet train --task` takes."""
 OLD_NAMES: dict[str, str] = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
 """From the names of version 0.1.0 to those of today."""
-
-
-def task_entry(options: TrainingOptions) -> TaskEntry:
-    """Returns the task that training options are of."""
-    return next(entry for entry in TASKS.values() if entry.training is type(options))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
-from continuous_unet.tasks.registry import task_entry
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
 from continuous_unet.training.folder import RunFolder
@@ -73,10 +74,13 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     """
     if resume:
         folder.check_run()
+        source = Path(config.data.source)
+        if source.is_absolute() and not source.exists():
+            raise InputError(f"{source} does not exist; if the data has moved, give its new place with --data")
     accelerator = make_accelerator(config)
     processes = Processes(accelerator.state)
     task = make_task(config)
-    data, held_out = open_data(config, task, processes, folder.recorded_images() if resume else None)
+    data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(config, task, data)
     try_model(model, data.report, task.class_conditional)
@@ -84,9 +88,8 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
     origin = config.model.start_from or config.model.preset
     processes.say(f"{type(model).__name__} ({origin}): {learner.num_parameters:,} parameters, on {accelerator.device}")
-    facts = {"data": data.report.to_dict(), "num_parameters": learner.num_parameters, "resume": data.resume_promise}
     claim = folder.resume if resume else folder.start
-    processes.by_main(lambda: claim(config, facts, data.file_names))
+    processes.by_main(lambda: claim(config, data, learner.num_parameters))
     if resume:
         trainer.restore()
     if config.records.logger != "none":
@@ -96,7 +99,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
 
 def make_task(config: TrainConfig) -> Task:
     """Returns the task of a run."""
-    kind = task_entry(config.task).load("task")
+    kind = TASKS[config.task.name].load_task()
     return kind(
         config.task,
         kind.make_process(config.process),
@@ -107,7 +110,7 @@ def make_task(config: TrainConfig) -> Task:
 
 
 def open_data(
-    config: TrainConfig, task: Task, processes: Processes, names: list[str] | None
+    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, list[str] | None] | None = None
 ) -> tuple[TrainingData, ImageDataset | None]:
     """Returns what to train on, and what is held out (None for nothing).
 
@@ -115,21 +118,27 @@ def open_data(
         config: of the run.
         task: decides what the configuration leaves open.
         processes: that share the data.
-        names: of the images that a resumed run was started with.
+        recorded: names of the images and classes that a resumed run was started with, as `open_dataset` takes them.
 
     Raises:
         InputError: for data that cannot be used.
     """
     settings = config.data
-    common: dict[str, Any] = {
-        "channels": settings.channels,
-        "random_flip": settings.random_flip,
-        "max_bad_images": settings.max_bad_images,
-        "seed": config.seed,
-    }
+    names = (
+        "image_size",
+        "fit",
+        "random_crop",
+        "channels",
+        "random_flip",
+        "max_bad_images",
+        "value_range",
+        "max_pixels",
+    )
+    common: dict[str, Any] = {name: getattr(settings, name) for name in names}
     for name in ("image_size", "fit", "random_crop"):
-        chosen = getattr(settings, name)
-        common[name] = getattr(task, name) if chosen is None else chosen
+        if common[name] is None:
+            common[name] = getattr(task, name)
+    common["seed"] = config.seed
     if is_stream(settings.source):
         if settings.num_validation or task.class_conditional:
             raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
@@ -138,7 +147,11 @@ def open_data(
         processes.say(stream.report.summary())
         return stream, None
     dataset = open_dataset(
-        settings.source, **common, on_bad_image=settings.on_bad_image, names=names, progress=processes.main
+        settings.source,
+        **common,
+        **(recorded or {}),
+        on_bad_image=settings.on_bad_image,
+        progress=processes.main,
     )
     processes.say(dataset.report.summary())
     if task.class_conditional and dataset.num_classes is None:
@@ -176,14 +189,13 @@ def try_model(model: nn.Module, report: DatasetReport, with_labels: bool) -> Non
     Raises:
         InputError: if it cannot.
     """
-    image = torch.zeros(1, model.config.in_channels, report.image_size, report.image_size)
+    height, width = report.size
+    image = torch.zeros(1, model.config.in_channels, height, width)
     labels = torch.zeros(1, dtype=torch.long) if with_labels else None
     try:
         model.eval()(image, 0, class_labels=labels)
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"the model does not work on images of {report.image_size}x{report.image_size} pixels: {error}"
-        ) from error
+        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
 
 
 def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:

@@ -18,8 +18,6 @@ BATCH = 16
 class GenerateTask(Task[GenerateTraining]):
     """Learns to predict what the process asks for (noise, `v` or the image) at every time."""
 
-    name = "generate"
-
     @property
     def class_conditional(self) -> bool:
         return self.options.class_conditional
