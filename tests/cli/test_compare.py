@@ -15,11 +15,11 @@ CUNET = [sys.executable, "-m", "continuous_unet", "compare"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x"], "no data"),
-        (["--data", "digits"], "no output"),
+        (["--output", "x"], "--data is missing"),
+        (["--data", "digits"], "--output is missing"),
         (["--data", "digits", "--output", "x", "--budget", "lots"], "must be images=N or minutes=M"),
         (["--data", "digits", "--output", "x", "--sides", "nobody"], "'nobody' is neither built in"),
-        (["--data", "digits", "--output", "x", "--sampler-steps", "ten"], "invalid int value: 'ten'"),
+        (["--data", "digits", "--output", "x", "--curve-steps", "ten"], "--curve-steps ten must be integers"),
         (["--data", "digits", "--output", "x", "--side", "ours"], "did you mean --sides?"),
         (["--data", "nowhere", "--output", "x"], "nowhere does not exist"),
     ],
@@ -36,11 +36,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
 
 def test_lists_come_from_the_command_line_and_from_files(tmp_path, capsys):
     file = tmp_path / "c.yaml"
-    file.write_text("sampler_steps: [5, 10]\nlearning_rates: [1.0e-3]\n", encoding="utf-8")
+    file.write_text("curve_steps: [5, 10]\nlearning_rates: [1.0e-3]\n", encoding="utf-8")
     assert main(["compare", "--config", str(file), "--sides", "ours", "control", "--print-config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["sides"] == ["ours", "control"]
-    assert printed["sampler_steps"] == [5, 10]
+    assert printed["curve_steps"] == [5, 10]
     assert printed["learning_rates"] == [1e-3]
 
 
@@ -62,6 +62,6 @@ def test_costs_alone_need_no_training(tmp_path):
     by_name = {row["side"]: row for row in result["results"]}
     assert by_name["discrete"]["latency_eager_ratio"] == 1.0  # ratios are to the discrete side, wherever it is named
     assert "validation_loss" not in by_name["ours"]
-    assert {v["claim"] for v in result["verdicts"]} >= {"MACs per forward", "latency per forward, eager"}
+    assert {v["claim"] for v in result["verdicts"]} >= {"MACs per forward pass", "latency per forward pass, eager"}
     assert not (tmp_path / "out" / "runs").exists()
     assert "nothing was trained" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

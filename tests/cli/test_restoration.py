@@ -174,7 +174,7 @@ def test_bad_input_is_one_line_and_exit_code_2(kind, place, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     (line,) = output.err.splitlines()
-    assert line.startswith("cunet ")
+    assert line.startswith("cunet")
     assert ": error: " in line
     assert message in line
     assert sorted(place.rglob("*")) == before

@@ -1,118 +1,159 @@
-"""What the report makes of measurements: reading curves, verdicts, the page."""
+"""What the report makes of measurements: rows, reading curves, verdicts, the page."""
+
+from dataclasses import asdict, replace
 
 import pytest
 
-from continuous_unet.comparison.report import Page, at_images, dial_range, equal_budgets, least_saved, make_verdicts
+from continuous_unet.comparison.formatting import figure, scaled, timing
+from continuous_unet.comparison.report import Table, render
+from continuous_unet.comparison.results import CurvePoint, Failed, SavedMemory, SolverStepsLosses, from_json
+from continuous_unet.comparison.rows import QualityRow, SideRow, Spread, Timing, loss_at, read_csv, write_csv
+from continuous_unet.comparison.verdicts import least_saved, make_verdicts, steps_sensitivity
+from continuous_unet.evaluation import Latency
 
-CURVE = [{"images_seen": n, "validation_loss": loss} for n, loss in ((100, 0.4), (400, 0.2), (1600, 0.1))]
+CURVE = [CurvePoint(images_seen=n, validation_loss=loss) for n, loss in ((100, 0.4), (400, 0.2), (1600, 0.1))]
 
 
 def test_curves_are_read_on_logarithmic_axes():
-    assert at_images(CURVE, 400) == pytest.approx(0.2)
-    assert at_images(CURVE, 200) == pytest.approx((0.4 * 0.2) ** 0.5)
-    assert at_images(CURVE, 1600) == pytest.approx(0.1)
-    assert at_images(CURVE, 99) is None  # nothing was measured before the first point
-    assert at_images([], 100) is None
+    assert loss_at(CURVE, 400) == pytest.approx(0.2)
+    assert loss_at(CURVE, 200) == pytest.approx((0.4 * 0.2) ** 0.5)
+    assert loss_at(CURVE, 1600) == pytest.approx(0.1)
+    assert loss_at(CURVE, 99) is None  # nothing was measured before the first point
+    assert loss_at([], 100) is None
 
 
-def test_equal_budgets_are_those_of_the_side_that_had_least():
-    facts = {"images": {"ours": 1000, "discrete": 1000}}
-    measured = {"speed": {"ours": {"seconds_per_image": 0.01}, "discrete": {"seconds_per_image": 0.05}}}
-    assert equal_budgets(facts, measured) == (10.0, 1000)
+def test_pieces_of_json_become_what_they_were():
+    latency = Latency(1.0, 0.9, 1.1, 5)
+    kind = dict[str, Latency | Failed]
+    assert from_json(kind, {"a": asdict(latency), "b": {"failed": "no"}}) == {"a": latency, "b": Failed("no")}
+    assert from_json(list[CurvePoint], [asdict(point) for point in CURVE]) == CURVE
+    # a later version may write more, and an earlier one wrote less
+    assert from_json(CurvePoint, {"images_seen": 3, "colour": "red"}) == CurvePoint(images_seen=3)
 
 
-def row(side, **changes):
-    values = {
-        "side": side, "parameters": 100, "macs_per_forward": 100, "latency_eager_ratio": 1.0,
-        "latency_compiled_ratio": "", "saved_for_backward_bytes": 1000, "fid": 10.0,
-    }  # fmt: skip
-    for key in ("validation_loss_equal_images", "validation_loss_equal_time"):
-        values |= {key: 0.050, f"{key}_seeds": "0.049 0.050 0.051"}
-    return {**values, **changes}
+FACTS = {"data": {"image_size": 8, "num_images": 5000, "channels": 1}, "machine": {}}
+FACTS["machine"] = {"name": "a CPU", "device": "cpu", "threads": 1, "torch": "2"}
+LOSS = Spread(0.050, 0.049, 0.051, (0.049, 0.050, 0.051))
 
 
-def losses(mean, *seeds):
-    return {
-        f"validation_loss_equal_{what}{part}": value
-        for what in ("images", "time")
-        for part, value in (("", mean), ("_seeds", " ".join(map(str, seeds))))
-    }
+def spread(*seeds):
+    return Spread.of(seeds)
 
 
-def verdicts(ours, *others, size=32, dial=None, memory=()):
-    facts = {"data": {"image_size": size}}
-    measured = {"dial": dial or {}, "memory": list(memory)}
-    return {v["claim"]: v for v in make_verdicts(facts, measured, [ours, *others])}
+def row(side, fid=(10.0,) * 3, **changes):
+    losses = {f"validation_loss_quarter_{quarter}": None for quarter in range(1, 5)}
+    quality = QualityRow(
+        1e-3, 100, 3, LOSS, LOSS, LOSS, **losses, fid=spread(*fid), kid=None, kid_std=0.1, num_samples=5
+    )
+    quality = replace(quality, **{name: changes.pop(name) for name in list(changes) if name.startswith("validation")})
+    eager = Timing(9.0, 1.0, 0.9, 1.1)
+    plain = SideRow(side, side, 100, 100, 1000, 0, 1000, 1, 2, eager, None, 0.1, 1.0, 5.0, 1.0, quality)
+    return replace(plain, **changes)
+
+
+def losses(*seeds):
+    return {f"validation_loss_equal_{what}": spread(*seeds) for what in ("images", "time")}
+
+
+def verdicts(ours, *others, size=32, steps=None, memory=()):
+    return {v.claim: v for v in make_verdicts([ours, *others], size, list(memory), steps or {})}
 
 
 def test_shares_are_met_up_to_the_limit():
-    claims = verdicts(row("ours", parameters=25, macs_per_forward=36, latency_eager_ratio=0.2), row("discrete"))
-    assert claims["parameters, of the usual-size U-Net's"]["verdict"] == "met"
-    assert claims["MACs per forward"]["verdict"] == "missed"
-    assert claims["MACs per forward"]["measured"] == "36.0%"
-    assert claims["latency per forward, eager"]["verdict"] == "met"
-    assert "latency per forward, compiled" not in claims
+    claims = verdicts(
+        row("ours", parameters=25, macs_per_forward=36, latency_eager=Timing(1.8, 0.2, 0.1, 0.3)), row("discrete")
+    )
+    assert claims["parameters, relative to the usual-size U-Net"].verdict == "met"
+    assert claims["MACs per forward pass"].verdict == "missed"
+    assert claims["MACs per forward pass"].measured == "36.0%"
+    assert claims["latency per forward pass, eager"].verdict == "met"
+    assert "latency per forward pass, compiled" not in claims
     # at 64 pixels the project asks for more
-    assert verdicts(row("ours", macs_per_forward=32), row("discrete"))["MACs per forward"]["verdict"] == "met"
+    assert verdicts(row("ours", macs_per_forward=32), row("discrete"))["MACs per forward pass"].verdict == "met"
     assert (
-        verdicts(row("ours", macs_per_forward=32), row("discrete"), size=64)["MACs per forward"]["verdict"] == "missed"
+        verdicts(row("ours", macs_per_forward=32), row("discrete"), size=64)["MACs per forward pass"].verdict
+        == "missed"
     )
 
 
 @pytest.mark.parametrize(
     ("ours", "no_worse", "clearly_better"),
     [
-        ((0.0490, 0.0480, 0.0490, 0.0500), "met", "met"),  # ranges overlap, but better in every seed
-        ((0.0495, 0.0470, 0.0505, 0.0510), "met", "level"),  # better on average, not in every seed
-        ((0.0505, 0.0480, 0.0510, 0.0525), "level", "level"),  # worse on average, not in every seed
-        ((0.0510, 0.0500, 0.0510, 0.0520), "missed", "missed"),
-        ((0.0480, 0.0480), "met", "met"),  # a side with one seed is compared in that one
+        ((0.0480, 0.0490, 0.0500), "met", "met"),  # ranges overlap, but better in every seed
+        ((0.0470, 0.0505, 0.0510), "met", "level"),  # better on average, not in every seed
+        ((0.0480, 0.0510, 0.0525), "level", "level"),  # worse on average, not in every seed
+        ((0.0500, 0.0510, 0.0520), "missed", "missed"),
+        ((0.0480,), "met", "met"),  # a side with one seed is compared in that one
     ],
 )
 def test_losses_are_judged_seed_by_seed(ours, no_worse, clearly_better):
     claims = verdicts(row("ours", **losses(*ours)), row("discrete"), row("discrete-macs"))
-    assert claims["validation loss, equal images"]["verdict"] == no_worse
-    assert claims["validation loss, equal wall-clock"]["verdict"] == clearly_better
-    assert claims["validation loss against the U-Net cut to our MACs"]["verdict"] == clearly_better
+    assert claims["validation loss, equal images"].verdict == no_worse
+    assert claims["validation loss, equal wall-clock"].verdict == clearly_better
+    assert claims["validation loss, compared with the U-Net cut to our MACs"].verdict == clearly_better
 
 
 def test_distances_are_judged_seed_by_seed():
-    ours, discrete = row("ours", fid=9.0, fid_seeds="7 9 11"), row("discrete", fid=10.0, fid_seeds="9 10 11")
-    claims = verdicts(ours, discrete, row("control", fid=8.0, fid_seeds="8 8 8"))
-    assert claims["FID at the end of training"]["measured"] == "9 against 10 (-10.0%, in 3 of 3 seeds)"
-    assert claims["FID against the weight-tied control"]["verdict"] == "level"
+    ours, discrete = row("ours", fid=(7, 9, 11)), row("discrete", fid=(9, 10, 11))
+    claims = verdicts(ours, discrete, row("control", fid=(8, 8, 8)))
+    assert claims["FID at the end of training"].measured == "9 against 10 (-10.0%, in 3 of 3 seeds)"
+    assert claims["FID, compared with the weight-tied control"].verdict == "level"
 
 
 def test_a_loss_that_was_not_measured_gives_no_verdict():
-    empty = losses("")
-    assert "validation loss, equal images" not in verdicts(row("ours"), row("discrete", **empty))
+    assert "validation loss, equal images" not in verdicts(row("ours"), row("discrete", **losses(None)))
+    assert "validation loss, equal images" not in verdicts(row("ours"), row("discrete", quality=None))
 
 
-def test_the_dial_and_the_memory_are_compared_with_the_control():
-    def dial(*values):
+def test_sensitivity_to_solver_steps_and_memory_are_compared_with_the_control():
+    def steps(*values):
         return [
-            {"solver_steps": n, "trained_with": 2, "validation_loss": v} for n, v in zip((1, 2, 4), values, strict=True)
+            SolverStepsLosses(solver_steps=n, trained_with=2, validation_loss=v)
+            for n, v in zip((1, 2, 4), values, strict=True)
         ]
 
-    assert dial_range(dial(0.06, 0.05, 0.055)) == pytest.approx(1.2)
-    assert dial_range([]) is None
+    assert steps_sensitivity(steps(0.06, 0.05, 0.055)) == pytest.approx(1.2)
+    assert steps_sensitivity([]) is None
     memory = [
-        {"side": side, "gradient": mode, "solver_steps": steps, "saved_bytes": size}
-        for side, mode, steps, size in (
+        SavedMemory(*entry)
+        for entry in (
             ("ours", "backprop", 8, 800), ("ours", "reversible", 8, 100), ("control", "checkpoint", 8, 200),
             ("discrete", "checkpoint", None, 500), ("ours", "reversible", 2, 90),
         )
     ]  # fmt: skip
     assert least_saved(memory, 8) == {"ours": 100, "control": 200, "discrete": 500}
-    flat, steep = dial(0.05, 0.05, 0.05), dial(0.06, 0.05, 0.055)
-    claims = verdicts(row("ours"), row("control"), dial={"ours": flat, "control": steep}, memory=memory)
-    (steps,) = (v for claim, v in claims.items() if "solver steps" in claim)
-    assert (steps["measured"], steps["verdict"]) == ("1.00 x (1.20 x)", "met")
-    claims = verdicts(row("ours"), row("control"), dial={"ours": steep, "control": flat}, memory=memory)
-    (steps,) = (v for claim, v in claims.items() if "solver steps" in claim)
-    assert steps["verdict"] == "missed"
-    (bytes_,) = (v for claim, v in claims.items() if "exact backward" in claim)
-    assert (bytes_["measured"], bytes_["verdict"]) == ("50.0%", "met")
+    assert least_saved(memory) == {"ours": 90, "discrete": 500}
+    flat, steep = steps(0.05, 0.05, 0.05), steps(0.06, 0.05, 0.055)
+    claims = verdicts(row("ours"), row("control"), steps={"ours": flat, "control": steep}, memory=memory)
+    (found,) = (v for claim, v in claims.items() if "1 to 8 solver steps" in claim)
+    assert (found.measured, found.verdict) == ("1.00 x (1.20 x)", "met")
+    claims = verdicts(row("ours"), row("control"), steps={"ours": steep, "control": flat}, memory=memory)
+    (found,) = (v for claim, v in claims.items() if "1 to 8 solver steps" in claim)
+    assert found.verdict == "missed"
+    (found,) = (v for claim, v in claims.items() if "exact gradient through" in claim)
+    assert (found.measured, found.verdict) == ("50.0%", "met")
+
+
+def test_rows_are_read_back_from_their_file(tmp_path):
+    rows = [row("ours", **losses(0.04, 0.06)), row("discrete", fid=(None,))]
+    write_csv(tmp_path / "results.csv", [one.cells() for one in rows])
+    assert [SideRow.from_cells(cells) for cells in read_csv(tmp_path / "results.csv")] == rows
+    cost = row("ours", quality=None)
+    write_csv(tmp_path / "costs.csv", [cost.cells()])
+    (cells,) = read_csv(tmp_path / "costs.csv")
+    assert "validation_loss" not in cells
+    assert cells["latency_eager_ratio_p75"] == "1.1"
+    assert SideRow.from_cells(cells) == cost
+
+
+def test_figures_as_text():
+    assert scaled(2.5e6, "M", 1, 5e6) == "2.5 M (50%)"
+    assert scaled(3 * 2**20, "MiB", 2) == "3.00 MiB"
+    assert timing(Timing(9.04, 0.5, 0.4, 0.6)) == "50% (40% to 60%)"
+    assert timing(Timing(9.04, 0.5, 0.4, 0.6), milliseconds=True) == "9.0 ms (50%; 40% to 60%)"
+    assert figure(spread(1.0, 2.0), 1) == "1.5 (1.0 to 2.0)"
+    assert figure(spread(1.0), 1) == "1.0"
+    assert figure(None, 1) == timing(None) == "–"
 
 
 def test_without_ours_there_is_nothing_to_claim():
@@ -121,16 +162,24 @@ def test_without_ours_there_is_nothing_to_claim():
 
 def test_the_page_says_the_same_in_both_languages(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"\x89PNG picture")
-    page = Page()
-    page.add("title", "A < B")
-    page.add("table", (["side", "verdict"], [["x|y", "met"], ["<script>", "missed"]]))
-    page.add("picture", ("dot.png", "a dot"))
-    page.add("code", "cunet compare")
-    markdown, html = page.to_markdown(), page.to_html(tmp_path)
+    context = {
+        **dict.fromkeys(("quality", "sampling", "solver_steps", "sweep", "comparison", "config"), None),
+        **dict.fromkeys(("budget", "reference", "equal_images", "equal_seconds", "sampler"), ""),
+        "comparison": FACTS, "folder": "here", "data_name": "A < B", "plots": {"dot.png": "a dot"}, "samples": {},
+        "verdicts": Table(["side", "verdict"], [["x|y", "met"], ["<script>", "missed"]]), "costs": Table([], []),
+    }  # fmt: skip
+    markdown, html = (render(name, tmp_path, context) for name in ("report.md", "report.html"))
+    assert markdown.startswith("# Continuous and discrete U-Nets on A < B, 8 pixels\n\n5,000 training images")
     assert "| x\\|y | met |" in markdown
     assert "![a dot](dot.png)" in markdown
+    assert "```\ncunet compare --config here/compare.yaml --output another-folder\n```" in markdown
+    assert "A &lt; B" in html
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert '<td class="met">met</td>' in html
     assert "data:image/png;base64,iVBORyBwaWN0dXJl" in html
     assert "dot.png" not in html  # the file needs no other
+    assert html.startswith("<!doctype html>")
+    for text in (markdown, html):
+        assert "Costs only: nothing was trained." in text
+        assert "Sampling steps" not in text

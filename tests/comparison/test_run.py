@@ -44,7 +44,7 @@ def config(output, sides, **changes):
     settings = {
         "data": "digits", "image_size": 8, "output": str(output), "sides": sides, "budget": "images=128",
         "batch_size": 16, "num_seeds": 2, "sweep_images": 32, "learning_rates": [1e-3, 4e-3], "num_validation": 32,
-        "num_samples": 100, "curve_samples": 100, "sampler_steps": [2], "main_sampler": "dpm++:2",
+        "num_samples": 100, "curve_samples": 100, "curve_steps": [2], "scheduler": "dpm++", "sampling_steps": 2,
         "extractor_steps": 10, "compiled": False, "repeats": 2, "device": "cpu",
     }  # fmt: skip
     return CompareConfig(**{**settings, **changes})
@@ -68,9 +68,9 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
         "memory.csv", "report.md", "report.html", "sides/ours.yaml", "samples/discrete.png", "plots/convergence.png",
         "plots/sampling.png", "plots/solver-steps.png", "plots/memory.png", "extractor/classifier.safetensors",
     }  # fmt: skip
-    assert [row["side"] for row in result.results] == list(SIDES)
-    claims = {v["claim"] for v in result.verdicts}
-    assert {"MACs per forward", "validation loss, equal images", "validation loss, equal wall-clock"} <= claims
+    assert [row.side for row in result.results] == list(SIDES)
+    claims = {v.claim for v in result.verdicts}
+    assert {"MACs per forward pass", "validation loss, equal images", "validation loss, equal wall-clock"} <= claims
 
     # the rate that is used is the best of the sweep
     with (folder / "sweep.csv").open(encoding="utf-8", newline="") as file:
@@ -83,19 +83,22 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     # every seed's model is sampled from, and the distances of all of them are in the row
     for row in result.results:
         fids = [
-            json.loads((folder / "pieces/distance" / row["side"] / f"seed-{seed}.json").read_text())["fid"]
+            json.loads((folder / "pieces/distance" / row.side / f"seed-{seed}.json").read_text())["fid"]
             for seed in (0, 1)
         ]
         assert fids[0] != fids[1]
-        assert (row["fid_low"], row["fid_high"]) == (min(fids), max(fids))
-        assert row["fid"] == pytest.approx(sum(fids) / 2)
-        assert row["kid"] != row["kid_low"]
+        assert (row.quality.fid.low, row.quality.fid.high) == (min(fids), max(fids))
+        assert row.quality.fid.mean == pytest.approx(sum(fids) / 2)
+        assert row.quality.kid.mean != row.quality.kid.low
 
     # what FIDs stand between
     floor, noise = (json.loads((folder / f"pieces/{name}.json").read_text()) for name in ("floor", "noise"))
     assert floor["fid"] < noise["fid"]
     before, report = stamps(folder), (folder / "report.md").read_text(encoding="utf-8")
-    for label, fid in (("real against other real images", floor["fid"]), ("noise against real images", noise["fid"])):
+    for label, fid in (
+        ("real images against other real images", floor["fid"]),
+        ("noise against real images", noise["fid"]),
+    ):
         assert re.search(rf"\| {label} \|.*\| {fid:.2f} \|", report)
     compare(config(folder, sides))
     assert stamps(folder) == before
@@ -176,7 +179,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_comes_to_the_same(how, code, 
 
 def test_a_signal_while_something_is_measured_leaves_at_once(tmp_path, sides, monkeypatch):
     """What is measured already stays, and the comparison goes on."""
-    from continuous_unet.comparison import run
+    from continuous_unet.comparison import measure
 
     def compiling_for_minutes(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -185,7 +188,7 @@ def test_a_signal_while_something_is_measured_leaves_at_once(tmp_path, sides, mo
     settings = config(tmp_path / "out", sides[:1], costs_only=True)
     began = time.monotonic()
     with monkeypatch.context() as patch:
-        patch.setattr(run, "measure_latencies", compiling_for_minutes)
+        patch.setattr(measure, "measure_latencies", compiling_for_minutes)
         assert compare(settings).stopped_by == signal.SIGTERM
     assert time.monotonic() - began < 55
     before = stamps(tmp_path / "out")
@@ -207,7 +210,7 @@ def test_a_signal_ends_the_training_of_the_classifier(tmp_path, sides):
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143, stderr.decode()
     assert time.monotonic() - told < 30
-    assert f"stopped; the same command goes on with {tmp_path / 'out'}" in stderr.decode()
+    assert f"stopped; the same command continues {tmp_path / 'out'}" in stderr.decode()
     assert b"Traceback" not in stderr
     assert (tmp_path / "out/pieces/runs/ours/seed-0.json").exists()
     assert not (tmp_path / "out/pieces/extractor.json").exists()
@@ -230,18 +233,19 @@ def test_a_side_that_cannot_be_made_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_rate_that_diverges_loses_the_sweep_and_stops_nothing(tmp_path, sides, monkeypatch):
-    from continuous_unet.training import trainer as loop
+    from continuous_unet.comparison import workers
+    from continuous_unet.training.guards import TrainingDiverged
 
-    real = loop.train
+    real = workers.train
 
     def train(settings, resume=False):
-        if settings.learning_rate == 4e-3:
-            raise loop.TrainingDiverged("no finite gradient")
+        if settings.optimizer.learning_rate == 4e-3:
+            raise TrainingDiverged("no finite gradient")
         return real(settings, resume)
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     result = compare(config(tmp_path / "out", sides[:1], num_seeds=1, budget="images=32"))
-    assert result.results[0]["learning_rate"] == 1e-3
+    assert result.results[0].quality.learning_rate == 1e-3
     assert "inf" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="the side ours with seed 0 diverged"):
         compare(config(tmp_path / "again", sides[:1], num_seeds=1, learning_rates=[4e-3]))

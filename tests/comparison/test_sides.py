@@ -82,10 +82,10 @@ def test_a_file_of_one_s_own_is_a_side(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"preset": "magic"}, "preset='magic' is unknown"),
-        ({}, "preset='' is unknown"),
+        ({"preset": "magic"}, "--preset 'magic' must be one of"),
+        ({}, "--preset '' must be one of"),
         ({"preset": "tiny", "colour": "red"}, "unknown option 'colour'"),
-        ({"preset": "tiny", "model_options": [1]}, "must be a mapping"),
+        ({"preset": "tiny", "model_options": [1]}, "--model-option"),
         ({"preset": "ddpm", "cut": {"to": "ours"}}, "cut must look like"),
         ({"preset": "ddpm", "cut": {"to": "ours", "cost": "beauty"}}, "cut must look like"),
         ({"preset": "ddpm", "cut": {"to": "nobody", "cost": "macs"}}, "cut to the cost of 'nobody'"),

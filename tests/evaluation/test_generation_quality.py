@@ -14,7 +14,9 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality import generation as quality
-from continuous_unet.evaluation.quality.extractors import Extractor, classifier, inception
+from continuous_unet.evaluation.quality.extractors import Extractor
+from continuous_unet.evaluation.quality.extractors.classifier import Classifier
+from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
 from continuous_unet.models import presets
 
@@ -60,10 +62,10 @@ def test_too_few_images_are_refused():
 def test_the_classifier_learns_is_saved_and_named(tmp_path):
     data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 200)
     path = tmp_path / "extractor" / "classifier.safetensors"
-    facts = classifier.prepare(data, held_out, steps=40, seed=0, device=CPU, path=path)
+    facts = Classifier.prepare(data, held_out, steps=40, seed=0, device=CPU, path=path)
     assert facts["task"] == "classes"
     assert facts["accuracy"] > 0.6  # chance is 0.1
-    extractor = classifier.load(path, facts, CPU)
+    extractor = Classifier(path, facts, CPU)
     assert "10 classes" in extractor.name
     images = torch.stack([held_out[i]["image"] for i in range(8)])
     features = extractor.features(images)
@@ -77,15 +79,24 @@ def test_without_classes_it_learns_rotations(tmp_path):
     dataset = open_dataset("digits", image_size=16, progress=False)
     dataset.report.class_names = None
     data, held_out = train_validation_split(dataset, 200)
-    facts = classifier.prepare(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
+    facts = Classifier.prepare(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
     assert (facts["task"], facts["num_classes"]) == ("rotations", 4)
     assert facts["accuracy"] > 0.5  # chance is 0.25
-    assert "quarter turns" in classifier.load(tmp_path / "c.safetensors", facts, CPU).name
+    assert "quarter turns" in Classifier(tmp_path / "c.safetensors", facts, CPU).name
 
 
 def test_samples_are_rounded_to_8_bits_and_the_first_are_kept():
     seen = []
-    extractor = Extractor(lambda images: seen.append(images) or images.mean(dim=(2, 3)), "mean")
+
+    class Mean(Extractor):
+        def __init__(self):
+            self.name = "mean"
+
+        def features(self, images):
+            seen.append(images)
+            return images.mean(dim=(2, 3))
+
+    extractor = Mean()
     batches = [torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     features, kept = quality.fake_features(iter(batches), extractor, CPU)
     assert features.shape == (150, 1)
@@ -99,7 +110,7 @@ def test_inception_without_its_package_is_refused_with_a_remedy(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(InputError, match="--extractor classifier"):
-        inception.check(CPU)
+        Inception.check(CPU)
 
 
 def write_images(folder, number, seed, blank=False):

@@ -3,7 +3,7 @@
 cunet prune runs/digits --data digits --ratio 0.3 --output runs/digits-pruned --steps 2000
 cunet prune --output runs/digits-pruned --resume
 
-The folder can be used like a run's: cunet sample, profile, export; and trained further with cunet train --start-from.
+cunet sample, profile and export take the folder like a run folder. cunet train --start-from trains it further.
 """
 
 from continuous_unet.cli.verb import Verb
@@ -12,7 +12,7 @@ from continuous_unet.deploy.pruning.options import PruneOptions, begun_options
 PRUNE = Verb(
     PruneOptions,
     "continuous_unet.deploy.pruning.run:prune",
-    "remove the least important channels of a trained model, and fine-tune it",
+    "remove the least important channels of a model, and fine-tune it",
     __doc__,
     resume=begun_options,
 )

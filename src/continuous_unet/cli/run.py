@@ -1,4 +1,4 @@
-"""Run an exported model, without torch: make images, or denoise or enlarge one.
+"""Run an exported model without torch: make images, denoise one or enlarge one.
 
 cunet run exported --num 16 --steps 20 --scheduler dpm++ --seed 0 --output images.png
 cunet run exported --input noisy.png --sigma 25 --output clean.png
@@ -8,8 +8,5 @@ from continuous_unet.cli.verb import Verb
 from continuous_unet.deploy.options import RunOptions
 
 RUN = Verb(
-    RunOptions,
-    "continuous_unet.deploy.run_exported:run_exported",
-    "make or denoise images with an exported model, without torch",
-    __doc__,
+    RunOptions, "continuous_unet.deploy.run_exported:run_exported", "run an exported model, without torch", __doc__
 )

@@ -1,99 +1,113 @@
-"""The configuration of a comparison: one dataclass, which checks itself. Imports no torch."""
+"""The options of a comparison. Imports no torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.training.config import TrainConfig, check_types, option
+from continuous_unet.base.options import Options, leaves, option
+from continuous_unet.evaluation.options import EXTRACTORS
+from continuous_unet.training.config import TrainConfig
 
-SCHEDULERS = ("ddim", "dpm++")
-"""Samplers that every side is sampled with."""
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-_AT_MOST = {
-    "num_seeds": 100, "batch_size": 2**16, "num_validation": 10**6, "repeats": 10**4, "jobs": 256,
-    "extractor_steps": 10**6,
-}  # fmt: skip
+CURVE_SCHEDULERS = ("ddim", "dpm++")
+"""Samplers of the quality curves."""
+SHARED = (
+    *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "objective"),
+    *("noise_schedule", "ema_decay", "device"),
+)
+"""Options of the trainings that are taken over."""
 
 
 @dataclass
-class CompareConfig:
-    """Everything that a comparison depends on, the same for all sides."""
+class CompareConfig(Options):
+    """Everything that a comparison depends on; it is the same for all sides.
 
-    data: str = option("", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)")
-    output: str = option("", "folder of the comparison")
+    Options marked `may_change` may differ when a comparison continues; what was measured stays as it was measured.
+    """
+
+    data: str = option(
+        "", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)", required=True
+    )
+    output: str = option("", "folder of the comparison", required=True, may_change=True)
     budget: str = option(
         "images=16000",
         "training of each side: images=N, as many images, or minutes=M, as much time at its measured speed",
     )
     sides: list[str] = option([], "names of built-in sides, or YAML files of your own; all built-in ones if left out")
-    scale: Literal["auto", "small", "base"] = option("auto", "built-in sides: small up to 32 pixels, base for more")
-    num_seeds: int = option(3, "seeds that every side is trained with")
+    side_size: Literal["auto", "small", "base"] = option(
+        "auto",
+        "which built-in sides: small ones, base ones, or by the images (small up to 32 pixels)",
+        old=("--scale",),
+    )
+    num_seeds: int = option(3, "number of seeds that every side is trained with", between=(1, 100), may_change=True)
 
     image_size: int | None = option(None, "side of the images in pixels; their own if left out")
     channels: int | None = option(None, "1 (grey), 3 (RGB) or 4 (RGBA); what the images have if left out")
     fit: Literal["crop", "pad", "stretch"] = option("crop", "how images become square")
     random_flip: bool = option(False, "mirror half of the images")
-    batch_size: int = option(32, "images per step")
-    num_validation: int = option(512, "images held out for the validation loss")
+    batch_size: int = option(32, "images per training step", between=(1, 2**16))
+    num_validation: int = option(512, "images held out for the validation loss", between=(1, 10**6))
     # not epsilon: after a small budget its error at the highest noise, which sampling multiplies by up to 100, still
     # makes most pictures blank, and the FID of every side is then that of blank pictures
     objective: Literal["epsilon", "v_prediction", "sample"] = option("v_prediction", "what the models predict")
     noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
         "linear", "betas of the diffusion process"
     )
-    ema_decay: float = option(0.999, "decay of the average of the weights, which is what is evaluated")
+    ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones that are evaluated")
 
-    learning_rates: list[float] = option([1e-3, 2e-3, 4e-3], "tried for each side on the sweep's budget; best one used")
+    learning_rates: list[float] = option(
+        [1e-3, 2e-3, 4e-3], "learning rates to try for each side in the sweep; the best one is used", above=0, below=1
+    )
     sweep_images: int | None = option(None, "training images of each try; a quarter of the budget if left out")
 
-    num_samples: int = option(5000, "images for the FID and KID of each side and seed")
-    sampler_steps: list[int] = option([5, 10, 20, 50, 100], "sampling steps of the quality curves")
-    curve_samples: int = option(500, "images for each point of the quality curves (first seed)")
-    main_sampler: str = option("dpm++:10", "sampler and steps of the FID and of the seconds per image")
-    extractor: Literal["classifier", "inception"] = option(
-        "classifier",
-        "features of FID and KID: a small classifier trained here on the data, or Inception (needs torch-fidelity)",
+    num_samples: int = option(5000, "samples for the FID and KID of each side and seed", between=(100, 10**7))
+    scheduler: str = option(
+        "dpm++", "sampler of the FID and of the time per image: ddim or dpm++", old=("--main-sampler",)
     )
-    extractor_steps: int = option(1500, "training steps of the classifier")
+    sampling_steps: int = option(10, "sampling steps of the FID and of the time per image", between=(1, 1000))
+    curve_steps: list[int] = option(
+        [5, 10, 20, 50, 100], "sampling steps of the quality curves", between=(1, 1000), old=("--sampler-steps",)
+    )
+    curve_samples: int = option(500, "samples for each point of the quality curves (first seed)", between=(100, 10**7))
+    extractor: str = option(
+        "classifier",
+        "features of FID and KID: a small classifier trained here on the data, or inception (needs torch-fidelity)",
+        choices=EXTRACTORS,
+    )
+    extractor_steps: int = option(1500, "training steps of the classifier", between=(1, 10**6))
 
-    costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing")
-    compiled: bool = option(True, "measure compiled latency too (compiles every side)")
-    repeats: int = option(15, "timed rounds of every latency")
-    device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best there is if left out")
-    jobs: int = option(1, "trainings at a time, of one thread each where there are several")
+    costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing", may_change=True)
+    compiled: bool = option(True, "measure compiled latency too (compiles every side)", may_change=True)
+    repeats: int = option(15, "timed rounds of every latency", between=(1, 10**4), may_change=True)
+    device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best available one if left out")
+    jobs: int = option(
+        1, "number of trainings at a time, of one thread each if there are several", between=(1, 256), may_change=True
+    )
 
-    def validate(self) -> "CompareConfig":
-        """Check every field by itself.
+    def __post_init__(self) -> None:
+        # version 0.1.0 had sampler and steps in one option: dpm++:10
+        name, colon, steps = str(self.scheduler).partition(":")
+        if colon and steps.isdigit():
+            self.scheduler, self.sampling_steps = name, int(steps)
 
-        Raises:
-            InputError: naming the first field that is wrong, what was expected, and what to do.
-        """
-        check_types(self)
-        if not self.data:
-            raise InputError("no data was named; give a folder or file with --data, or --data digits to try things out")
-        if not self.output:
-            raise InputError("no output was named; give the folder for the comparison with --output")
+    def validate(self) -> "Self":
+        super().validate()
         self.budget_parts()
-        self.main_sampler_parts()
-        for name, most in _AT_MOST.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise InputError(f"{name}={getattr(self, name)} must lie in 1 to {most}")
-        for name in ("num_samples", "curve_samples"):
-            if getattr(self, name) < 100:
-                raise InputError(f"{name}={getattr(self, name)} is too few for a distance; give at least 100")
-        if not self.learning_rates or any(not 0 < rate < 1 for rate in self.learning_rates):
-            raise InputError(f"learning_rates={self.learning_rates} must hold at least one rate, each in (0, 1)")
-        if any(steps < 1 or steps > 1000 for steps in self.sampler_steps):
-            raise InputError(f"sampler_steps={self.sampler_steps} must lie in 1 to 1000")
+        if self.scheduler not in CURVE_SCHEDULERS:
+            raise InputError(f"--scheduler {self.scheduler!r} is unknown; expected {' or '.join(CURVE_SCHEDULERS)}")
+        if not self.learning_rates:
+            raise InputError("--learning-rates must name at least one learning rate")
         if self.sweep_images is not None and self.sweep_images < self.batch_size:
-            raise InputError(f"sweep_images={self.sweep_images} is less than one batch of {self.batch_size}")
+            raise InputError(f"--sweep-images {self.sweep_images} is less than one batch of {self.batch_size}")
         model = SimpleNamespace(preset="tiny", model_options={})
         self.train_config(self.output, model, steps=1, learning_rate=self.learning_rates[0], seed=0).validate()
         return self
 
-    def budget_parts(self) -> tuple[Literal["images", "minutes"], float]:
-        """Kind and size of the budget.
+    def budget_parts(self) -> tuple[str, float]:
+        """Returns kind (`images` or `minutes`) and size of the budget.
 
         Raises:
             InputError: if it is not of the form `images=N` or `minutes=M`.
@@ -104,62 +118,50 @@ class CompareConfig:
         except ValueError:
             size = 0.0
         if kind not in ("images", "minutes") or not 0 < size < 1e12:
-            raise InputError(f"budget={self.budget!r} must be images=N or minutes=M, for example images=16000")
-        return kind, size  # type: ignore[return-value]
+            raise InputError(f"--budget {self.budget!r} must be images=N or minutes=M, for example images=16000")
+        return kind, size
 
-    def main_sampler_parts(self) -> tuple[str, int]:
-        """Scheduler and steps of the main sampler."""
-        name, _, steps = self.main_sampler.partition(":")
-        if name not in SCHEDULERS or not steps.isdigit() or not 1 <= int(steps) <= 1000:
-            raise InputError(f"main_sampler={self.main_sampler!r} must be ddim:STEPS or dpm++:STEPS")
-        return name, int(steps)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values for YAML, in the order of the fields."""
-        return asdict(self)
+    def changed_since(self, before: "CompareConfig") -> list[str]:
+        """Returns a line for each option that differs from that of an earlier call and must not."""
+        old, new = before.flat(), self.flat()
+        fixed = [name for name, leaf in leaves(type(self)).items() if not leaf.field.metadata.get("may_change")]
+        return [f"{name} {old[name]!r} -> {new[name]!r}" for name in fixed if old[name] != new[name]]
 
     def train_config(
         self, output: str, side: Any, *, steps: int, learning_rate: float, seed: int, points: int = 8
     ) -> TrainConfig:
-        """One training of one side: nothing but model, learning rate, length and seed differs.
+        """Returns one training of one side: only model, learning rate, length and seed differ between sides.
+
+        The learning rate is constant after its warm-up and the evaluated weights are averages. So every point of the
+        curve is a result of its own: one run answers for any budget up to its length.
 
         Args:
             output: folder of the run.
             side: the model, a `Side`.
-            steps: updates of the weights.
-            learning_rate: after the warm-up.
-            seed: of everything random.
-            points: validations along the way.
-
-        The learning rate is constant after its warm-up and the evaluated weights are averages, so that every point of
-        the curve is a result of its own: the same run answers for any budget up to its length.
+            steps: training steps.
+            learning_rate: the learning rate after the warm-up.
+            seed: the seed of everything random.
+            points: number of validations during the training.
         """
         every = max(1, steps // points)
-        return TrainConfig(
-            data=self.data,
-            output=output,
-            preset=side.preset,
-            model_options=side.model_options,
-            steps=steps,
-            batch_size=self.batch_size,
-            seed=seed,
-            image_size=self.image_size,
-            channels=self.channels,
-            fit=self.fit,
-            random_flip=self.random_flip,
-            num_validation=self.num_validation,
-            objective=self.objective,
-            noise_schedule=self.noise_schedule,
-            learning_rate=learning_rate,
-            lr_schedule="constant_with_warmup",
-            lr_warmup_steps=min(100, max(1, steps // 10)),
-            ema_decay=self.ema_decay,
-            device=self.device,
-            checkpoint_every=every,
-            keep_checkpoints=1,
-            validate_every=every,
-            log_every=min(50, every),
-            sample_every=steps,
-            num_samples=1,
-            sample_steps=1,
+        shared = {name: getattr(self, name) for name in SHARED}
+        return TrainConfig.from_dict(
+            {
+                **shared,
+                "output": output,
+                "preset": side.preset,
+                "model_options": side.model_options,
+                "steps": steps,
+                "seed": seed,
+                "learning_rate": learning_rate,
+                "lr_schedule": "constant_with_warmup",
+                "lr_warmup_steps": min(100, max(1, steps // 10)),
+                "checkpoint_every": every,
+                "keep_checkpoints": 1,
+                "validate_every": every,
+                "log_every": min(50, every),
+                "sample_every": steps,
+                "num_samples": 1,
+                "sampling_steps": 1,
+            }
         )

@@ -3,25 +3,32 @@
 Every ratio is to the first model given, the median over the rounds of the ratio within a round.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
+from continuous_unet.base.errors import first_line
+from continuous_unet.comparison.results import Failed, SavedMemory, SideCost, SolverStepsLosses, Speed, from_json
 from continuous_unet.data import ImageDataset
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
-from continuous_unet.evaluation import measure_latency, profile_model, saved_bytes
+from continuous_unet.evaluation import Latency, measure_latency, profile_model, saved_bytes
 from continuous_unet.ode import METHODS
+from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-from continuous_unet.training.validation import validation_loss
+from continuous_unet.tasks.generate.training import GenerateTask
+from continuous_unet.training.validation import validate
 
-STEPS = (1, 2, 3, 4, 6, 8)
+Models = Mapping[str, Any]
+"""U-Nets of diffusers' contract by the name of their side."""
+SOLVER_STEPS = (1, 2, 3, 4, 6, 8)
 """Solver steps that a trained model is tried with."""
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _device(models: Models) -> torch.device:
+    return next(next(iter(models.values())).parameters()).device
 
 
 def _inputs(model: Any, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,37 +36,37 @@ def _inputs(model: Any, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(batch_size, model.config.in_channels, size, size, generator=generator)
     timesteps = torch.randint(1000, (batch_size,), generator=generator)
-    return sample.to(_device(model)), timesteps.to(_device(model))
+    device = _device({"": model})
+    return sample.to(device), timesteps.to(device)
 
 
-def measure_costs(models: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Parameters, MACs and memory of one forward pass of one image, by name."""
+def measure_costs(models: Models) -> dict[str, SideCost]:
+    """Returns parameters, MACs and memory of one forward pass of one image, by name."""
     costs = {}
     for name, model in models.items():
-        profile = profile_model(model, repeats=1, warmup=0).to_dict()
-        kept = ("num_parameters", "macs", "flops", "unknown_operations", "saved_for_backward_bytes",
-                "peak_memory_bytes", "peak_memory_training_bytes", "peak_memory_method")  # fmt: skip
-        costs[name] = {k: profile[k] for k in kept} | {"evaluations": sum(profile["evaluations_per_block"].values())}
+        profile = profile_model(model, repeats=1, warmup=0)
+        evaluations = sum(profile.evaluations_per_block.values())
+        costs[name] = from_json(SideCost, {**profile.to_dict(), "evaluations": evaluations})
     return costs
 
 
-def measure_memory(models: dict[str, Any]) -> list[dict[str, Any]]:
-    """Bytes saved for the backward pass of one image, by side, gradient mode and number of solver steps.
+def measure_memory(models: Models) -> list[SavedMemory]:
+    """Returns bytes saved for the backward pass of one image, by side, gradient mode and number of solver steps.
 
-    Every exact mode that a model has; a discrete U-Net has gradient checkpointing.
+    Every exact mode that a model has is measured; a discrete U-Net has gradient checkpointing.
     """
     rows = []
 
     def measure(name: str, model: Any, mode: str, steps: int | None) -> None:
         sample, timesteps = _inputs(model, 1)
         saved = saved_bytes(lambda: model(sample, timesteps).sample, parameters=[*model.parameters(), *model.buffers()])
-        rows.append({"side": name, "gradient": mode, "solver_steps": steps, "saved_bytes": saved.activations})
+        rows.append(SavedMemory(name, mode, steps, saved.activations))
 
     for name, model in models.items():
         if hasattr(model, "set_solver"):
             before = model.config.num_solver_steps, model.config.gradient
             for mode in ("backprop", "checkpoint", "reversible"):
-                for steps in STEPS:
+                for steps in SOLVER_STEPS:
                     try:
                         model.set_solver(num_steps=steps, gradient=mode)
                     except ValueError:  # a mode that this kind of block does not have
@@ -76,37 +83,57 @@ def measure_memory(models: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_training_speed(models: dict[str, Any], batch_size: int, repeats: int) -> dict[str, dict[str, Any]]:
-    """Seconds per training image (forward, backward, AdamW).
+def measure_training_speed(models: Models, batch_size: int, repeats: int) -> dict[str, Speed]:
+    """Returns the speed of training steps (forward, backward, AdamW), by name.
 
     The learning rate is zero: the models stay as they are.
     """
-    steps: dict[str, Callable[[], None]] = {}
-    for name, model in models.items():
+
+    def stepping(model: Any) -> Callable[[], None]:
         sample, timesteps = _inputs(model, batch_size)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
 
-        def step(model: Any = model, sample: Any = sample, timesteps: Any = timesteps, opt: Any = optimizer) -> None:
+        def step() -> None:
             model(sample, timesteps).sample.square().mean().backward()
-            opt.step()
-            opt.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
 
-        steps[name] = step
-    times = measure_latency(steps, repeats=repeats, warmup=2, device=_device(next(iter(models.values()))))
+        return step
+
+    return _speeds({name: stepping(model) for name, model in models.items()}, _device(models), batch_size, repeats, 2)
+
+
+def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: int) -> dict[str, Speed]:
+    """Returns the speed of whole sampling runs, 8 images at a time, by name."""
+    from diffusers import DDPMScheduler
+
+    batch = 8
+
+    def sampling(model: Any) -> Callable[[], Any]:
+        pipeline = DiffusionSamplingPipeline(model, make_scheduler(scheduler, DDPMScheduler().config))
+        pipeline.set_progress_bar_config(disable=True)
+        return lambda: pipeline(
+            batch_size=batch, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="pt"
+        )
+
+    return _speeds({name: sampling(model) for name, model in models.items()}, _device(models), batch, repeats, 1)
+
+
+def _speeds(
+    functions: dict[str, Callable[[], Any]], device: torch.device, batch_size: int, repeats: int, warmup: int
+) -> dict[str, Speed]:
+    times = measure_latency(functions, repeats=repeats, warmup=warmup, device=device)
     return {
-        name: {
-            "seconds_per_image": time.median_ms / 1000 / batch_size,
-            "images_per_second": 1000 * batch_size / time.median_ms,
-            **time.to_dict(),
-        }
+        name: Speed(**time.to_dict(), seconds_per_image=time.median_ms / 1000 / batch_size)
         for name, time in times.items()
     }
 
 
-def measure_latencies(models: dict[str, Any], repeats: int, *, compiled: bool) -> dict[str, dict[str, Any]]:
-    """Milliseconds of a forward pass of one image. `compiled`: by `torch.compile`, compiled before the first round.
+def measure_latencies(models: Models, repeats: int, *, compiled: bool) -> dict[str, Latency | Failed]:
+    """Returns the latency of a forward pass of one image, by name.
 
-    A side that cannot be compiled gets a row that says why.
+    With `compiled`, every side is compiled by `torch.compile` before the first round. A side that cannot be compiled
+    gets an entry that says why.
     """
     if compiled:
         # torch compiles a function for 8 shapes at most and runs it uncompiled for others: too few for all sides,
@@ -117,66 +144,36 @@ def measure_latencies(models: dict[str, Any], repeats: int, *, compiled: bool) -
 
 
 def _latencies(
-    models: dict[str, Any], repeats: int, prepare: Callable[[Any], Callable[..., Any]]
-) -> dict[str, dict[str, Any]]:
+    models: Models, repeats: int, prepare: Callable[[Any], Callable[..., Any]]
+) -> dict[str, Latency | Failed]:
     functions: dict[str, Callable[[], Any]] = {}
-    failed: dict[str, dict[str, Any]] = {}
-    for name, model in models.items():
-        sample, timesteps = _inputs(model, 1)
-        network = prepare(model)
-
-        def forward(network: Any = network, sample: Any = sample, timesteps: Any = timesteps) -> Any:
-            return network(sample, timesteps, return_dict=False)
-
-        try:
-            with torch.no_grad():
-                forward()
-            functions[name] = forward
-        except Exception as error:  # a compiler fails in any way
-            failed[name] = {
-                "failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-            }
+    failed: dict[str, Failed] = {}
     with torch.no_grad():
-        times = measure_latency(functions, repeats=repeats, device=_device(next(iter(models.values()))))
-    return {name: failed[name] if name in failed else times[name].to_dict() for name in models}
+        for name, model in models.items():
+            forward = partial(prepare(model), *_inputs(model, 1), return_dict=False)
+            try:
+                forward()
+                functions[name] = forward
+            except Exception as error:  # a compiler fails in any way
+                failed[name] = Failed(f"{type(error).__name__}: {first_line(error)[:200]}")
+        times = measure_latency(functions, repeats=repeats, device=_device(models))
+    return {name: failed[name] if name in failed else times[name] for name in models}
 
 
-def measure_sampling_time(
-    models: dict[str, Any], scheduler: str, steps: int, repeats: int
-) -> dict[str, dict[str, Any]]:
-    """Seconds per image of whole sampling runs, 8 images at a time."""
-    from diffusers import DDPMScheduler
+def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDataset) -> list[SolverStepsLosses]:
+    """Returns validation losses of a trained model with other numbers of solver steps than it was trained with.
 
-    batch = 8
-    functions: dict[str, Callable[[], Any]] = {}
-    for name, model in models.items():
-        pipeline = DiffusionSamplingPipeline(model, make_scheduler(scheduler, DDPMScheduler().config))
-        pipeline.set_progress_bar_config(disable=True)
-        functions[name] = lambda pipeline=pipeline: pipeline(
-            batch_size=batch, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="pt"
-        )
-    times = measure_latency(functions, repeats=repeats, warmup=1, device=_device(next(iter(models.values()))))
-    return {
-        name: {
-            "seconds_per_image": time.median_ms / 1000 / batch,
-            **time.to_dict(),
-        }
-        for name, time in times.items()
-    }
-
-
-def measure_dial(unet: Any, scheduler: Any, held_out: ImageDataset, device: torch.device) -> list[dict[str, Any]]:
-    """Validation loss of a trained model at other numbers of solver steps than it was trained with.
-
-    Nothing if it has no solver of fixed steps.
+    The list is empty if the model has no solver with a fixed number of steps.
     """
+    unet = pipeline.unet
     if not hasattr(unet, "set_solver") or unet.config.method not in METHODS:
         return []
     trained = unet.config.num_solver_steps
+    task = GenerateTask(GenerateTraining(), process_of(pipeline.scheduler))
     rows = []
-    for steps in STEPS:
+    for steps in SOLVER_STEPS:
         unet.set_solver(num_steps=steps)
-        losses = validation_loss(unet, scheduler, held_out, seed=0, with_labels=False, device=device)
-        rows.append({"solver_steps": steps, "trained_with": trained, **losses})
+        losses = validate(task, unet, held_out, seed=0)
+        rows.append(from_json(SolverStepsLosses, {"solver_steps": steps, "trained_with": trained, **losses}))
     unet.set_solver(num_steps=trained)
     return rows

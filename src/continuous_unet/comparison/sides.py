@@ -1,40 +1,55 @@
 """The sides of a comparison: one YAML file each, and how a discrete U-Net is cut to the cost of another side."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import Options, option
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.presets import PRESETS
-from continuous_unet.training.config import read_yaml
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FOLDER = Path(__file__).parent / "builtin_sides"
 COSTS = ("parameters", "macs")
 
 
-@dataclass(frozen=True)
-class Side:
-    """One model of a comparison."""
+@dataclass
+class Side(Options):
+    """One model of a comparison, as its YAML file describes it."""
 
-    name: str
-    label: str
-    preset: str
-    model_options: dict[str, Any] = field(default_factory=dict)
-    cut: dict[str, Any] | None = None
-    """`{"to": side, "cost": "parameters" or "macs", "share": 1.0}`: the widths are scaled down until the cost is at
-    most that share of the other side's."""
+    name: str = option("", "name of the side; that of its file")
+    label: str = option("", "name of the side in the report; that of its file if left out")
+    preset: str = option("", "architecture of the model", choices=PRESETS)
+    model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
+    cut: dict[str, Any] | None = option(
+        None,
+        "{to: SIDE, cost: parameters or macs, share: 1.0}: widths are scaled down until the cost is at most that "
+        "fraction of the other side's",
+    )
+    max_seeds: int | None = option(None, "largest number of seeds, for a side whose training is expensive", at_least=1)
 
-    max_seeds: int | None = None
-    """Train with at most so many seeds, for a side that is dear to train; the report gives the number."""
+    def validate(self) -> "Self":
+        super().validate()
+        keys, cut = {"to", "cost", "share"}, self.cut
+        if cut is not None and (set(cut) - keys or cut.get("cost") not in COSTS or "to" not in cut):
+            raise InputError(f"cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is one of {COSTS}")
+        return self
+
+    def model(self) -> dict[str, Any]:
+        """Returns what the model is made of, as in a side file."""
+        options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_options.items()}
+        return {"preset": self.preset, "model_options": options}
 
     def build(self, image_size: int, channels: int) -> Any:
-        """A new U-Net of this side.
+        """Returns a new U-Net of this side.
 
         Raises:
             InputError: for settings that do not fit.
@@ -47,20 +62,26 @@ class Side:
             raise InputError(f"the side {self.name} cannot be made: {error}") from error
 
 
-def built_in(scale: str) -> list[str]:
-    """Names of the built-in sides of a scale, in the order of the report."""
+def built_in(size: str) -> list[str]:
+    """Returns the names of the built-in sides, `small` or `base`, in the order of the report."""
     order = ("ours", "control", "paper", "paper-first-order", "discrete", "discrete-parameters", "discrete-macs")
-    there = {path.stem for path in (FOLDER / scale).glob("*.yaml")}
-    return [name for name in order if name in there]
+    found = {path.stem for path in (FOLDER / size).glob("*.yaml")}
+    return [name for name in order if name in found]
 
 
-def load_sides(names: list[str], scale: str) -> list[Side]:
-    """Read sides: built-in ones by name, others by the path of their YAML file.
+def load_sides(names: list[str], size: str) -> list[Side]:
+    """Returns sides: built-in ones by name, others by the path of their YAML file.
 
     Raises:
-        InputError: for a side that is not there, or a file that does not fit.
+        InputError: for a side that does not exist, or a file that does not fit.
     """
-    sides = [_read(name, scale) for name in names or built_in(scale)]
+    known = built_in(size)
+    sides = []
+    for name in names or known:
+        path = FOLDER / size / f"{name}.yaml" if name in known else Path(name)
+        if not path.is_file():
+            raise InputError(f"the side {name!r} is neither built in ({', '.join(known)}) nor a YAML file")
+        sides.append(read_side(path))
     by_name = {side.name: side for side in sides}
     if len(by_name) < len(sides):
         raise InputError(f"two sides have the same name: {', '.join(side.name for side in sides)}")
@@ -70,40 +91,25 @@ def load_sides(names: list[str], scale: str) -> list[Side]:
     return sides
 
 
-def _read(name: str, scale: str) -> Side:
-    path = FOLDER / scale / f"{name}.yaml" if name in built_in(scale) else Path(name)
-    if not path.is_file():
-        raise InputError(f"the side {name!r} is neither built in ({', '.join(built_in(scale))}) nor a YAML file")
-    fields = [f.name for f in dataclasses.fields(Side) if f.name != "name"]
-    values = read_yaml(path, fields)
-    values.setdefault("label", path.stem)
-    side = Side(name=path.stem, **{"preset": "", **values})
-    if side.preset not in PRESETS:
-        raise InputError(f"{path}: preset={side.preset!r} is unknown; expected one of {', '.join(PRESETS)}")
-    if not isinstance(side.model_options, dict):
-        raise InputError(f"{path}: model_options must be a mapping of constructor arguments")
-    if side.max_seeds is not None and (not isinstance(side.max_seeds, int) or side.max_seeds < 1):
-        raise InputError(f"{path}: max_seeds={side.max_seeds!r} must be an integer of at least 1")
-    cut = side.cut
-    if cut is not None:
-        if (
-            not isinstance(cut, dict)
-            or set(cut) - {"to", "cost", "share"}
-            or cut.get("cost") not in COSTS
-            or "to" not in cut
-        ):
-            raise InputError(
-                f"{path}: cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is one of {COSTS}"
-            )
-        cut.setdefault("share", 1.0)
-    return side
+def read_side(path: Path) -> Side:
+    """Reads a side file.
+
+    Raises:
+        InputError: if it does not fit.
+    """
+    side = Side.load(path)
+    side.name, side.label = path.stem, side.label or path.stem
+    try:
+        return side.validate()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def resolve_cuts(sides: list[Side], image_size: int, channels: int) -> list[Side]:
-    """The sides with every cut carried out: `model_options` then holds the widths.
+    """Returns the sides with every cut carried out: `model_options` then holds the widths.
 
     Raises:
-        InputError: for cuts that wait for each other, or that cannot be made.
+        InputError: for cuts that depend on each other, or that cannot be made.
     """
     resolved: dict[str, Side] = {}
 
@@ -113,7 +119,7 @@ def resolve_cuts(sides: list[Side], image_size: int, channels: int) -> list[Side
         if side.name not in resolved:
             if side.cut is not None:
                 other = resolve(next(s for s in sides if s.name == side.cut["to"]), (*waiting, side.name))
-                limit = side.cut["share"] * cost(other, side.cut["cost"], image_size, channels)
+                limit = side.cut.get("share", 1.0) * cost(other, side.cut["cost"], image_size, channels)
                 side = cut_widths(side, side.cut["cost"], limit, image_size, channels)
             resolved[side.name] = side
         return resolved[side.name]
@@ -122,7 +128,7 @@ def resolve_cuts(sides: list[Side], image_size: int, channels: int) -> list[Side
 
 
 def cost(side: Side, kind: str, image_size: int, channels: int) -> int:
-    """Parameters, or multiply-accumulates of one forward pass of one image."""
+    """Returns the parameters, or the multiply-accumulates of one forward pass of one image."""
     model = side.build(image_size, channels)
     if kind == "parameters":
         return sum(p.numel() for p in model.parameters())
@@ -131,7 +137,7 @@ def cost(side: Side, kind: str, image_size: int, channels: int) -> int:
 
 
 def cut_widths(side: Side, kind: str, limit: float, image_size: int, channels: int) -> Side:
-    """The side with its widths scaled down, in multiples of 8, to the largest cost of at most `limit`.
+    """Returns the side with its widths scaled down, in multiples of 8, to the largest cost of at most `limit`.
 
     Raises:
         InputError: if even the smallest widths cost more.

@@ -18,7 +18,7 @@ from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_v
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
 from continuous_unet.data.report import DatasetReport, between_sizes
-from continuous_unet.data.sources import FileSource, Source, open_source
+from continuous_unet.data.sources import Source, open_source
 from continuous_unet.images.decode import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -147,15 +147,14 @@ def open_dataset(
     """
     size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
     _check_arguments(channels, split, fit, on_bad_image)
-    opened = open_source(str(source), split, value_range=chosen_range, max_pixels=max_pixels)
+    reading = {"value_range": chosen_range, "max_pixels": max_pixels, "names": names, "class_names": class_names}
+    opened = open_source(str(source), split, **reading)
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
-    if names is not None and isinstance(opened, FileSource):
-        opened.set_names(names, class_names)
     looks = look_at(opened, progress)
     left_out = _check_bad(opened, looks, str(source), on_bad_image, max_bad_images)
-    if left_out and names is None:
+    if left_out and not (names is not None and opened.files):
         opened.keep([i for i, look in enumerate(looks) if isinstance(look, Look)])
     found = [look for look in looks if isinstance(look, Look)]
     smallest, largest = sizes_of(found)

@@ -85,7 +85,7 @@ def read_ranges(looks: Sequence[Look], chosen: tuple[float, float] | None) -> tu
     Returns:
         The decisions, and None; or why the values of some images cannot be read without a choice.
     """
-    decided, problem = [], None
+    decided, problems = [], []
     for deep, kind in _KINDS.items():
         same = [look for look in looks if look.deep == deep]
         if not same:
@@ -93,14 +93,14 @@ def read_ranges(looks: Sequence[Look], chosen: tuple[float, float] | None) -> tu
         low, high = min(same, key=lambda look: look.smallest), max(same, key=lambda look: look.largest)
         black, white, certain = range_of_values(deep, low.smallest, high.largest)
         if chosen is None and not certain:
-            problem = (
+            problems.append(
                 f"the values of its {kind} images lie between {low.smallest:g} ({low.name}) and {high.largest:g} "
                 f"({high.name}), which is no usual range; say which values are black and white, for example "
                 f"--value-range {low.smallest:g}:{high.largest:g}"
             )
         black, white = chosen or (black, white)
         decided.append(DeepImages(kind, len(same), low.smallest, high.largest, black, white))
-    return decided, problem
+    return decided, "; ".join(problems) or None
 
 
 def values_by_type(deep: Sequence[DeepImages]) -> dict[str, tuple[float, float]]:

@@ -25,8 +25,9 @@ class DeepImages:
 
     def __str__(self) -> str:
         return (
-            f"{self.number:,} {self.kind} images with values from {self.smallest:g} to {self.largest:g}; "
-            f"{self.black:g} is taken as black and {self.white:g} as white (--value-range)"
+            f"{self.number:,} {self.kind} {'image has' if self.number == 1 else 'images have'} values from "
+            f"{self.smallest:g} to {self.largest:g}; {self.black:g} is taken as black and {self.white:g} as white "
+            "(--value-range)"
         )
 
 

@@ -57,11 +57,8 @@ class EvaluateUpscaleOptions(RestorationOptions):
     )
 
 
-EXTRACTORS = {
-    "classifier": "continuous_unet.evaluation.quality.extractors.classifier",
-    "inception": "continuous_unet.evaluation.quality.extractors.inception",
-}
-"""Name of a feature extractor: the module that makes it. Each has `check`, `prepare` and `load`; see `Extractor`."""
+EXTRACTORS = {"classifier": "classifier:Classifier", "inception": "inception:Inception"}
+"""Feature extractors by name: file and class in `quality/extractors`."""
 
 
 @dataclass

@@ -11,10 +11,8 @@ import numpy as np
 from PIL import Image
 
 from continuous_unet.base.errors import first_line
+from continuous_unet.images.names import FORMATS
 from continuous_unet.images.ranges import to_model_range
-
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file is named. Pillow knows more, and some of it runs other programs."""
 
 MAX_PIXELS = 89_478_485
 """The largest image that is decoded unless a caller raises the limit: Pillow's own against decompression bombs."""

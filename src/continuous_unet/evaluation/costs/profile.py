@@ -151,7 +151,10 @@ def profile_model(
         peak_memory_training_bytes=training_peak,
         peak_memory_method=how,
         latency_ms={
-            "median": latency.median_ms, "p25": latency.p25_ms, "p75": latency.p75_ms, "min": latency.min_ms,
+            "median": latency.median_ms,
+            "p25": latency.p25_ms,
+            "p75": latency.p75_ms,
+            "min": latency.min_ms,
             "repeats": latency.repeats,
         },
         batch_size=batch_size,
@@ -159,7 +162,7 @@ def profile_model(
         dtype=str(dtype).removeprefix("torch."),
         num_threads=torch.get_num_threads(),
         torch_version=torch.__version__,
-    )  # fmt: skip
+    )
 
 
 def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:

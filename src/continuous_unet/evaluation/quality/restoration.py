@@ -9,7 +9,7 @@ a border of as many pixels as the factor. Every number is a mean over images. Th
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,11 +21,12 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.sources import open_source
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
 from continuous_unet.images.grids import to_pil
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
-from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.restoration import RestoreOptions
 
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
@@ -50,7 +51,7 @@ def read_images(data: str | Path, channels: int, most: int | None = None) -> Ite
             image = normalise_mode(source.load(index), channels)
         except Unreadable as error:
             raise InputError(f"{source.names[index]} in {data} cannot be read: {error}") from error
-        yield source.names[index], torch.from_numpy(to_array(image, channels) / 2 + 0.5)
+        yield source.names[index], torch.from_numpy(to_unit_range(to_array(image, channels)))
 
 
 class Quality:
@@ -132,27 +133,11 @@ def luma(image: Tensor) -> Tensor:
 class Settings:
     """What all experiments share."""
 
-    mode: str = "mean"
-    """`"mean"`, one evaluation of the model, or `"sample"`, several."""
-    sampling_steps: int = 20
-    """Evaluations of the model in mode `"sample"`."""
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    """How the pipeline works; the generator is that of each trial."""
     seed: int = 0
     """Seed of the noise. That of an image depends on it, on the strength of the noise and on the image's name."""
-    tiles: Tiles | None = None
     lpips: bool = False
-    before_tile: Callable[[], None] = lambda: None
-    """Called before each tile; what it raises ends the work."""
-
-    def call(self, generator: torch.Generator) -> dict[str, Any]:
-        """Returns the arguments that every restoration pipeline takes."""
-        return {
-            "mode": self.mode,
-            "num_inference_steps": self.sampling_steps,
-            "generator": generator,
-            "tiles": self.tiles,
-            "output_type": "pt",
-            "before_tile": self.before_tile,
-        }
 
 
 class Trial(NamedTuple):
@@ -176,7 +161,7 @@ class Experiment(Protocol):
     def trial(self, name: str, image: Tensor, seed: int) -> Trial:
         """Makes an image `(C, H, W)` in [0, 1] worse."""
 
-    def restore(self, pipeline: Any, trial: Trial, settings: Settings) -> Tensor:
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
         """Returns the restored image, `(C, H, W)` in [0, 1]."""
 
     def compared(self, restored: Tensor) -> Tensor:
@@ -203,9 +188,9 @@ class GaussianNoise:
         noisy = image + self.sigma / 255 * torch.randn(image.shape, generator=generator)
         return Trial(noisy, image * 255, noisy * 255, generator)
 
-    def restore(self, pipeline: Any, trial: Trial, settings: Settings) -> Tensor:
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
         sigma = self.sigma if self.known else "auto"
-        return pipeline(trial.given, sigma=sigma, **settings.call(trial.generator)).images[0]
+        return pipeline(trial.given, sigma=sigma, output_type="pt", **vars(how)).images[0]
 
     def compared(self, restored: Tensor) -> Tensor:
         return to_8_bit(restored) * 255
@@ -229,11 +214,11 @@ class NoisingStep(GaussianNoise):
         """
         if pipeline.scheduler is None:
             raise InputError("timesteps are those of a diffusion model; this model was trained to denoise: use --sigma")
-        count = pipeline.scheduler.config.num_train_timesteps
-        if not 0 <= step < count:
-            raise InputError(f"timestep {step} must lie in 0 to {count - 1}")
-        alpha = float(pipeline.scheduler.alphas_cumprod[step])
-        return cls(sigma=((1 - alpha) / alpha) ** 0.5 * 127.5, step=step)
+        process = process_of(pipeline.scheduler)
+        if not 0 <= step < process.num_train_timesteps:
+            raise InputError(f"timestep {step} must lie in 0 to {process.num_train_timesteps - 1}")
+        signal, noise = process.coefficients(step)
+        return cls(sigma=noise / signal * 127.5, step=step)
 
     def setting(self) -> dict[str, float]:
         return {"step": self.step, "sigma": self.sigma}
@@ -242,10 +227,9 @@ class NoisingStep(GaussianNoise):
         return self._noisy(image, derive_seed("evaluation noise", seed, self.step, name))
 
     @torch.no_grad()
-    def restore(self, pipeline: Any, trial: Trial, settings: Settings) -> Tensor:
-        given, generator = trial.given.to(pipeline.device), trial.generator
-        how = RestoreOptions(settings.mode, settings.sampling_steps, generator, None, settings.before_tile)
-        return torch.cat(list(pipeline.bands(given, None, how, timestep=self.step)), dim=1)
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        bands = pipeline.bands(trial.given.to(pipeline.device), None, replace(how, tiles=None), self.step)
+        return torch.cat(list(bands), dim=1)
 
 
 @dataclass(frozen=True)
@@ -271,8 +255,8 @@ class Reduction:
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
-    def restore(self, pipeline: Any, trial: Trial, settings: Settings) -> Tensor:
-        return pipeline(trial.given, **settings.call(trial.generator)).images[0]
+    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+        return pipeline(trial.given, output_type="pt", **vars(how)).images[0]
 
     def compared(self, restored: Tensor) -> Tensor:
         return self._inner(to_8_bit(restored))
@@ -314,7 +298,8 @@ def measure(
     for name, image in images:
         trial = experiment.trial(name, image, settings.seed)
         started = time.perf_counter()
-        restored = experiment.restore(pipeline, trial, settings).cpu()
+        how = replace(settings.restore, generator=trial.generator)
+        restored = experiment.restore(pipeline, trial, how).cpu()
         seconds += time.perf_counter() - started
         pixels += restored[0].numel()
         after.add(experiment.compared(restored), trial.target)
@@ -326,7 +311,7 @@ def measure(
     return {**row, "megapixels_per_second": speed}
 
 
-def peak_memory_of(pipeline: Any, largest: Tensor, settings: Settings) -> dict[str, Any]:
+def peak_memory_of(pipeline: Any, largest: Tensor, how: RestoreOptions) -> dict[str, Any]:
     """Measures the most bytes alive at once in the restoration of an image `(C, H, W)`, reduced first for an upscaler.
 
     A denoiser is given sigma 25, so that estimating it does not count.
@@ -335,8 +320,5 @@ def peak_memory_of(pipeline: Any, largest: Tensor, settings: Settings) -> dict[s
     if pipeline.task == "upscale":
         height, width = (length // pipeline.config.scale for length in largest.shape[1:])
         largest, extra = largest[:, :height, :width], {}
-    size, how = peak_memory(
-        lambda: pipeline(largest, output_type="pt", tiles=settings.tiles, mode=settings.mode, **extra),
-        device=pipeline.device,
-    )
+    size, how = peak_memory(lambda: pipeline(largest, output_type="pt", **vars(how), **extra), device=pipeline.device)
     return {"peak_memory_bytes": size, "peak_memory_method": how, "peak_memory_shape": list(largest.shape)}

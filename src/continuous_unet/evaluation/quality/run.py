@@ -16,38 +16,18 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import CallResult
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
-from continuous_unet.diffusion.samplers import make_scheduler
-from continuous_unet.evaluation.options import (
-    EvaluateDenoiseOptions,
-    EvaluateGenerateOptions,
-    EvaluateUpscaleOptions,
-    RestorationOptions,
-)
-from continuous_unet.evaluation.quality.extractors import Extractor, extractor_module
-from continuous_unet.evaluation.quality.generation import (
-    FEWEST,
-    Distance,
-    distances,
-    fake_features,
-    real_features,
-    real_halves,
-    samples,
-)
-from continuous_unet.evaluation.quality.restoration import (
-    NO_LPIPS,
-    Experiment,
-    GaussianNoise,
-    NoisingStep,
-    Reduction,
-    Settings,
-    measure,
-    peak_memory_of,
-    read_images,
-)
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.evaluation import options as opts
+from continuous_unet.evaluation.quality import generation, restoration
+from continuous_unet.evaluation.quality.extractors import extractor_class
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
+from continuous_unet.tasks.options import ModeOptions
+from continuous_unet.tasks.restoration import RestoreOptions
+from continuous_unet.tasks.upscale.options import UpscaleOptions
 
-TILES = {"denoise": (512, 64), "upscale": (256, 32)}
+VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": UpscaleOptions}
 
 
 @dataclass
@@ -75,13 +55,13 @@ def collecting(result: EvaluationResult, stop: StopRequest | None) -> Iterator[S
 class RestorationResult(EvaluationResult):
     """Quality, speed and memory of restoration models."""
 
-    lpips: str = NO_LPIPS
+    lpips: str = restoration.NO_LPIPS
 
     def to_text(self) -> str:
         return "\n".join(map(_restoration_line, self.rows))
 
 
-def evaluate_denoising(options: EvaluateDenoiseOptions, *, stop: StopRequest | None = None) -> RestorationResult:
+def evaluate_denoising(options: opts.EvaluateDenoiseOptions, *, stop: StopRequest | None = None) -> RestorationResult:
     """Measures how well models remove noise from clean images to which it was added.
 
     Args:
@@ -92,22 +72,22 @@ def evaluate_denoising(options: EvaluateDenoiseOptions, *, stop: StopRequest | N
         InputError: for options, models or images that cannot be used.
     """
 
-    def experiments(pipeline: Any) -> list[Experiment]:
+    def experiments(pipeline: Any) -> list[restoration.Experiment]:
         if options.timesteps:
-            return [NoisingStep.of(pipeline, step) for step in options.timesteps]
-        return [GaussianNoise(sigma, options.known_sigma) for sigma in options.sigma or (15.0, 25.0, 50.0)]
+            return [restoration.NoisingStep.of(pipeline, step) for step in options.timesteps]
+        return [restoration.GaussianNoise(sigma, options.known_sigma) for sigma in options.sigma or (15.0, 25.0, 50.0)]
 
     return _evaluate("denoise", "denoise-grey", options, experiments, stop)
 
 
-def evaluate_upscaling(options: EvaluateUpscaleOptions, *, stop: StopRequest | None = None) -> RestorationResult:
+def evaluate_upscaling(options: opts.EvaluateUpscaleOptions, *, stop: StopRequest | None = None) -> RestorationResult:
     """Measures how well models enlarge images that were reduced; arguments and errors are as for `evaluate_denoising`.
 
     `megapixels_per_second` counts the pixels of the large images.
     """
 
-    def experiments(pipeline: Any) -> list[Experiment]:
-        return [Reduction(pipeline.config.scale, options.jpeg)]
+    def experiments(pipeline: Any) -> list[restoration.Experiment]:
+        return [restoration.Reduction(pipeline.config.scale, options.jpeg)]
 
     return _evaluate("upscale", f"upscale-x{options.scale or 2}", options, experiments, stop)
 
@@ -115,19 +95,18 @@ def evaluate_upscaling(options: EvaluateUpscaleOptions, *, stop: StopRequest | N
 def _evaluate(
     task: str,
     packaged: str,
-    options: RestorationOptions,
-    experiments: Callable[[Any], list[Experiment]],
+    options: opts.RestorationOptions,
+    experiments: Callable[[Any], list[restoration.Experiment]],
     stop: StopRequest | None,
 ) -> RestorationResult:
     options.validate()
-    result = RestorationResult(lpips="measured" if options.lpips else NO_LPIPS)
-    size, overlap = TILES[task]
-    tiles = Tiles(options.tile or size, overlap if options.overlap is None else options.overlap)
+    result = RestorationResult(lpips="measured" if options.lpips else restoration.NO_LPIPS)
+    verb = VERBS[task]
+    tiles = Tiles(options.tile or verb.tile, verb.overlap if options.overlap is None else options.overlap)
     device = pick_device(options.device)
     with collecting(result, stop) as request:
-        settings = Settings(
-            options.mode, options.sampling_steps, options.seed, tiles, options.lpips, before_tile=request.check
-        )
+        how = RestoreOptions(options.mode, options.sampling_steps, tiles=tiles, before_tile=request.check)
+        settings = restoration.Settings(how, options.seed, options.lpips)
         for name in options.model or [packaged]:
             pipeline = load_restorer(name, task, device=device)
             if options.solver_steps is not None:
@@ -136,14 +115,14 @@ def _evaluate(
             # upscaling is scored on luma, so colour images are kept; a denoiser is scored in its own channels
             channels = 3 if task == "upscale" else pipeline.channels
             largest = max(
-                (image for _, image in read_images(options.data, channels, options.num)),
+                (image for _, image in restoration.read_images(options.data, channels, options.num)),
                 key=lambda image: image[0].numel(),
             )
             facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.mode}
-            facts |= peak_memory_of(pipeline, largest, settings)
+            facts |= restoration.peak_memory_of(pipeline, largest, how)
             for experiment in chosen:
-                images = read_images(options.data, channels, options.num)
-                row = measure(experiment, pipeline, images, settings)
+                images = restoration.read_images(options.data, channels, options.num)
+                row = restoration.measure(experiment, pipeline, images, settings)
                 result.rows.append({"model": name, "data": options.data, **row, **facts})
     return result
 
@@ -172,24 +151,22 @@ class GenerationResult(EvaluationResult):
 
     extractor: str = ""
     """What the features are. Distances in other features cannot be compared with these."""
-    floor: Distance | None = None
+    floor: generation.Distance | None = None
     """The distance of real images to as many others: what a perfect model would reach."""
 
     def to_text(self) -> str:
+        if self.floor is None:
+            return ""
+        rows = [*self.rows, {"name": "real images", **dataclasses.asdict(self.floor)}]
         lines = [
             f"{row['name']} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
             f"{row['kid_std'] * 1000:.2f}"
-            for row in self.rows
+            for row in rows
         ]
-        if self.floor is not None:
-            lines.append(
-                f"real images ({self.floor.num_images}): FID {self.floor.fid:.3f}, KID x 1000 "
-                f"{self.floor.kid * 1000:.2f} ± {self.floor.kid_std * 1000:.2f}"
-            )
-        return "\n".join([*lines, f"features: {self.extractor}"] if lines else lines)
+        return "\n".join([*lines, f"features: {self.extractor}"])
 
 
-def evaluate_generation(options: EvaluateGenerateOptions, *, stop: StopRequest | None = None) -> GenerationResult:
+def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequest | None = None) -> GenerationResult:
     """Measures FID and KID of models, or of generated images, to real images.
 
     The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
@@ -204,55 +181,55 @@ def evaluate_generation(options: EvaluateGenerateOptions, *, stop: StopRequest |
     """
     options.validate()
     device = pick_device(options.device)
-    extractors = extractor_module(options.extractor)
-    extractors.check(device)
-    pipelines = {name: _pipeline(name, options, device) for name in options.model}
+    kind = extractor_class(options.extractor)
+    kind.check(device)
+    pipelines = {name: _sampler(name, options, device) for name in options.model}
     real = _real_images(options, pipelines)
-    size, channels = real.report.image_size, real.report.channels
-    generated = {
-        name: open_dataset(name, image_size=size, channels=channels, fit="crop", seed=0) for name in options.images
-    }
+    shape = {"image_size": real.report.image_size, "channels": real.report.channels}
+    folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
+    train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
     result = GenerationResult()
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "extractor.safetensors"
-        train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
-        facts = extractors.prepare(
-            train,
-            held_out,
-            steps=options.extractor_steps,
-            seed=options.seed,
-            device=device,
-            path=path,
-            before_step=request.check,
-        )
-        extractor = extractors.load(path, facts, device)
+        path, check = Path(folder) / "extractor.safetensors", request.check
+        extractor_options = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
+        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **extractor_options), device)
         result.extractor = extractor.name
-        parts = real_halves(train, options.num, options.seed)
-        reference, other = (real_features(train, part, extractor, device, request.check) for part in parts)
-        result.floor = distances(reference, other)
+        halves = generation.real_halves(train, options.num, options.seed)
+        reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
+        result.floor = generation.distances(reference, other)
 
         def add(name: str, features: torch.Tensor, **how: Any) -> None:
-            result.rows.append({"name": name, **dataclasses.asdict(distances(reference, features)), **how})
+            distance = generation.distances(reference, features)
+            result.rows.append({"name": name, **dataclasses.asdict(distance), **how})
 
+        how = {"scheduler": options.scheduler, "sampling_steps": options.sampling_steps}
         for name, pipeline in pipelines.items():
-            how = {"scheduler": options.scheduler, "sampling_steps": options.sampling_steps}
-            add(name, _sampled_features(name, pipeline, options, extractor, device, request), **how)
-        for name, images in generated.items():
+            batches = generation.samples(
+                pipeline,
+                options.num,
+                seed=options.seed,
+                num_inference_steps=options.sampling_steps,
+                batch_size=options.batch_size,
+                on_step=check,
+            )
+            bar = tqdm(batches, name, -(-options.num // options.batch_size), leave=False)
+            add(name, generation.fake_features(bar, extractor, device)[0], **how)
+        for name, images in folders.items():
             numbers = list(range(min(options.num, len(images))))
-            add(name, real_features(images, numbers, extractor, device, request.check))
+            add(name, generation.real_features(images, numbers, extractor, device, check))
     return result
 
 
-def _pipeline(name: str, options: EvaluateGenerateOptions, device: torch.device) -> Any:
+def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> Any:
     pipeline = load_pipeline(name, device=device)
-    pipeline.scheduler = make_scheduler(options.scheduler, pipeline.scheduler.config)
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     if options.solver_steps is not None:
         set_solver_steps(pipeline.unet, options.solver_steps)
     return pipeline
 
 
-def _real_images(options: EvaluateGenerateOptions, pipelines: dict[str, Any]) -> ImageDataset:
+def _real_images(options: opts.EvaluateGenerateOptions, pipelines: dict[str, Any]) -> ImageDataset:
     """Opens the real images in the size and the channels that the models make."""
     size, channels = options.image_size, None
     for name, pipeline in pipelines.items():
@@ -264,26 +241,8 @@ def _real_images(options: EvaluateGenerateOptions, pipelines: dict[str, Any]) ->
                 f"are of {size} pixels and {channels} channels; evaluate it by itself"
             )
     data = open_dataset(options.data, image_size=size, channels=channels, fit="crop", seed=0)
-    if len(data) < 2.5 * FEWEST:
-        raise InputError(f"{options.data} has {len(data)} images; FID and KID need at least {5 * FEWEST // 2}")
+    if len(data) < 2.5 * generation.FEWEST:
+        raise InputError(
+            f"{options.data} has {len(data)} images; FID and KID need at least {5 * generation.FEWEST // 2}"
+        )
     return data
-
-
-def _sampled_features(
-    name: str,
-    pipeline: Any,
-    options: EvaluateGenerateOptions,
-    extractor: Extractor,
-    device: torch.device,
-    request: StopRequest,
-) -> torch.Tensor:
-    batches = samples(
-        pipeline,
-        options.num,
-        seed=options.seed,
-        num_inference_steps=options.sampling_steps,
-        batch_size=options.batch_size,
-        on_step=request.check,
-    )
-    total = -(-options.num // options.batch_size)
-    return fake_features(tqdm(batches, name, total, leave=False), extractor, device)[0]

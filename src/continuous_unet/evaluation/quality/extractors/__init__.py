@@ -1,10 +1,9 @@
-"""Feature extractors of FID and KID. A new one is a module here and an entry in `evaluation.options.EXTRACTORS`."""
+"""Feature extractors of FID and KID. A new one is a class in a file here, and an entry in `options.EXTRACTORS`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,23 +16,29 @@ Facts = dict[str, str | int | float | None]
 """What `prepare` found out, as JSON."""
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """Turns images `(B, C, H, W)` in [-1, 1] into features `(B, F)`."""
+class Extractor(ABC):
+    """Turns images into features.
 
-    features: Callable[[Tensor], Tensor]
+    Args:
+        path: the file that `prepare` wrote, if it writes one.
+        facts: what `prepare` returned.
+        device: where to compute.
+    """
+
     name: str
-    """What it is, for people: no distance is printed without it."""
+    """What it is, for people: no distance is shown without it."""
 
+    @abstractmethod
+    def __init__(self, path: Path, facts: Facts, device: torch.device) -> None: ...
 
-class ExtractorModule(Protocol):
-    """What each module of an extractor has."""
+    @classmethod
+    def check(cls, device: torch.device) -> None:
+        """Raises InputError, with a remedy, if the extractor cannot be used here; most can be used everywhere."""
+        return
 
-    def check(self, device: torch.device) -> None:
-        """Raises InputError, with a remedy, if the extractor cannot be used here."""
-
+    @classmethod
     def prepare(
-        self,
+        cls,
         data: ImageDataset,
         held_out: ImageDataset,
         *,
@@ -43,7 +48,7 @@ class ExtractorModule(Protocol):
         path: Path,
         before_step: Callable[[], None] = lambda: None,
     ) -> Facts:
-        """Makes the extractor's file, if it has one.
+        """Trains what has to be trained.
 
         Args:
             data: real images to train on.
@@ -54,31 +59,20 @@ class ExtractorModule(Protocol):
             path: where to write the weights (safetensors).
             before_step: called before each training step; what it raises ends the work.
         """
+        return {}
 
-    def load(self, path: Path, facts: Facts, device: torch.device) -> Extractor:
-        """Returns the extractor that `prepare` made."""
-
-
-@dataclass(frozen=True)
-class ExtractorSpec:
-    """An extractor that another process can load."""
-
-    kind: str
-    path: str
-    facts: Facts = field(default_factory=dict)
-
-    def load(self, device: torch.device) -> Extractor:
-        """Returns the extractor on a device."""
-        return extractor_module(self.kind).load(Path(self.path), self.facts, device)
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Returns features `(B, F)` of images `(B, C, H, W)` in [-1, 1]."""
 
 
-def extractor_module(kind: str) -> ExtractorModule:
-    """Returns the module of an extractor.
+def extractor_class(kind: str) -> type[Extractor]:
+    """Returns an extractor by its name.
 
     Raises:
         InputError: for an unknown name.
     """
     if kind not in EXTRACTORS:
         raise InputError(f"extractor={kind!r} is unknown; expected one of {', '.join(EXTRACTORS)}")
-    module: ExtractorModule = import_module(EXTRACTORS[kind])  # type: ignore[assignment]  # a module is checked by use
-    return module
+    module, _, name = EXTRACTORS[kind].partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -41,52 +41,65 @@ class SmallClassifier(nn.Module):
         return self.head(self.features(images))
 
 
-def check(device: torch.device) -> None:
-    """Does nothing: the classifier works everywhere."""
+class Classifier(Extractor):
+    """The trained classifier from its file."""
 
+    def __init__(self, path: Path, facts: Facts, device: torch.device) -> None:
+        weights = load_file(path)
+        model = SmallClassifier(weights["convolutions.0.weight"].shape[1], len(weights["head.bias"]))
+        model.load_state_dict(weights)
+        self.model = model.to(device).eval()
+        what = f"{facts['num_classes']} classes" if facts["task"] == "classes" else "quarter turns"
+        self.name = f"small classifier trained here ({what}, {facts['accuracy']:.1%} right), 64 features"
 
-def prepare(
-    data: ImageDataset,
-    held_out: ImageDataset,
-    *,
-    steps: int,
-    seed: int,
-    device: torch.device,
-    path: Path,
-    before_step: Callable[[], None] = lambda: None,
-) -> Facts:
-    """Trains the classifier on the classes of the data, or, without classes, on telling quarter turns apart.
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        return self.model.features(images)
 
-    Returns:
-        `task`, `num_classes`, `accuracy` on the held-out images, `steps`.
-    """
-    task = "classes" if data.num_classes is not None and data.num_classes > 1 else "rotations"
-    num_classes = data.num_classes if task == "classes" else 4
-    torch.manual_seed(derive_seed("extractor", seed))
-    model = SmallClassifier(data.report.channels, int(num_classes or 4)).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    sampler = EpochSampler(len(data), BATCH, seed=derive_seed("extractor order", seed) % 2**31)
-    model.train()
-    for _, keys in zip(range(steps), sampler, strict=False):
-        before_step()
-        images, labels = _labelled([data[key] for key in keys], task)
-        loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-    right = total = 0
-    with torch.no_grad():
-        for start in range(0, len(held_out), BATCH):
-            items = [held_out[i] for i in range(start, min(start + BATCH, len(held_out)))]
-            images, labels = _labelled(items, task)
-            right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
-            total += len(labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
-    return {"task": task, "num_classes": num_classes, "accuracy": right / total, "steps": steps}
+    @classmethod
+    def prepare(
+        cls,
+        data: ImageDataset,
+        held_out: ImageDataset,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        path: Path,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> Facts:
+        """Trains the classifier on the classes of the data, or, without classes, on telling quarter turns apart.
+
+        Returns:
+            `task`, `num_classes`, `accuracy` on the held-out images, `steps`.
+        """
+        task = "classes" if data.num_classes is not None and data.num_classes > 1 else "rotations"
+        num_classes = data.num_classes if task == "classes" else 4
+        torch.manual_seed(derive_seed("extractor", seed))
+        model = SmallClassifier(data.report.channels, int(num_classes or 4)).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+        sampler = EpochSampler(len(data), BATCH, seed=derive_seed("extractor order", seed) % 2**31)
+        model.train()
+        for _, keys in zip(range(steps), sampler, strict=False):
+            before_step()
+            images, labels = _labelled([data[key] for key in keys], task)
+            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        model.eval()
+        right = total = 0
+        with torch.no_grad():
+            for start in range(0, len(held_out), BATCH):
+                items = [held_out[i] for i in range(start, min(start + BATCH, len(held_out)))]
+                images, labels = _labelled(items, task)
+                right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
+                total += len(labels)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
+        return {"task": task, "num_classes": num_classes, "accuracy": right / total, "steps": steps}
 
 
 def _labelled(items: list[dict[str, Any]], task: str) -> tuple[Tensor, Tensor]:
@@ -96,14 +109,3 @@ def _labelled(items: list[dict[str, Any]], task: str) -> tuple[Tensor, Tensor]:
     turns = torch.tensor([derive_seed("turn", item["index"]) % 4 for item in items])
     turned = [torch.rot90(image, int(turn), dims=(1, 2)) for image, turn in zip(images, turns, strict=True)]
     return torch.stack(turned), turns
-
-
-def load(path: Path, facts: Facts, device: torch.device) -> Extractor:
-    """Returns the classifier from its file."""
-    weights = load_file(path)
-    model = SmallClassifier(weights["convolutions.0.weight"].shape[1], len(weights["head.bias"]))
-    model.load_state_dict(weights)
-    model.to(device).eval()
-    what = f"{facts['num_classes']} classes" if facts["task"] == "classes" else "quarter turns"
-    name = f"small classifier trained here ({what}, {facts['accuracy']:.1%} right), 64 features"
-    return Extractor(torch.no_grad()(model.features), name)

@@ -1,0 +1,130 @@
+"""Functions of a comparison that may run in processes of their own, and how those are run and stopped."""
+
+import concurrent.futures
+import contextlib
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.comparison.results import CurvePoint, SampledDistance, StoppedEarly, Training, from_json
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.evaluation.quality.extractors import Facts, extractor_class
+from continuous_unet.evaluation.quality.generation import BATCH, distances, fake_features, samples
+from continuous_unet.images.grids import make_grid, write_png
+from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.guards import TrainingDiverged
+from continuous_unet.training.run import train
+
+ExtractorSpec = tuple[str, Path, Facts]
+"""Name, file and facts of an extractor."""
+Task = tuple[Any, ...]
+"""A function and its arguments, which can be sent to another process."""
+
+
+def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done: Callable[[str, Any], None]) -> None:
+    """Runs functions in processes of one thread each, `jobs` at a time.
+
+    Args:
+        tasks: functions and arguments by name.
+        jobs: number of processes.
+        stop: looked at every second; the workers then get SIGTERM, upon which a training saves and returns.
+        done: receives the name and the result of each.
+
+    Raises:
+        Stopped: if a signal arrived.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+    names = iter(tasks)
+    running: dict[concurrent.futures.Future[Any], str] = {}
+    with pool, tqdm(total=len(tasks), desc="pieces", unit="piece") as bar:
+        while True:
+            # only as many as can run: a worker that is asked to stop must find nothing else to do
+            for name in itertools.islice(names, jobs - len(running)):
+                running[pool.submit(quietly, *tasks[name])] = name
+            if not running:
+                return
+            finished, _ = concurrent.futures.wait(running, timeout=1, return_when="FIRST_COMPLETED")
+            for future in finished:
+                done(running.pop(future), future.result())
+                bar.update()
+            if stop.signal is not None:
+                for worker in set(multiprocessing.active_children()) - before:
+                    worker.terminate()
+                raise Stopped(stop.signal)
+
+
+def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function without its progress bars and lines, because those of several would overwrite each other."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
+
+
+def train_side(config: TrainConfig) -> Training | StoppedEarly:
+    """Trains a side, from the beginning or from where it was stopped, and returns what the report needs of it."""
+    started = time.perf_counter()
+    folder = Path(config.output)
+    try:
+        result = train(config, resume=(folder / "config.yaml").is_file())
+    except TrainingDiverged as error:  # a learning rate that is too high is a result of the sweep
+        return Training(images_seen=0, validation_loss=None, curve=[], diverged=str(error))
+    if result.stopped_by is not None:
+        return StoppedEarly(result.stopped_by)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return Training(
+        images_seen=result.images_seen,
+        validation_loss=result.validation_loss,
+        curve=[from_json(CurvePoint, record) for record in records if record.get("validation_loss") is not None],
+        seed=config.seed,
+        learning_rate=config.optimizer.learning_rate,
+        loss=result.loss,
+        seconds=round(time.perf_counter() - started, 1),
+    )
+
+
+def measure_samples(
+    run: str, scheduler: str, steps: int, count: int, spec: ExtractorSpec, real: str, device: str, grid: str | None
+) -> SampledDistance | StoppedEarly:
+    """Measures the distance between samples of a trained side and real images.
+
+    Args:
+        run: folder of the training.
+        scheduler: name of the sampler.
+        steps: sampling steps.
+        count: number of samples.
+        spec: the feature extractor.
+        real: file with the features of the real images.
+        device: where to compute.
+        grid: file for a picture of the first 64 samples; None for no picture.
+    """
+    pipeline = load_pipeline(run, device=device)
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    kind, path, facts = spec
+    extractor = extractor_class(kind)(path, facts, torch.device(device))
+    with stop_on_signals() as stop:
+        batches = samples(pipeline, count, seed=0, num_inference_steps=steps, batch_size=BATCH, on_step=stop.check)
+        bar = tqdm(batches, f"{scheduler}, {steps} steps", math.ceil(count / BATCH), leave=False)
+        try:
+            features, images = fake_features(bar, extractor, torch.device(device))
+        except Stopped as stopped:
+            return StoppedEarly(stopped.signal)
+    if grid is not None:
+        write_png(make_grid(images[:64], columns=8), Path(grid))
+    distance = distances(load_file(real)["features"], features)
+    return SampledDistance(
+        distance.fid, distance.kid, distance.kid_std, distance.num_images, scheduler=scheduler, steps=steps
+    )
