@@ -21,7 +21,7 @@ from lab import (
 )
 
 import continuous_unet.training.trainer as loop
-from continuous_unet.data import dataset
+from continuous_unet.data import looking
 from continuous_unet.evaluation.costs import profile as costs_profile
 from continuous_unet.tasks.generate import pipeline as generation
 from continuous_unet.training import checkpoints
@@ -58,7 +58,7 @@ def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 
 def phases(marker: Path) -> dict[str, Callable[[], None]]:
     """Returns what to slow down, by the name of its phase."""
     return {
-        "looking at the data": slowly(dataset, "is_grey", marker, seconds=0.5),
+        "looking at the data": slowly(looking, "is_grey", marker, seconds=0.5),
         "a step of training": slowly(loop._Trainer, "_take_step", marker, call=4),
         "validation": slowly(loop._Trainer, "_validate", marker, seconds=0.02),
         "the middle of validation": slowly(loop, "validation_loss", marker),
@@ -137,7 +137,7 @@ def verbs(lab: Lab) -> None:
     cases = {
         "sample to a folder": (["sample", str(reference), *images, "--output", str(lab.folder / "many")], step),
         "sample to a grid": (["sample", str(reference), *images, "--output", str(lab.folder / "g.png")], step),
-        "data check": (["data", "check", str(photos)], (dataset, "is_grey")),
+        "data check": (["data", "check", str(photos)], (looking, "is_grey")),
         "profile": (
             ["profile", "tiny", "--repeats", "50"],
             (costs_profile, "measure_latency"),

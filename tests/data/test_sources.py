@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.data import check_data, open_dataset
+from continuous_unet.data import DataOptions, check_data, open_dataset
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -180,13 +180,13 @@ def test_check_data_names_all(tmp_path):
     for kind in BROKEN:
         BROKEN[kind](root / "class0" / f"{kind}.jpg")
     (root / "loop").symlink_to(root, target_is_directory=True)
-    found = check_data(root, progress=False)
+    found = check_data(DataOptions(data=str(root)), progress=False)
     assert found.num_images == 6
     assert {name for name, _ in found.unusable} == {f"class0/{kind}.jpg" for kind in BROKEN if kind != "folder"}
     assert all(reason for _, reason in found.unusable)
     assert [name for name, _ in found.not_searched] == ["loop"]
     assert (found.smallest, found.largest) == ((8, 8), (8, 8))
-    assert "6 images can be used, 8x8 to 8x8 pixels, 3 classes; 10 cannot" in found.to_text()
+    assert "6 images can be used, 8x8 pixels, colour, 3 classes; 10 cannot" in found.to_text()
     assert {"name": "loop", "reason": "a link to a folder is not followed"} in found.to_dict()["not_searched"]
 
 
@@ -203,7 +203,7 @@ def test_folders_that_cannot_be_searched_are_no_small_matter(tmp_path, monkeypat
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(InputError, match=r"the folder closed in .* cannot be searched: Permission denied"):
         open_dataset(root, progress=False)
-    assert check_data(root, progress=False).unusable == [("closed", "Permission denied")]
+    assert check_data(DataOptions(data=str(root)), progress=False).unusable == [("closed", "Permission denied")]
 
 
 def test_named_images_keep_their_places(tmp_path):
@@ -272,7 +272,7 @@ def test_a_file_that_vanishes_later_is_replaced_and_named(tmp_path, caplog):
 WRONG = {
     "nothing there": (lambda p: p / "nope", "does not exist"),
     "no images": (lambda p: p, "holds no images"),
-    "a text file": (lambda p: write(p / "a.txt", b"x"), "is no kind of data"),
+    "a text file": (lambda p: write(p / "a.txt", b"x"), "is not a kind of data"),
     "a false zip": (lambda p: write(p / "a.zip", b"x"), "zip archive"),
     "a false npz": (lambda p: write(p / "a.npz", b"x"), "NumPy archive"),
     "a pickle": (lambda p: savez(p, images=np.array([{}, {}], dtype=object)), "NumPy archive"),

@@ -11,6 +11,7 @@ import torch
 from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 from safetensors.torch import save_file
 
+from continuous_unet.base import files
 from continuous_unet.base.errors import InputError
 from continuous_unet.training import checkpoints
 
@@ -103,7 +104,7 @@ def test_a_failure_at_any_write_leaves_the_old_one(tmp_path, monkeypatch):
             return act
 
         with monkeypatch.context() as patch:
-            ours, theirs = ((checkpoints, "save_file"), (checkpoints, "sync")), ((Path, "write_text"), (Path, "mkdir"))
+            ours, theirs = ((checkpoints, "save_file"), (files, "sync")), ((Path, "write_text"), (Path, "mkdir"))
             for owner, name in (*ours, *theirs, (os, "replace")):
                 patch.setattr(owner, name, failing(getattr(owner, name)))
             try:
@@ -115,10 +116,10 @@ def test_a_failure_at_any_write_leaves_the_old_one(tmp_path, monkeypatch):
         assert "free some space" in message
         newest = checkpoints.latest_valid(tmp_path)
         # the last failure comes after the rename, when the new one stands already
-        assert [p.name for p in tmp_path.iterdir() if p != newest] == (
+        assert [p.name for p in tmp_path.iterdir() if p != newest and p.suffix != ".old"] == (
             [] if newest.name[-1] == "1" else ["step-00000001"]
         )
-    assert rounds == 11  # two folders, three files, four syncs, a rename and its sync
+    assert rounds == 12  # two folders, three files, four syncs, two renames (the old one goes aside) and their sync
 
 
 def test_only_what_the_manifest_vouches_for_is_read(tmp_path):
@@ -126,7 +127,7 @@ def test_only_what_the_manifest_vouches_for_is_read(tmp_path):
     save_file({"x": torch.ones(1)}, path / "smuggled.safetensors")
     assert list(checkpoints.load_checkpoint(path)[0]) == ["model"]
     (path / "manifest.json").write_text(json.dumps({"../elsewhere": "0"}))
-    assert "no list of files" in checkpoints.find_damage(path)
+    assert "not a list of files" in checkpoints.find_damage(path)
 
 
 def test_old_ones_go(tmp_path):
@@ -144,19 +145,3 @@ def test_what_lies_beyond_the_new_one_goes(tmp_path):
     save(tmp_path, 7)
     checkpoints.remove_old(tmp_path, 7, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000007"]
-
-
-def test_optimizer_state_round_trip():
-    torch.manual_seed(0)
-    model = torch.nn.Linear(3, 3)
-    optimizer = torch.optim.AdamW(model.parameters())
-    names = [n for n, _ in model.named_parameters()]
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    tensors = optimizer_tensors(optimizer, names)
-    assert set(tensors) == {f"{n}/{k}" for n in names for k in ("step", "exp_avg", "exp_avg_sq")}
-    json.dumps(list(tensors))
-    other = torch.optim.AdamW(model.parameters())
-    restore_optimizer(other, names, tensors)
-    for p in model.parameters():
-        assert all(torch.equal(v, other.state[p][k]) for k, v in optimizer.state[p].items())

@@ -1,10 +1,20 @@
 """Counters and learning objects: into a checkpoint and back."""
 
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.training import checkpoints, train
+from continuous_unet.tasks.loading import load_model
+from continuous_unet.training import TrainConfig, checkpoints, train
+from continuous_unet.training.ema import make_ema
+from continuous_unet.training.state import Learner, TrainState
 from continuous_unet.training.trainer import DRAWS
 
 
@@ -24,3 +34,73 @@ def test_checkpoints_that_are_not_this_runs(tiny, tmp_path):
         checkpoints.save_checkpoint(path.parent, 3, spoilt, numbers)
         with pytest.raises(InputError, match=message):
             train(tiny(steps=4), resume=True)
+
+
+def make_learner(steps=0):
+    """A learner that took some steps, of a model of two layers, one of which gets no gradient."""
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(2, 2)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=9)
+    prepared = Accelerator(cpu=True).prepare(optimizer)
+    learner = Learner(model, model, prepared, lr_scheduler, make_ema(model, 0.9), None)
+    take_steps(learner, steps)
+    return learner
+
+
+def take_steps(learner, steps):
+    for _ in range(steps):
+        learner.model[0](torch.ones(1, 3)).square().sum().backward()
+        learner.update(finite=True)
+
+
+def test_a_learner_comes_back_bit_for_bit():
+    learner, other = make_learner(steps=4), make_learner()
+    tensors, numbers = learner.state_dict()
+    tensors = {file: {name: value.clone() for name, value in named.items()} for file, named in tensors.items()}
+    entries = ("step", "exp_avg", "exp_avg_sq")
+    assert set(tensors["optimizer"]) == {f"0.{name}/{entry}" for name in ("weight", "bias") for entry in entries}
+    other.load_state_dict(tensors, json.loads(json.dumps(numbers)))
+    assert other.optimizer.param_groups[0]["lr"] == learner.optimizer.param_groups[0]["lr"]
+    for one in (learner, other):
+        take_steps(one, 3)
+    (tensors_a, numbers_a), (tensors_b, numbers_b) = learner.state_dict(), other.state_dict()
+    assert json.dumps(numbers_a) == json.dumps(numbers_b)
+    for file, named in tensors_a.items():
+        assert named.keys() == tensors_b[file].keys()
+        assert all(torch.equal(value, tensors_b[file][name]) for name, value in named.items())
+
+
+def test_a_gradient_that_is_not_finite_is_cleared_and_changes_nothing():
+    learner = make_learner(steps=1)
+    before = [p.clone() for p in learner.model.parameters()]
+    learner.model[0](torch.ones(1, 3)).sum().backward()
+    learner.update(finite=False)
+    assert all(torch.equal(p, q) for p, q in zip(learner.model.parameters(), before, strict=True))
+    assert all(p.grad is None for p in learner.model.parameters())
+    assert (learner.lr_scheduler.last_epoch, learner.ema.optimization_step) == (1, 1)
+
+
+def test_every_counter_comes_back():
+    state = TrainState("draws", 2, 3, 4, 5.5, [torch.tensor(0.25)], 6, {9, 7})
+    values = json.loads(json.dumps(state.to_dict()))
+    assert set(values) == {f.name for f in fields(TrainState)}
+    assert TrainState.from_dict(values, torch.device("cpu")) == state
+    del values["non_finite"]
+    with pytest.raises(KeyError, match="non_finite"):
+        TrainState.from_dict(values, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["generation", "denoise"])
+def test_runs_of_the_first_version_start_a_new_one(name, tmp_path):
+    """Their random draws were others: they are not resumed, but their models are trained further."""
+    old = tmp_path / "old"
+    shutil.copytree(Path(__file__).parents[1] / "saved" / name, old)
+    config = TrainConfig.load(old / "config.yaml").replaced(output=str(old))
+    with pytest.raises(InputError, match=r"earlier version.* --start-from .*old and a new --output") as caught:
+        train(config.replaced(steps=6), resume=True)
+    assert len(str(caught.value).splitlines()) == 1
+    new = config.replaced(output=str(tmp_path / "new"), start_from=str(old), steps=1, learning_rate=1e-9, ema=False)
+    train(TrainConfig.from_dict({**new.flat(), "model_options": {}}))
+    before, after = (load_model(path).unet.state_dict() for path in (old, tmp_path / "new"))
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)

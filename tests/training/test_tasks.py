@@ -1,8 +1,6 @@
 """Every task through the one training loop: exact resumption, what is validated, what is saved, what is learned."""
 
-import json
 import tarfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,21 +8,24 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
-from continuous_unet.tasks.registry import TASKS, make_task
+from continuous_unet.tasks.registry import TRAINED
 from continuous_unet.training import train
+from continuous_unet.training.run import make_task
+from tests.training.runs import records
 
 RESTORATION = {
     "denoise": ({"task": "denoise"}, "denoise"),
     "denoise, told the sigma": ({"task": "denoise", "sigma": "25", "sigma_conditioned": True}, "denoise"),
-    "super-resolution": ({"task": "super-resolution", "scale": 2}, "upscale"),
-    "super-resolution, x4, image": (
-        {"task": "super-resolution", "scale": 4, "objective": "sample", "regression_share": 1.0, "loss": "squared"},
+    "upscale": ({"task": "upscale", "scale": 2}, "upscale"),
+    "upscale, x4, image": (
+        {"task": "upscale", "scale": 4, "objective": "sample", "regression_share": 1.0, "loss": "squared"},
         "upscale",
     ),
-    "super-resolution by a discrete U-Net": (
+    "upscale by a discrete U-Net": (
         {
-            "task": "super-resolution",
+            "task": "upscale",
             "preset": "ddpm_small",
             "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1},
         },
@@ -40,12 +41,8 @@ def restoration(tiny, **changes):
     return tiny(**{**options, "image_size": 16, "channels": 1, **changes})
 
 
-def records(run):
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_every_task_is_here():
-    assert {options["task"] for options, _ in RESTORATION.values()} == set(TASKS) - {"generation"}
+    assert {options["task"] for options, _ in RESTORATION.values()} == set(TRAINED) - {"generate"}
 
 
 @pytest.mark.parametrize("kind", RESTORATION)
@@ -56,8 +53,7 @@ def test_a_run_and_its_resumption(kind, tiny, tmp_path):
     whole = train(restoration(tiny, **options, output=str(tmp_path / "whole")))
     part = restoration(tiny, **options, steps=3, output=str(tmp_path / "part"))
     train(part)
-    part.steps = 6
-    train(part, resume=True)
+    train(part.replaced(steps=6), resume=True)
     for name in ("model", "ema", "optimizer"):
         files = [
             load_file(tmp_path / run / "checkpoints" / "step-00000006" / f"{name}.safetensors")
@@ -104,7 +100,11 @@ def test_a_denoiser_learns(tiny, tmp_path):
 
 
 def task(tiny, **options):
-    return make_task(restoration(tiny, **options))
+    return make_task(restoration(tiny, **options).validate())
+
+
+def step(learning, model, clean, noise, times):
+    return StepContext(model, learning.process, clean, noise, times)
 
 
 class Told:
@@ -126,20 +126,20 @@ def test_denoising_noise_is_of_every_strength(tiny, conditioned):
     clean, noise = torch.rand(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
     sigmas = torch.tensor([5.025, 30.025, 54.975])
     model = Told(lambda sample: sample - clean)
-    loss = learning.loss(model, clean, noise, torch.tensor([0, 500, 999]), None)
+    loss = learning.loss(step(learning, model, clean, noise, torch.tensor([0, 500, 999])))
     ((noisy, timestep),) = model.calls
     torch.testing.assert_close(noisy - clean, sigmas[:, None, None, None] * 2 / 255 * noise, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(timestep.float(), sigmas if conditioned else torch.tensor(0.0))
     torch.testing.assert_close(loss, torch.zeros(3), atol=1e-6, rtol=0)
-    wrong = learning.loss(Told(torch.zeros_like), clean, noise, torch.tensor([0, 500, 999]), None)
+    wrong = learning.loss(step(learning, Told(torch.zeros_like), clean, noise, torch.tensor([0, 500, 999])))
     torch.testing.assert_close(wrong, (noisy - clean).abs().mean(dim=(1, 2, 3)))
 
 
 def test_a_share_of_the_images_is_for_the_answer_in_one_evaluation(tiny):
-    learning = task(tiny, task="super-resolution", regression_share=0.25, loss="squared")
+    learning = task(tiny, task="upscale", regression_share=0.25, loss="squared")
     clean, noise = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
     model = Told(lambda sample: torch.zeros(4, 1, 8, 8))
-    loss = learning.loss(model, clean, noise, torch.tensor([0, 375, 749, 750]), None)
+    loss = learning.loss(step(learning, model, clean, noise, torch.tensor([0, 375, 749, 750])))
     ((inputs, timesteps),) = model.calls
     assert timesteps.tolist() == [0, 500, 998, 999]
     noisy, enlarged = inputs.chunk(2, dim=1)
@@ -148,9 +148,10 @@ def test_a_share_of_the_images_is_for_the_answer_in_one_evaluation(tiny):
     residual = 4 * (clean - enlarged)
     torch.testing.assert_close(loss[3], (residual[3] ** 2).mean())  # v is minus the residual there
     # nothing of the residual is left at the last timestep: the answer there is the mean
-    assert float(learning.scheduler.alphas_cumprod[-1]) == 0
+    assert float(learning.process.scheduler.alphas_cumprod[-1]) == 0
     known = Told(lambda sample: -residual)
-    torch.testing.assert_close(learning.restored(known, clean, noise, torch.zeros(4))[1], clean, rtol=0, atol=1e-5)
+    _, restored = learning.restored(step(learning, known, clean, noise, torch.zeros(4)))
+    torch.testing.assert_close(restored, clean, rtol=0, atol=1e-5)
 
 
 WRONG = [
@@ -158,12 +159,13 @@ WRONG = [
     ({"task": "denoise", "sigma": "0"}, "LOW:HIGH"),
     ({"task": "denoise", "sigma": "low:high"}, "LOW:HIGH"),
     ({"task": "denoise", "objective": "sample"}, "a denoiser predicts the noise"),
-    ({"task": "denoise", "class_conditional": True}, "class_conditional is for generation"),
-    ({"task": "super-resolution", "scale": 5}, "2, 3 or 4"),
-    ({"task": "super-resolution", "objective": "epsilon"}, "v_prediction or sample"),
-    ({"task": "super-resolution", "regression_share": 1.5}, "it is a share"),
-    ({"task": "generation", "loss": "absolute"}, "is for restoration"),
-    ({"task": "inpainting"}, "must be 'generation' or 'denoise'"),
+    ({"task": "denoise", "min_snr_gamma": 5.0}, "--min-snr-gamma is for --task generate"),
+    ({"task": "denoise", "class_conditional": True}, "--class-conditional is for --task generate"),
+    ({"task": "upscale", "scale": 5}, "2, 3, 4"),
+    ({"task": "upscale", "objective": "epsilon"}, "v_prediction or sample"),
+    ({"task": "upscale", "regression_share": 1.5}, "at least 0 and at most 1"),
+    ({"task": "generate", "loss": "absolute"}, "--loss is for --task denoise and --task upscale"),
+    ({"task": "inpainting"}, "must be one of generate, denoise, upscale"),
 ]
 
 

@@ -150,7 +150,7 @@ def test_a_signal_saves_and_leaves_with_its_code(number, tiny, tmp_path):
     assert_same_runs(tmp_path / "whole", tmp_path / "run", step + 2)
 
 
-@pytest.mark.parametrize("part", ["validate", "sample_grid", "nothing"])
+@pytest.mark.parametrize("part", ["validate", "picture", "nothing"])
 @pytest.mark.parametrize("step", [3, 6])
 def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monkeypatch):
     """Validation and grid, of a step in the middle and of the last; with nothing cut short, nothing is done again."""
@@ -162,12 +162,13 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
         def call(*args, **options):
             done.append(name)
             if armed and name == part and len(done) == (1 if name == "validate" else 2) + 2 * (step == 6):
-                options["stop"].signal = signal.SIGTERM
+                stop = options["stop"] if name == "validate" else args[1].stop
+                stop.signal = signal.SIGTERM
             return real(*args, **options)
 
         return call
 
-    for module, name in ((trainer, "validate"), (generate, "sample_grid")):
+    for module, name in ((trainer, "validate"), (generate.GenerateTask, "picture")):
         monkeypatch.setattr(module, name, told(name, getattr(module, name)))
     result = train(config)
     assert (result.stopped_by, result.steps) == ((None, 6) if part == "nothing" else (signal.SIGTERM, step))
@@ -175,7 +176,7 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
     done.clear()
     armed.clear()
     assert train(config, resume=True).stopped_by is None
-    again = {"validate": 2, "sample_grid": 1, "nothing": 0}[part] + (2 if step == 3 and part != "nothing" else 0)
+    again = {"validate": 2, "picture": 1, "nothing": 0}[part] + (2 if step == 3 and part != "nothing" else 0)
     assert len(done) == again
     assert_same_runs(tmp_path / "whole", tmp_path / "part")
     for path in ("samples/step-00000003.png", "samples/step-00000006.png"):

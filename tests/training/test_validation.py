@@ -1,21 +1,53 @@
+import math
+
+import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from continuous_unet.training.validation import validation_loss
+from continuous_unet.base.signals import Stopped, StopRequest
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.tasks.denoise.options import DenoiseTraining
+from continuous_unet.tasks.denoise.training import DenoiseTask
+from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.generate.training import GenerateTask
+from continuous_unet.training.validation import validate
 
 from .conftest import unet
 
+IMAGES = [{"image": torch.full((1, 8, 8), i / 50 - 1), "index": i} for i in range(100)]
+
+
+def task(kind=GenerateTask, options=None):
+    return kind(options or GenerateTraining(), process_of(DDPMScheduler()))
+
 
 def test_validation_loss_is_the_mean_of_its_quarters_and_repeats():
-    """The golden ratio's multiples give 100 images 25 of each quarter, one more or less."""
-    images = [{"image": torch.full((1, 8, 8), i / 50 - 1), "index": i} for i in range(100)]
-    options = {"seed": 0, "with_labels": False, "device": torch.device("cpu")}
+    """An even spread gives 100 images 25 of each quarter, one more or less."""
     model, with_gradient = unet(), []
     model.register_forward_hook(lambda *_: with_gradient.append(torch.is_grad_enabled()))
-    one = validation_loss(model, DDPMScheduler(), images, **options)
-    assert one == validation_loss(model, DDPMScheduler(), images, **options)
+    one = validate(task(), model, IMAGES, seed=0)
+    assert one == validate(task(), model, IMAGES, seed=0)
     quarters = [one[f"validation_loss_quarter_{k}"] for k in (1, 2, 3, 4)]
     assert abs(sum(quarters) / 4 - one["validation_loss"]) < 0.02 * one["validation_loss"]
     assert with_gradient
     assert not any(with_gradient)
-    assert one != validation_loss(model, DDPMScheduler(), images, **{**options, "seed": 1})
+    assert one != validate(task(), model, IMAGES, seed=1)
+
+
+def test_the_task_says_what_is_recorded():
+    """The PSNR is the mean over the images, not that of the mean error."""
+    denoising = task(DenoiseTask, DenoiseTraining(sigma="25"))
+    metrics = validate(denoising, unet(), IMAGES[:8], seed=0)
+    assert {"validation_loss", "validation_psnr"} <= metrics.keys()
+    assert denoising.metrics(torch.tensor([4.0, 0.04], dtype=torch.float64)) == pytest.approx(
+        {"validation_loss": 2.02, "validation_psnr": 10.0}
+    )
+    assert math.isfinite(denoising.metrics(torch.zeros(2, dtype=torch.float64))["validation_psnr"])
+    assert "validation_psnr" not in validate(task(), unet(), IMAGES[:8], seed=0)
+
+
+def test_a_request_to_stop_is_heard():
+    stop = StopRequest()
+    stop.signal = 15
+    with pytest.raises(Stopped):
+        validate(task(), unet(), IMAGES, seed=0, stop=stop)

@@ -320,7 +320,7 @@ class Options:
 
     def replaced(self, **values: Any) -> "Self":
         """Returns a copy with other values, named as on the command line."""
-        return build(type(self), self.to_dict(), values)
+        return build(type(self), {**self.flat(), **values})
 
 
 def to_yaml(options: Options) -> str:

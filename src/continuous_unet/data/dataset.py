@@ -1,57 +1,34 @@
 """The data set that training sees, whatever the source."""
 
 import logging
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.loading import TrainingData, first_batch
+from continuous_unet.data.looking import Look, look_at, read_ranges, sizes_of, values_by_type
+from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
-from continuous_unet.data.report import DatasetReport
-from continuous_unet.data.sources import Source, open_source
-from continuous_unet.images.decode import Unreadable, fit_image, is_grey, normalise_mode, to_array
+from continuous_unet.data.preparation import Preparation
+from continuous_unet.data.report import DatasetReport, between_sizes
+from continuous_unet.data.sources import FileSource, Source, open_source
+from continuous_unet.images.decode import Unreadable
 
 logger = logging.getLogger(__name__)
-FITS = ("crop", "pad", "stretch", "patch")
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """From a decoded image to what the model sees."""
-
-    image_size: int
-    channels: int
-    fit: str = "crop"
-    random_flip: bool = False
-    random_crop: bool = False
-
-    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
-        """To float32 `(C, H, W)` in [-1, 1]; crop and flip are drawn from the seed alone."""
-        x, y, flip = np.random.default_rng(seed).random(3)
-        image = normalise_mode(image, self.channels)
-        image = fit_image(image, self.image_size, self.fit, (x, y) if self.random_crop else (0.5, 0.5))
-        values = to_array(image, self.channels)
-        if self.random_flip and flip < 0.5:
-            values = np.ascontiguousarray(values[:, :, ::-1])
-        return torch.from_numpy(values)
 
 
 class ImageDataset(TrainingData, Dataset):
-    """Images of one source, as the package describes.
+    """The images of one source, indexed by `index` (as epoch 0) or `(epoch, index)`; see the package for the items.
 
-    Indexed by `index` (as epoch 0) or `(epoch, index)`. An image that turns bad after it was checked is replaced by
-    another, chosen by `(seed, index)`, with a warning that names it, and `unreadable` says so: the sequence of the
-    others does not change.
+    An image that becomes unreadable after it was checked is replaced by another, chosen by `(seed, index)`. A warning
+    names it, and the item's `unreadable` is True. The sequence of the others does not change.
     """
 
     resume_promise = "exact on a CPU with as many processes"
@@ -66,7 +43,7 @@ class ImageDataset(TrainingData, Dataset):
     ) -> None:
         self.source = source
         self.indices = indices
-        """Positions in the source of the images used here."""
+        """The positions in the source of the images that are used here."""
         self.report = report
         self.preparation = preparation
         self.seed = seed
@@ -108,7 +85,7 @@ class ImageDataset(TrainingData, Dataset):
         return self, {"batch_sampler": EpochSampler(len(self), batch_size, seed, first, rank, world_size)}
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
-        """The image, its position in the source, and whether it stands in for one that cannot be read."""
+        """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
         position = int(self.indices[index])
         for attempt in range(10):
             try:
@@ -125,7 +102,7 @@ class ImageDataset(TrainingData, Dataset):
 def open_dataset(
     source: str | Path,
     *,
-    image_size: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     channels: int | None = None,
     split: str = "train",
     fit: str = "crop",
@@ -134,158 +111,125 @@ def open_dataset(
     seed: int = 0,
     on_bad_image: str = "skip",
     max_bad_images: float = 0.01,
+    value_range: str | tuple[float, float] | None = None,
+    max_pixels: int | None = None,
     names: list[str] | None = None,
+    class_names: list[str] | None = None,
     progress: bool = True,
 ) -> ImageDataset:
-    """Open images of any kind, after looking at every file.
+    """Opens images of any kind, after looking at every file.
 
     Args:
         source: a folder (searched through), a .zip of one, MNIST-style IDX files, a .npz, `hf:NAME_OR_PATH`, or a
             built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
-        image_size: side in pixels; if None, the images' own, which must then be one and square.
+        image_size: the side in pixels, or height and width (a pair, or `"48x64"`). If None, the images must all have
+            one size, which is square.
         channels: 1, 3 or 4; if None, 1 where all images are grey and 3 otherwise.
         split: `"train"` or `"test"`, for sources that have both.
-        fit: how images become square: `"crop"`, `"pad"`, `"stretch"` or `"patch"` (see `decode.fit_image`).
+        fit: how images get that size: `"crop"`, `"pad"`, `"stretch"` or `"patch"` (see `decode.fit_image`).
         random_flip: mirror half of the images.
         random_crop: crop at random instead of in the middle (with `fit="crop"` and `fit="patch"`).
-        seed: of the augmentation.
+        seed: sets the augmentation, and the order of `ImageDataset.loader`.
         on_bad_image: `"skip"` leaves unreadable files out and names them; `"error"` stops at the first.
-        max_bad_images: with `"skip"`, stop all the same if more than this share of the images cannot be used; one
-            always may.
-        names: of the image files to use, rather than all that are there, as a run recorded them (`file_names`). Those
-            that cannot be read any more keep their place in the order, and others are used instead.
+        max_bad_images: with `"skip"`, stop if more than this fraction of the images is unreadable. A single one never
+            stops.
+        value_range: the values of black and white in 16-bit, 32-bit and float grey images (a pair, or `"0:4095"`). If
+            None, they are decided once for all images of a type, and reported.
+        max_pixels: images with more pixels are unreadable; `decode.MAX_PIXELS` if None.
+        names: the image files to use, rather than all that are there, as a run recorded them (`file_names`). Those that
+            have become unreadable keep their place in the order, and others are used instead.
+        class_names: with `names`, the classes in the order that the run recorded (`report.class_names`); an empty list
+            stands for none. If None, they are found anew.
         progress: show a bar while files are checked.
 
     Raises:
         InputError: if there is nothing to use, too much is damaged, or an argument is wrong.
     """
-    _check_arguments(image_size, channels, split, fit, on_bad_image)
-    opened = open_source(str(source), split)
+    size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
+    _check_arguments(channels, split, fit, on_bad_image)
+    opened = open_source(str(source), split, value_range=chosen_range, max_pixels=max_pixels)
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
-    if names is not None and opened.files:
-        opened.set_names(names, str(source))  # type: ignore[attr-defined]
-    facts = _look_at(opened, progress, everything=opened.files)
-    left_out = [(name, fact) for name, fact in zip(opened.names, facts) if isinstance(fact, str)]
-    if left_out and on_bad_image == "error":
-        raise InputError(f"{left_out[0][0]} in {source} cannot be used: {left_out[0][1]}")
-    if len(left_out) == len(facts):
-        first = f" ({left_out[0][0]}: {left_out[0][1]})" if left_out else ""
-        raise InputError(f"{source} holds no image that can be used{first}")
-    if too_many_bad(len(left_out), len(facts), max_bad_images):
-        named = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
-        raise InputError(
-            f"{len(left_out)} of {len(facts)} images in {source} cannot be used ({named}); see `cunet data check`, "
-            "mend or remove them, or raise max_bad_images"
-        )
+    if names is not None and isinstance(opened, FileSource):
+        opened.set_names(names, class_names)
+    looks = look_at(opened, progress)
+    left_out = _check_bad(opened, looks, str(source), on_bad_image, max_bad_images)
     if left_out and names is None:
-        bad = {name for name, _ in left_out}
-        opened.set_names([name for name in opened.names if name not in bad], str(source))  # type: ignore[attr-defined]
-    found = [fact for fact in facts if not isinstance(fact, str)]
-    sizes = [(width, height) for width, height, _ in found]
-    smallest = min(w for w, _ in sizes), min(h for _, h in sizes)
-    largest = max(w for w, _ in sizes), max(h for _, h in sizes)
-    if image_size is None:
+        opened.keep([i for i, look in enumerate(looks) if isinstance(look, Look)])
+    found = [look for look in looks if isinstance(look, Look)]
+    smallest, largest = sizes_of(found)
+    if size is None:
         if smallest != largest or smallest[0] != smallest[1]:
             raise InputError(
-                f"the images of {source} are {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]} pixels, not all "
-                "of one square size; say which size to use (--image-size)"
+                f"the images of {source} are {between_sizes(smallest, largest)} pixels, not all of one square size; "
+                "say which size to use (--image-size)"
             )
-        image_size = smallest[0]
+        size = smallest
+    deep, problem = (list(opened.deep), None) if opened.deep is not None else read_ranges(found, chosen_range)
+    if problem is not None:
+        raise InputError(f"{source}: {problem}")
     report = DatasetReport(
         source=str(source),
         kind=opened.kind,
         num_images=len(opened),
-        image_size=image_size,
-        channels=channels or (1 if all(grey for _, _, grey in found) else 3),
+        image_size=size[0] if size[0] == size[1] else size,
+        channels=channels or (1 if all(look.grey for look in found) else 3),
         smallest=smallest,
         largest=largest,
-        class_names=opened.class_names or _numbered_classes(opened.labels),
+        class_names=class_names_of(opened),
         left_out=left_out,
+        why_no_classes=opened.why_no_classes,
+        deep=deep,
+        left_aside=dict(opened.left_aside),
     )
-    preparation = Preparation(report.image_size, report.channels, fit, random_flip, random_crop)
+    values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(deep)
+    preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
     return ImageDataset(opened, np.arange(len(opened)), report, preparation, seed)
 
 
+def _check_bad(
+    opened: Source, looks: Sequence[Look | str], source: str, on_bad_image: str, max_bad_images: float
+) -> list[tuple[str, str]]:
+    """Returns names and reasons of the images that cannot be used, unless that are too many."""
+    bad = [(name, look) for name, look in zip(opened.names, looks, strict=True) if isinstance(look, str)]
+    if bad and on_bad_image == "error":
+        raise InputError(f"{bad[0][0]} in {source} cannot be used: {bad[0][1]}")
+    if len(bad) == len(looks):
+        raise InputError(f"{source} holds no image that can be used ({bad[0][0]}: {bad[0][1]})")
+    if too_many_bad(len(bad), len(looks), max_bad_images):
+        named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
+        raise InputError(
+            f"{len(bad)} of {len(looks)} images in {source} cannot be used ({named}); see `cunet data check`, repair "
+            "or remove them, or raise max_bad_images"
+        )
+    return bad
+
+
 def too_many_bad(bad: int, images: int, max_bad_images: float) -> bool:
-    """Whether more than a share of the images cannot be used. One always may: it says nothing about the others."""
+    """Returns whether more than a fraction of the images is unreadable. A single one says nothing about the others."""
     return bad > max(1, max_bad_images * images)
 
 
-@dataclass
-class DataCheck:
-    """What `check_data` found."""
-
-    source: str
-    kind: str
-    num_images: int
-    """Of those that can be used."""
-    smallest: tuple[int, int] | None
-    """Smallest width and height found, pixels; None if there is none."""
-    largest: tuple[int, int] | None
-    class_names: list[str] | None
-    unusable: list[tuple[str, str]]
-    """Name and reason of each image and folder that cannot be used."""
-    not_searched: list[tuple[str, str]]
-    """Name and reason of each folder that was left out on purpose."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        named = {k: [{"name": n, "reason": r} for n, r in getattr(self, k)] for k in ("unusable", "not_searched")}
-        return {**self.__dict__, **named}
-
-    def to_text(self) -> str:
-        """A line per image that cannot be used, and a line in the end."""
-        lines = [f"{name}: {reason}" for name, reason in (*self.unusable, *self.not_searched)]
-        sizes = "" if self.smallest is None or self.largest is None else (
-            f", {self.smallest[0]}x{self.smallest[1]} to {self.largest[0]}x{self.largest[1]} pixels"
-        )  # fmt: skip
-        classes = f", {len(self.class_names)} classes" if self.class_names else ""
-        lines.append(
-            f"{self.source} ({self.kind}): {self.num_images:,} images can be used{sizes}{classes}; "
-            f"{len(self.unusable):,} cannot"
-        )
-        return "\n".join(lines)
-
-
-def check_data(source: str | Path, *, split: str = "train", progress: bool = True) -> DataCheck:
-    """Decode every image of a source, as training would, and tell which cannot be used and why.
-
-    Args:
-        source: as of `open_dataset`.
-        split: `"train"` or `"test"`.
-        progress: show a bar.
-
-    Raises:
-        InputError: if there is nothing to look at.
-    """
-    opened = open_source(str(source), split)
-    facts = _look_at(opened, progress, everything=True)
-    sizes = [fact[:2] for fact in facts if not isinstance(fact, str)]
-    bad = [(name, fact) for name, fact in zip(opened.names, facts) if isinstance(fact, str)]
-    return DataCheck(
-        source=str(source),
-        kind=opened.kind,
-        num_images=len(sizes),
-        smallest=(min(w for w, _ in sizes), min(h for _, h in sizes)) if sizes else None,
-        largest=(max(w for w, _ in sizes), max(h for _, h in sizes)) if sizes else None,
-        class_names=opened.class_names or _numbered_classes(opened.labels),
-        unusable=[*bad, *opened.unreadable_folders],
-        not_searched=list(opened.not_searched),
-    )
+def class_names_of(source: Source) -> list[str] | None:
+    """Returns the names of a source's classes, which are numbers where they have no names; None without classes."""
+    if source.class_names is not None or not source.labels:
+        return source.class_names
+    return [str(i) for i in range(max(source.labels) + 1)]
 
 
 def train_validation_split(
     dataset: ImageDataset, num_validation: int, seed: int = 0
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Hold images out, chosen at random by the seed; the held-out part is not augmented.
+    """Holds images out, chosen at random by the seed; the held-out part is not augmented.
 
     Raises:
         InputError: if nothing would be left to train on.
     """
     if not 0 <= num_validation < len(dataset):
-        raise InputError(f"{num_validation} validation images were asked for, and {len(dataset)} images are there")
+        raise InputError(
+            f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
+        )
     order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
     parts = []
     for chosen, augmented in ((order[num_validation:], True), (order[:num_validation], False)):
@@ -304,50 +248,11 @@ def train_validation_split(
     return parts[0], parts[1]
 
 
-def _numbered_classes(labels: list[int] | None) -> list[str] | None:
-    if labels is None:
-        return None
-    if min(labels) < 0:
-        raise InputError(f"labels must be 0 or more, got {min(labels)}")
-    return [str(i) for i in range(max(labels) + 1)]
-
-
-def _look_at(source: Source, progress: bool, everything: bool) -> list[tuple[int, int, bool] | str]:
-    """Per image, width, height and whether it is grey; or why it cannot be used.
-
-    Not everything need be looked at where images are no files: arrays share one shape, and a hub set was checked when
-    it was made.
-    """
-
-    def look(index: int) -> tuple[int, int, bool] | str:
-        try:
-            image = source.load(index)
-            return (*image.size, is_grey(image))
-        except Unreadable as error:
-            return str(error)
-
-    if not everything:
-        first = look(0) if len(source) else ""
-        if isinstance(first, str):
-            raise InputError(f"{source.names[0]} cannot be read: {first}" if first else f"{source.kind} holds no image")
-        return [first] * len(source)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow warns of is in the reasons
-        pool = ThreadPoolExecutor()
-        try:
-            looked = pool.map(look, range(len(source)))
-            return list(tqdm(looked, "checking images", len(source), leave=False, disable=not progress))
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for the rest
-
-
-def _check_arguments(image_size: int | None, channels: int | None, split: str, fit: str, on_bad_image: str) -> None:
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image_size={image_size} must be at least 1")
+def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:
     if channels not in (None, 1, 3, 4):
         raise InputError(f"channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA)")
     for name, value, allowed in (
-        ("split", split, ("train", "test")),
+        ("split", split, SPLITS),
         ("fit", fit, FITS),
         ("on_bad_image", on_bad_image, ("skip", "error")),
     ):

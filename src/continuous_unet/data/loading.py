@@ -84,7 +84,8 @@ class TrainingData(ABC):
         except InputError as error:
             # torch puts the whole traceback into the message of an exception that comes from a worker
             message = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()
-            raise InputError(message) from error
+            error.__traceback__ = None  # its frames hold the iterator, and that the workers
+        raise InputError(message)
 
 
 def first_batch(start: int, batch_size: int, world_size: int) -> int:

@@ -1,7 +1,33 @@
-"""What is known of the images of a data set, for people, for run.json, and to judge whether two sets are the same."""
+"""What is known of the images of a data set: for people, for run.json, and to tell whether two sets are the same."""
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from continuous_unet.images.names import describe_left_out
+
+
+@dataclass(frozen=True)
+class DeepImages:
+    """How the values of the images of one high-depth grey type are read; see `decode.range_of_values`."""
+
+    kind: str
+    """`"16-bit grey"`, `"32-bit grey"` or `"float"`."""
+    number: int
+    """The number of images."""
+    smallest: float
+    largest: float
+    """The smallest and largest value of all of them."""
+    black: float
+    white: float
+    """The values that stand for black and for white; values outside are cut off."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.number:,} {self.kind} images with values from {self.smallest:g} to {self.largest:g}; "
+            f"{self.black:g} is taken as black and {self.white:g} as white (--value-range)"
+        )
 
 
 @dataclass
@@ -12,29 +38,38 @@ class DatasetReport:
     kind: str
     num_images: int
     """0 for a stream, whose images nobody has counted."""
-    image_size: int
+    image_size: int | tuple[int, int]
+    """The side in pixels of what the images become, or (height, width) where those differ; `size` is always a pair."""
     channels: int
     smallest: tuple[int, int]
-    """Smallest width and height found, pixels."""
+    """The smallest width and height found, in pixels."""
     largest: tuple[int, int]
     class_names: list[str] | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    """Name and reason of each image that cannot be used."""
+    """The name of each image that cannot be used, and the reason."""
+    why_no_classes: str = ""
+    """Why folders that could be classes are not taken as such; empty otherwise."""
+    deep: list[DeepImages] = field(default_factory=list)
+    """How the values of high-depth images are read."""
+    left_aside: dict[str, int] = field(default_factory=dict)
+    """The number of image files of each kind that is not read, by the ending of their names."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and width in pixels of what the images become."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def summary(self) -> str:
-        """A few lines to read before training."""
+        """Returns a few lines to read before training."""
         colour = {1: "grey", 3: "RGB", 4: "RGBA"}[self.channels]
-        sizes = f"{self.smallest[0]}x{self.smallest[1]}"
-        if self.largest != self.smallest:
-            sizes += f" to {self.largest[0]}x{self.largest[1]}"
+        height, width = self.size
         number = f"{self.num_images:,} images" if self.num_images else "images"
-        lines = [
-            f"{number} from {self.source} ({self.kind}), {sizes} pixels, "
-            f"used as {self.image_size}x{self.image_size} {colour}"
-        ]
+        found = between_sizes(self.smallest, self.largest)
+        lines = [f"{number} from {self.source} ({self.kind}), {found} pixels, used as {width}x{height} {colour}"]
         if self.class_names:
             shown = ", ".join(self.class_names[:10]) + (", …" if len(self.class_names) > 10 else "")
             lines.append(f"{len(self.class_names)} classes: {shown}")
+        lines += describe_notes(self)
         if self.left_out:
             lines.append(f"left out {len(self.left_out):,}:")
             lines += [f"  {name}: {reason}" for name, reason in self.left_out[:10]]
@@ -43,5 +78,38 @@ class DatasetReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dict(self.__dict__)
+        """Returns the facts for JSON, as reading them back gives them."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def differences(self, before: Mapping[str, Any], moved: bool = False) -> list[str]:
+        """Returns what makes these images others than those that a run was started with; empty if they are the same.
+
+        The order of the images follows from their number, so a run cannot continue with others.
+
+        Args:
+            before: `to_dict()` of when the run was started, perhaps by an earlier version.
+            moved: whether the data has another place now, so that everything known of it must be the same.
+        """
+        now = self.to_dict()
+        names = ["num_images", "image_size", "channels", "class_names", "deep"]
+        names += ["smallest", "largest"] if moved else []
+        changed = [f"{n} {before[n]!r} -> {now[n]!r}" for n in names if n in before and before[n] != now[n]]
+        new = len(self.left_out) - len(before.get("left_out", []))
+        if moved and new > 0:
+            changed.append(f"{new} images are missing or unreadable, such as {self.left_out[-1][0]}")
+        return changed
+
+
+def between_sizes(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
+    """Returns `8x8`, or `8x8 to 16x12` where the sizes (width, height) differ."""
+    sizes = [f"{width}x{height}" for width, height in (smallest, largest)]
+    return sizes[0] if smallest == largest else " to ".join(sizes)
+
+
+def describe_notes(found: Any) -> list[str]:
+    """Returns the lines about `why_no_classes`, `deep` and `left_aside` of a report or a check."""
+    lines = [found.why_no_classes] if found.why_no_classes else []
+    lines += [str(images) for images in found.deep]
+    if found.left_aside:
+        lines.append(f"left aside: {describe_left_out(found.left_aside)} (not read)")
+    return lines

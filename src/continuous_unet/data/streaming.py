@@ -1,13 +1,14 @@
-"""Images from tar shards (the webdataset format), for sets that do not fit: read in order, shuffled in a buffer.
+"""Images from tar shards (the webdataset format), for data that is too large to look at first.
 
-Nothing is indexed, so there is no going back to a place: a resumed run begins a fresh pass in another order. That is
-declared in the run's record (`RESUME`).
+Shards are read in order and shuffled in a buffer. Nothing is indexed, so a resumed run cannot return to its place: it
+begins a fresh pass in another order, and `resume_promise` says so in the run's record.
 """
 
 import copy
 import logging
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,26 +19,30 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.dataset import Preparation, too_many_bad
+from continuous_unet.data.dataset import too_many_bad
 from continuous_unet.data.loading import TrainingData
+from continuous_unet.data.options import parse_image_size, parse_value_range
+from continuous_unet.data.preparation import Preparation, deep_type
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.data.sources import SUFFIXES
-from continuous_unet.images.decode import Unreadable, is_grey, load_image
+from continuous_unet.images.decode import Unreadable, is_grey, load_image, value_range
+from continuous_unet.images.names import is_image
 
 logger = logging.getLogger(__name__)
 RESUME = (
     "approximate: a fresh pass over the shards, in another order; images of the pass that was cut off may come again"
 )
 SHUFFLE_BUFFER = 1000
+USUAL_VALUES = {"I;16": (0.0, 65535.0), "I": (0.0, 65535.0), "F": (0.0, 1.0)}
+"""Black and white of high-depth images where nobody has chosen them: a stream cannot look at all images first."""
 
 
 def is_stream(source: str) -> bool:
-    """Whether a string means tar shards: a .tar, or a folder of them."""
+    """Returns whether a string means tar shards: a .tar, or a folder of them."""
     return bool(find_shards(source))
 
 
 def find_shards(source: str) -> list[str]:
-    """The .tar files that a string means, in the order of their names."""
+    """Returns the .tar files that a string means, in the order of their names."""
     path = Path(source)
     if path.suffix.lower() == ".tar" and path.is_file():
         return [str(path)]
@@ -47,19 +52,20 @@ def find_shards(source: str) -> list[str]:
 class StreamDataset(TrainingData, IterableDataset):
     """Endless items `{"image": float32 (C, H, W) in [-1, 1], "index": int, "unreadable": bool}`.
 
-    Each pass goes over all shards, in an order drawn from `(seed, pass)`; they are dealt out to processes and their
-    workers, and each shuffles its images in a buffer. An image that cannot be used is left out, with a warning. There
-    are no classes.
+    Each pass reads all shards, in an order drawn from `(seed, pass)`. They are divided among processes and their
+    workers, and each of these shuffles its images in a buffer. An unusable image is left out, with a warning. There are
+    no classes.
 
     Args:
-        shards: .tar files, each with samples of an image (webdataset).
+        shards: .tar files, whose samples have one image each (webdataset).
         report: what is known of them.
         preparation: from image to tensor.
-        seed: of the order and the augmentation.
-        max_bad_images: stop if more than this share of what a reader has read cannot be used.
-        rank: of this process.
-        world_size: number of processes.
-        start: images seen before; with 0 the stream begins, with another number a fresh pass does.
+        seed: sets the order and the augmentation.
+        max_bad_images: stop if more than this fraction of what one reader has read is unusable.
+        reader: decodes the bytes of an image; raises `Unreadable`.
+        rank: the number of this process.
+        world_size: the number of processes.
+        start: the number of images seen before; each number begins a pass in another order.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class StreamDataset(TrainingData, IterableDataset):
         preparation: Preparation,
         seed: int,
         max_bad_images: float = 0.01,
+        reader: "ImageReader | None" = None,
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
@@ -78,6 +85,7 @@ class StreamDataset(TrainingData, IterableDataset):
         self.preparation = preparation
         self.seed = seed
         self.max_bad_images = max_bad_images
+        self.reader = reader or ImageReader()
         self.rank = rank
         self.world_size = world_size
         self.start = start
@@ -114,7 +122,7 @@ class StreamDataset(TrainingData, IterableDataset):
             shards = [self.shards[i] for i in order.permutation(len(self.shards))][slot::slots]
             seed = derive_seed("buffer", self.seed, self.start, pass_number, slot)
             good = bad = 0
-            for name, image in shuffled_samples(shards, seed, SHUFFLE_BUFFER):
+            for name, image in shuffled_samples(shards, seed, SHUFFLE_BUFFER, self.reader):
                 if image is None:
                     bad += 1
                 else:
@@ -129,13 +137,39 @@ class StreamDataset(TrainingData, IterableDataset):
     def _check_share(self, bad: int, good: int) -> None:
         if not good or too_many_bad(bad, good + bad, self.max_bad_images):
             raise InputError(
-                f"{bad} of {good + bad} images read from {self.report.source} cannot be used; mend the shards, or "
-                "raise max_bad_images"
+                f"{bad} of {good + bad} images read from {self.report.source} cannot be used; repair the shards, "
+                "or raise max_bad_images"
             )
 
 
-def shuffled_samples(shards: list[str], seed: int, buffer: int) -> Iterator[tuple[str, Image.Image | None]]:
-    """Names and images of some shards; None, with a warning, for what cannot be used."""
+@dataclass(frozen=True)
+class ImageReader:
+    """Decodes the images of a stream."""
+
+    chosen: tuple[float, float] | None = None
+    """Black and white of high-depth images; `USUAL_VALUES` if None."""
+    max_pixels: int | None = None
+
+    def __call__(self, content: bytes) -> Image.Image:
+        """Returns the image in some bytes.
+
+        Raises:
+            Unreadable: if it cannot be used, also because its values would need a choice.
+        """
+        image = load_image(content, self.max_pixels)
+        kind = deep_type(image)
+        if kind is not None and self.chosen is None and kind != "I;16":
+            black, white, _ = value_range(image)
+            if (black, white) != USUAL_VALUES[kind]:
+                usual = "{:g} to {:g}".format(*USUAL_VALUES[kind])
+                raise Unreadable(f"its values do not count from {usual}; say which are black and white (--value-range)")
+        return image
+
+
+def shuffled_samples(
+    shards: list[str], seed: int, buffer: int, reader: ImageReader
+) -> Iterator[tuple[str, Image.Image | None]]:
+    """Yields names and images of some shards; None, with a warning, for what cannot be used."""
     try:
         import webdataset
     except ImportError as error:
@@ -153,20 +187,20 @@ def shuffled_samples(shards: list[str], seed: int, buffer: int) -> Iterator[tupl
         for suffix in (key for key in sample if not key.startswith("__")):
             name = f"{sample['__key__']}.{suffix}"
             try:
-                yield name, load_image(sample[suffix])
+                yield name, reader(sample[suffix])
             except Unreadable as error:
                 logger.warning("%s in %s is left out: %s", name, sample["__url__"], error)
                 yield name, None
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return is_image(PurePosixPath(name))
 
 
 def open_stream(
     source: str,
     *,
-    image_size: int | None,
+    image_size: int | str | tuple[int, int] | None,
     channels: int | None,
     fit: str,
     random_flip: bool,
@@ -174,25 +208,33 @@ def open_stream(
     seed: int,
     max_bad_images: float,
     readers: int,
+    value_range: str | tuple[float, float] | None = None,
+    max_pixels: int | None = None,
 ) -> StreamDataset:
-    """Open tar shards after a look at the first image, which tells whether they are grey.
+    """Opens tar shards after a look at the first image, which decides whether they are read as grey.
+
+    The other arguments are those of `open_dataset`.
 
     Args:
         source: a .tar, or a folder of them.
-        image_size: side in pixels; must be said.
+        image_size: as of `open_dataset`, but required.
         channels: 1, 3 or 4; if None, 1 where the first image is grey and 3 otherwise.
-        fit: as of `open_dataset`.
+        fit: how images get their size.
         random_flip: mirror half of the images.
         random_crop: crop at random.
-        seed: of order and augmentation.
-        max_bad_images: of `StreamDataset`.
-        readers: processes times workers of each; every one needs a shard of its own.
+        seed: sets the order and the augmentation.
+        max_bad_images: as of `StreamDataset`.
+        readers: the number of processes times that of their workers; each needs a shard of its own.
+        value_range: black and white of high-depth images. If None, 16 and 32 bits count to 65535 and floats to 1, and
+            images whose values do not fit that are unreadable.
+        max_pixels: images with more pixels are unreadable.
 
     Raises:
         InputError: if there is nothing to use, or an argument is missing.
     """
     shards = find_shards(source)
-    if image_size is None:
+    size, chosen = parse_image_size(image_size), parse_value_range(value_range)
+    if size is None:
         raise InputError(
             f"{source} is a stream, whose images are not all looked at first: say their size (--image-size)"
         )
@@ -201,17 +243,19 @@ def open_stream(
             f"{source} has {len(shards)} shards, and {readers} would read them (processes times --num-workers); make "
             "more shards, or use fewer workers"
         )
-    image = next((image for _, image in shuffled_samples(shards, 0, buffer=1) if image is not None), None)
+    reader = ImageReader(chosen, max_pixels)
+    image = next((image for _, image in shuffled_samples(shards, 0, 1, reader) if image is not None), None)
     if image is None:
         raise InputError(f"{source} holds no image that can be used")
     report = DatasetReport(
         source=source,
-        kind=f"stream of {len(shards)} shards",
+        kind=f"stream of {len(shards)} shards, of which one image was looked at",
         num_images=0,
-        image_size=image_size,
+        image_size=size[0] if size[0] == size[1] else size,
         channels=channels or (1 if is_grey(image) else 3),
         smallest=image.size,
         largest=image.size,
     )
-    preparation = Preparation(image_size, report.channels, fit, random_flip, random_crop)
-    return StreamDataset(shards, report, preparation, seed, max_bad_images)
+    values = USUAL_VALUES if chosen is None else dict.fromkeys(USUAL_VALUES, chosen)
+    preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
+    return StreamDataset(shards, report, preparation, seed, max_bad_images, reader)

@@ -197,34 +197,35 @@ def normalise_mode(image: Image.Image, channels: int, values: tuple[float, float
     return image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
 
 
-def fit_image(image: Image.Image, size: int, fit: str, offset: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
-    """To `size` x `size`.
+def fit_image(
+    image: Image.Image, size: int | tuple[int, int], fit: str, offset: tuple[float, float] = (0.5, 0.5)
+) -> Image.Image:
+    """Returns an image of a given size.
 
     Args:
         image: mode L, RGB, RGBA or F.
-        size: side of the result, pixels.
-        fit: `"crop"`: the shorter side to `size`, then a crop; `"pad"`: shrunk if larger than `size`, never enlarged,
-            then centred on black; `"stretch"`: both sides to `size`; `"patch"`: a piece at the image's own resolution,
-            which is enlarged only if it is smaller than that.
+        size: height and width of the result in pixels; an int stands for both.
+        fit: `"crop"` scales the image until it just covers the size, then crops it. `"pad"` shrinks it if it is too
+            large, never enlarges it, and centres it on black. `"stretch"` scales both sides by themselves. `"patch"`
+            cuts a piece at the image's own resolution, and enlarges only images that are too small for that.
         offset: where a crop lies, 0 to 1 of the free room in x and y.
     """
-    width, height = image.size
+    height, width = (size, size) if isinstance(size, int) else size
     if fit == "stretch":
-        return _resize(image, size, size)
+        return _resize(image, width, height)
+    scales = width / image.width, height / image.height
     if fit == "pad":
-        scale = min(1.0, size / max(width, height))
-        image = _resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+        scale = min(1.0, *scales)
+        image = _resize(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         background: Any = 0 if image.mode in ("L", "F") else (0,) * len(image.getbands())
-        canvas = Image.new(image.mode, (size, size), background)
-        canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        canvas = Image.new(image.mode, (width, height), background)
+        canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         return canvas
-    scale = size / min(width, height)
-    if fit == "patch":
-        scale = max(1.0, scale)
-    image = _resize(image, max(size, round(width * scale)), max(size, round(height * scale)))
-    left = round((image.width - size) * offset[0])
-    top = round((image.height - size) * offset[1])
-    return image.crop((left, top, left + size, top + size))
+    scale = max(*scales, 1.0) if fit == "patch" else max(scales)
+    image = _resize(image, max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    left = round((image.width - width) * offset[0])
+    top = round((image.height - height) * offset[1])
+    return image.crop((left, top, left + width, top + height))
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -28,6 +28,11 @@ def is_hidden(name: PurePath) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
 
 
+def is_image(name: PurePath) -> bool:
+    """Returns whether a name is that of an image that is read."""
+    return name.suffix.lower() in SUFFIXES and not is_hidden(name)
+
+
 def describe_left_out(counts: Mapping[str, int]) -> str:
     """Returns how many images are of kinds that are not read, such as "20 .heic, 5 .avif"; empty if there are none."""
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()) if suffix in NOT_READ)

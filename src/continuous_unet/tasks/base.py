@@ -47,6 +47,22 @@ class StepContext:
     """Number of training steps before this one."""
 
 
+@dataclass(frozen=True)
+class PictureContext:
+    """What a task may use to show what a model can do."""
+
+    model: nn.Module
+    """A U-Net of diffusers' contract, in evaluation mode."""
+    images: TrainingData
+    """Held-out images if there are some, training images otherwise."""
+    num_classes: int | None
+    """Number of classes of a class-conditional model."""
+    processes: Processes
+    """Those that share the work."""
+    stop: StopRequest
+    """Asked before every evaluation of the model."""
+
+
 class Task(ABC, Generic[Chosen]):
     """What a model learns: its channels, loss and validation error, a picture of the progress, and what is saved.
 
@@ -58,14 +74,11 @@ class Task(ABC, Generic[Chosen]):
         sampling_steps: number of sampling steps for each of them.
     """
 
-    name: ClassVar[str]
     fit: ClassVar[str] = "crop"
     """How training images get their size where the run does not say."""
     random_crop: ClassVar[bool] = False
     image_size: ClassVar[int | None] = None
     """Side of the training images where the run does not say; None for the images' own."""
-    class_conditional: bool = False
-    """Whether the model is given the classes of the images."""
 
     def __init__(
         self, options: Chosen, process: Process, *, seed: int = 0, num_samples: int = 36, sampling_steps: int = 25
@@ -75,6 +88,11 @@ class Task(ABC, Generic[Chosen]):
         self.seed = seed
         self.num_samples = num_samples
         self.sampling_steps = sampling_steps
+
+    @property
+    def class_conditional(self) -> bool:
+        """Whether the model is given the classes of the images."""
+        return False
 
     @classmethod
     def make_process(cls, options: VariancePreservingOptions) -> Process:
@@ -98,22 +116,8 @@ class Task(ABC, Generic[Chosen]):
         return {"validation_loss": float(errors.mean())}
 
     @abstractmethod
-    def picture(
-        self,
-        model: nn.Module,
-        images: TrainingData,
-        num_classes: int | None,
-        processes: Processes,
-        stop: StopRequest,
-    ) -> Image.Image:
+    def picture(self, context: PictureContext) -> Image.Image:
         """Returns a picture of what the model can do, the same in every process.
-
-        Args:
-            model: in evaluation mode.
-            images: held-out images if there are some, training images otherwise.
-            num_classes: of a class-conditional model.
-            processes: that share the work.
-            stop: asked before every evaluation of the model.
 
         Raises:
             Stopped: if a process is asked to stop.
@@ -157,23 +161,16 @@ class RestorationTask(Task[Restoring]):
         return {**super().metrics(errors), "validation_psnr": float(psnr.mean())}
 
     @torch.no_grad()
-    def picture(
-        self,
-        model: nn.Module,
-        images: TrainingData,
-        num_classes: int | None,
-        processes: Processes,
-        stop: StopRequest,
-    ) -> Image.Image:
+    def picture(self, context: PictureContext) -> Image.Image:
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
-        processes.check(stop)
-        device = next(model.parameters()).device
+        context.processes.check(context.stop)
+        images, device = context.images, next(context.model.parameters()).device
         most = min(self.num_samples, 8)
         # a stream has no places to look things up at: its first images are taken
         items = images if isinstance(images, IterableDataset) else (images[k] for k in range(min(most, len(images))))
         clean = torch.stack([item["image"] for item in islice(items, most)]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
-        degraded, restored = self.restored(StepContext(model, self.process, clean, noise, times))
+        degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
         columns = torch.stack([degraded, restored, clean], dim=1).flatten(0, 1)
         return make_grid((columns.cpu() / 2 + 0.5).clamp(0, 1), columns=3)

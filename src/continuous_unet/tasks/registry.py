@@ -91,14 +91,7 @@ TASKS: dict[str, TaskEntry] = {
     )
 }
 """By name."""
-TRAINED: dict[str, type[TrainingOptions]] = {
-    name: entry.training for name, entry in TASKS.items() if entry.training is not None
-}
-"""The training options of those that `cunet train --task` takes."""
+TRAINED: dict[str, TaskEntry] = {name: entry for name, entry in TASKS.items() if entry.training is not None}
+"""Those that `cunet train --task` takes."""
 OLD_NAMES: dict[str, str] = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
 """From the names of version 0.1.0 to those of today."""
-
-
-def task_entry(options: TrainingOptions) -> TaskEntry:
-    """Returns the task that training options are of."""
-    return next(entry for entry in TASKS.values() if entry.training is type(options))

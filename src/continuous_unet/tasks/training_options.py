@@ -1,7 +1,7 @@
 """What the training options of all tasks have in common. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
@@ -11,6 +11,9 @@ from continuous_unet.diffusion.options import VariancePreservingOptions
 @dataclass
 class TrainingOptions(Options):
     """Base of the options of one task's training."""
+
+    name: ClassVar[str]
+    """The task, a key of `tasks.registry.TASKS`."""
 
     def check_process(self, process: VariancePreservingOptions) -> None:
         """Checks whether the task can be trained with a noise process.

@@ -11,7 +11,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "TrainConfig": "continuous_unet.training.config",
-        "TrainResult": "continuous_unet.training.trainer",
+        "TrainResult": "continuous_unet.training.report",
         "train": "continuous_unet.training.run",
     },
 )
@@ -19,5 +19,5 @@ __all__ = ["TrainConfig", "TrainResult", "train"]
 
 if TYPE_CHECKING:
     from continuous_unet.training.config import TrainConfig
+    from continuous_unet.training.report import TrainResult
     from continuous_unet.training.run import train
-    from continuous_unet.training.trainer import TrainResult

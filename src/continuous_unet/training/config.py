@@ -1,6 +1,7 @@
 """The configuration of a training run, in sections, which checks itself. Imports no torch: `cunet --help` reads it."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,16 +16,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+TASK_OPTIONS = {name: entry.training for name, entry in TRAINED.items() if entry.training is not None}
+may_change = partial(option, may_change=True)
+"""A field that may differ when a run goes on: it changes how long and where it computes, and what is kept of it."""
+
+
 @dataclass
 class DataSettings(Options):
     """What is trained on."""
 
-    source: str = option(
+    source: str = may_change(
         "",
         "images to train on: a folder, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)",
         flat="data",
         required=True,
-        may_change=True,
     )
     image_size: int | str | None = option(
         None, "size of the images in pixels, one side or HxW; their own size if left out", metavar="INT|HxW", at_least=1
@@ -34,24 +39,18 @@ class DataSettings(Options):
     )
     fit: Literal["crop", "pad", "stretch", "patch"] | None = option(
         None,
-        "how images get their size; patch cuts pieces at their own resolution. If left out, restoration uses patch and "
-        "generation crop",
+        "how images get their size; if left out, restoration cuts pieces at their own resolution (patch), else crop",
     )
     random_flip: bool = option(False, "mirror half of the images, chosen at random")
-    random_crop: bool | None = option(
-        None, "crop at random places (with fit=crop or patch); if left out, only patches are"
-    )
-    on_bad_image: Literal["skip", "error"] = option(
-        "skip", "leave unreadable files out, or stop at the first", may_change=True
-    )
-    max_bad_images: float = option(
+    random_crop: bool | None = option(None, "crop at random places (with fit crop or patch); only patches if left out")
+    on_bad_image: Literal["skip", "error"] = may_change("skip", "leave unreadable files out, or stop at the first")
+    max_bad_images: float = may_change(
         0.01,
         "stop if more than this fraction of the images is unreadable (a single bad image never stops the run)",
         between=(0, 1),
-        may_change=True,
     )
     num_validation: int = option(0, "number of images held out to measure the validation loss on", at_least=0)
-    num_workers: int = option(0, "number of processes that load images", at_least=0, may_change=True)
+    num_workers: int = may_change(0, "number of processes that load images", at_least=0)
 
 
 @dataclass
@@ -60,13 +59,11 @@ class ModelSettings(Options):
 
     preset: str = option("small", "architecture of the model", choices=PRESETS)
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
-    start_from: str | None = option(
-        None, "run or saved model whose weights to start from, in place of a preset's new ones", may_change=True
-    )
+    start_from: str | None = may_change(None, "run or saved model to start from, in place of a preset's new weights")
     quantization_aware: bool = option(
         False, "round weights and activations in training as int8 will; for the last steps, with --start-from"
     )
-    compile: bool = option(False, "compile the model with torch.compile", may_change=True)
+    compile: bool = may_change(False, "compile the model with torch.compile")
 
 
 @dataclass
@@ -87,8 +84,8 @@ class OptimizerSettings(Options):
     ema: bool = option(True, "keep an exponential moving average of the weights, and use it for samples and the model")
     ema_decay: float = option(0.9995, "decay of the average, reached gradually", at_least=0, below=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "precision of the computation; weights stay float32")
-    max_non_finite_steps: int = option(
-        10, "give up after this many steps in a row whose gradient is not finite", at_least=1, may_change=True
+    max_non_finite_steps: int = may_change(
+        10, "give up after this many steps in a row whose gradient is not finite", at_least=1
     )
 
 
@@ -96,26 +93,16 @@ class OptimizerSettings(Options):
 class RecordSettings(Options):
     """What is written while training."""
 
-    checkpoint_every: int = option(1000, "number of training steps between checkpoints", at_least=1, may_change=True)
-    keep_checkpoints: int = option(2, "number of checkpoints to keep", at_least=1, may_change=True)
-    log_every: int = option(
-        50, "number of training steps between records in metrics.jsonl", at_least=1, may_change=True
+    checkpoint_every: int = may_change(1000, "number of training steps between checkpoints", at_least=1)
+    keep_checkpoints: int = may_change(2, "number of checkpoints to keep", at_least=1)
+    log_every: int = may_change(50, "number of training steps between records in metrics.jsonl", at_least=1)
+    validate_every: int = may_change(1000, "number of training steps between validations", at_least=1)
+    sample_every: int = may_change(1000, "number of training steps between pictures of the progress", at_least=1)
+    num_samples: int = may_change(36, "number of images in a picture of the progress", at_least=1)
+    sampling_steps: int = may_change(
+        25, "number of sampling steps (DDIM) for a picture of the progress", old=("--sample-steps",), at_least=1
     )
-    validate_every: int = option(1000, "number of training steps between validations", at_least=1, may_change=True)
-    sample_every: int = option(
-        1000, "number of training steps between pictures of the progress", at_least=1, may_change=True
-    )
-    num_samples: int = option(36, "number of images in a picture of the progress", at_least=1, may_change=True)
-    sampling_steps: int = option(
-        25,
-        "number of sampling steps (DDIM) for a picture of the progress",
-        old=("--sample-steps",),
-        at_least=1,
-        may_change=True,
-    )
-    logger: Literal["none", "tensorboard", "wandb"] = option(
-        "none", "experiment tracker to write to beside metrics.jsonl", may_change=True
-    )
+    logger: Literal["none", "tensorboard", "wandb"] = may_change("none", "experiment tracker beside metrics.jsonl")
 
 
 @dataclass
@@ -126,13 +113,13 @@ class TrainConfig(Options):
     `config.replaced(steps=200)`. Files of version 0.1.0 load.
     """
 
-    output: str = option("", "folder of the run", required=True, may_change=True)
-    steps: int = option(20_000, "number of training steps", at_least=1, may_change=True)
+    output: str = may_change("", "folder of the run", required=True)
+    steps: int = may_change(20_000, "number of training steps", at_least=1)
     seed: int = option(0, "seed of everything random", at_least=0)
-    device: Literal["cpu", "cuda", "mps"] | None = option(
-        None, "where to compute; the best device of this machine if left out", may_change=True
+    device: Literal["cpu", "cuda", "mps"] | None = may_change(
+        None, "where to compute; the best device of this machine if left out"
     )
-    task: TrainingOptions = variants(TRAINED, "generate", "what the model learns", old=OLD_NAMES)
+    task: TrainingOptions = variants(TASK_OPTIONS, "generate", "what the model learns", old=OLD_NAMES)
     data: DataSettings = section(DataSettings)
     model: ModelSettings = section(ModelSettings)
     process: VariancePreservingOptions = variants(PROCESSES, VariancePreservingOptions.name, "noise process")

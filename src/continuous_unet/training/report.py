@@ -1,67 +1,98 @@
-"""What a run leaves for people: the loss curve and a page."""
+"""What a run comes to, and what it leaves for people: the loss curve and a page."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from continuous_unet.base.files import replace_file, replace_text
+from continuous_unet.base.files import replace_file
+from continuous_unet.base.results import CallResult
 from continuous_unet.data import DatasetReport
 from continuous_unet.training.config import TrainConfig
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the page of a run says."""
+@dataclass
+class TrainResult(CallResult):
+    """What a run came to."""
 
-    config: TrainConfig
-    data: DatasetReport
-    model: str
-    """Name of the model's class."""
-    num_parameters: int
-    step: int
+    run: str
+    steps: int
     images_seen: int
-    seconds: float
-    images_per_second: float
-    device: str
     loss: float
+    """Mean training loss between the last two records."""
     validation_loss: float | None
-    picture: str
-    """Path of the last picture, from the run's folder."""
-    usage: str
-    """Command that uses the model."""
+    seconds: float
+    """Duration of this call, without what was done before a resumption."""
+    images_per_second: float
+    num_parameters: int
+    stopped_by: int | None
+    """Number of the signal that ended the run early, if one did."""
 
-    def to_text(self, run: str, has_plot: bool) -> str:
-        """Returns the page, in Markdown, of a run in the folder `run`."""
-        origin = self.config.model.start_from or self.config.model.preset
-        rows = {
-            "data": f"{self.data.num_images:,} images, {size_text(self.data.image_size)} pixels, "
-            f"{self.data.channels} channel(s)",
-            "model": f"{self.model}, {self.num_parameters:,} parameters",
-            "training": f"{self.step:,} training steps, {self.images_seen:,} images seen",
-            "time": _duration(self.seconds),
-            "speed": f"{self.images_per_second:.1f} images per second on {self.device}",
-            "training loss": f"{self.loss:.4f}",
-        }
-        if self.config.model.quantization_aware:
-            rows["precision"] = "rounded as in int8, also for losses and samples"
-        if self.validation_loss is not None:
-            rows["validation loss"] = f"{self.validation_loss:.4f} (averaged weights; the same noise each time)"
-        plot = ["![loss](loss.png)", ""] if has_plot else []
-        return "\n".join(
-            [f"# {origin} on {self.config.data.source}", "", "| | |", "| --- | --- |"]
-            + [f"| {name} | {text} |" for name, text in rows.items()]
-            + ["", f"![samples]({self.picture})", "", *plot, "To use the model, or to train it further:", "", "```bash"]
-            + [self.usage, f"cunet train --output {run} --resume --steps {2 * self.step}", "```", ""]
+    def notes(self) -> list[str]:
+        """Returns one line, from the main process alone."""
+        line = (
+            f"{self.run}: {self.steps:,} training steps, loss {self.loss:.4f}, {duration(self.seconds)}, "
+            f"{self.images_per_second:.0f} images/s"
         )
+        return [line] if int(os.environ.get("RANK", "0")) == 0 else []
 
-    def write(self, folder: Path, records: Iterable[dict[str, Any]]) -> None:
-        """Writes `report.md` and, if matplotlib is installed, `loss.png`."""
-        has_plot = plot_losses(list(records), folder / "loss.png")
-        replace_text(folder / "report.md", self.to_text(folder.as_posix(), has_plot))
+    def to_text(self) -> str:
+        return ""
 
 
-def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
+def report_text(
+    config: TrainConfig,
+    data: DatasetReport,
+    result: TrainResult,
+    *,
+    picture: str,
+    has_plot: bool,
+    usage: str,
+    **rows: str,
+) -> str:
+    """Returns the page of a run, in Markdown.
+
+    Args:
+        config: of the run.
+        data: what it was trained on.
+        result: what it came to.
+        picture: path of the last picture.
+        has_plot: whether `loss.png` is there.
+        usage: command that uses the model.
+        rows: further rows of the table.
+    """
+    rows = {
+        "data": f"{data.num_images:,} images, {data.image_size}x{data.image_size}, {data.channels} channel(s)",
+        "training": f"{result.steps:,} training steps, {result.images_seen:,} images seen",
+        "speed": f"{result.images_per_second:.1f} images per second",
+        "training loss": f"{result.loss:.4f}",
+        **rows,
+    }
+    if config.model.quantization_aware:
+        rows["precision"] = "rounded as in int8, also for losses and samples"
+    if result.validation_loss is not None:
+        rows["validation loss"] = f"{result.validation_loss:.4f} (averaged weights; the same noise each time)"
+    plot = "\n![loss](loss.png)\n" if has_plot else ""
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    return f"""# {config.model.start_from or config.model.preset} on {config.data.source}
+
+| | |
+| --- | --- |
+{table}
+
+![samples]({picture})
+{plot}
+To use the model, or to train it further:
+
+```bash
+{usage}
+cunet train --output {result.run} --resume --steps {2 * result.steps}
+```
+"""
+
+
+def plot_losses(records: Iterable[dict[str, Any]], path: Path) -> bool:
     """Draws training and validation loss against training steps; returns False if matplotlib is missing."""
     try:
         import matplotlib
@@ -70,9 +101,10 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
         import matplotlib.pyplot as plt
     except ImportError:
         return False
+    kept = list(records)
     figure, axes = plt.subplots(figsize=(6.4, 4))
     for key, label, style in (("loss", "training", "-"), ("validation_loss", "validation (averaged weights)", "o-")):
-        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        points = [(r["step"], r[key]) for r in kept if r.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     axes.set(xlabel="training step", ylabel="loss", yscale="log")
@@ -87,7 +119,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> bool:
     return True
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns the two largest units: `2 h 5 min`, `4 min 3 s`, `12 s`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,15 @@ from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
-from continuous_unet.tasks.registry import task_entry
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.quantization_aware import round_convolutions
+from continuous_unet.training.report import TrainResult
 from continuous_unet.training.start import load_start
 from continuous_unet.training.state import Learner
-from continuous_unet.training.trainer import Trainer, TrainResult
+from continuous_unet.training.trainer import Trainer
 
 
 def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None = None) -> TrainResult:
@@ -72,6 +74,9 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     """
     if resume:
         folder.check_run()
+        source = Path(config.data.source)
+        if source.is_absolute() and not source.exists():
+            raise InputError(f"{source} does not exist; if the data has moved, give its new place with --data")
     accelerator = make_accelerator(config)
     processes = Processes(accelerator.state)
     task = make_task(config)
@@ -95,7 +100,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
 
 def make_task(config: TrainConfig) -> Task:
     """Returns the task of a run."""
-    kind = task_entry(config.task).load_task()
+    kind = TASKS[config.task.name].load_task()
     return kind(
         config.task,
         kind.make_process(config.process),

@@ -18,19 +18,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.files import replace_folder
+from continuous_unet.base.files import replace_folder, replace_text
 from continuous_unet.base.processes import Processes
-from continuous_unet.base.results import CallResult
 from continuous_unet.base.signals import Stopped, StopRequest
 from continuous_unet.data import ImageDataset, TrainingData
 from continuous_unet.diffusion.draws import Stream, normal, seed_dropout, uniform
 from continuous_unet.images.grids import write_png
-from continuous_unet.tasks.base import StepContext, Task
+from continuous_unet.tasks.base import PictureContext, StepContext, Task
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.guards import GradientGuard, ImageGuard, Seen, TrainingDiverged
-from continuous_unet.training.report import Report
+from continuous_unet.training.report import TrainResult, duration, plot_losses, report_text
 from continuous_unet.training.state import Learner, TrainState
 from continuous_unet.training.validation import validate
 
@@ -38,34 +37,6 @@ DRAWS = "philox4x32-10"
 """Name of the random draws of this version, which a checkpoint says that it was made with."""
 Batch = tuple[range, dict[str, Any]]
 """The positions of a batch in the data's global sequence, and its tensors."""
-
-
-@dataclass
-class TrainResult(CallResult):
-    """What a run came to."""
-
-    run: str
-    steps: int
-    images_seen: int
-    loss: float
-    """Mean training loss between the last two records."""
-    validation_loss: float | None
-    seconds: float
-    """Duration of this call, without what was done before a resumption."""
-    images_per_second: float
-    num_parameters: int
-    stopped_by: int | None
-    """Number of the signal that ended the run early, if one did."""
-
-    def notes(self) -> list[str]:
-        """Returns one line for people."""
-        return [
-            f"{self.run}: {self.steps:,} steps, loss {self.loss:.4f}, {self.seconds:.0f} s, "
-            f"{self.images_per_second:.0f} images/s"
-        ]
-
-    def to_text(self) -> str:
-        return ""
 
 
 @dataclass
@@ -243,8 +214,8 @@ class Trainer:
         """Makes a picture from the averaged weights, with all processes; given up if a signal comes."""
         classes = self.data.num_classes if self.task.class_conditional else None
         with self._until_stopped(), self.learner.averaged():
-            images = self.held_out or self.data
-            picture = self.task.picture(self.learner.model, images, classes, self.processes, self.stop)
+            context = PictureContext(self.learner.model, self.held_out or self.data, classes, self.processes, self.stop)
+            picture = self.task.picture(context)
             self.processes.by_main(lambda: write_png(picture, self.folder.picture(self.state.step)))
 
     @contextlib.contextmanager
@@ -335,22 +306,18 @@ class Trainer:
         self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
 
     def _report(self, result: TrainResult) -> None:
-        report = Report(
-            config=self.config,
-            data=self.data.report,
-            model=type(self.learner.model).__name__,
-            num_parameters=result.num_parameters,
-            step=result.steps,
-            images_seen=result.images_seen,
-            seconds=self._seconds(),
-            images_per_second=result.images_per_second,
-            device=str(self.device),
-            loss=result.loss,
-            validation_loss=result.validation_loss,
+        has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
+        text = report_text(
+            self.config,
+            self.data.report,
+            result,
             picture=f"samples/{self.folder.picture(result.steps).name}",
-            usage=self.task.usage(self.folder.path.as_posix()),
+            has_plot=has_plot,
+            usage=self.task.usage(result.run),
+            model=f"{type(self.learner.model).__name__}, {result.num_parameters:,} parameters, on {self.device}",
+            time=duration(self._seconds()),
         )
-        report.write(self.folder.path, self.folder.records())
+        replace_text(self.folder.report, text)
 
     def leave(self) -> None:
         """Leaves the group of processes when nothing that communicates is left; the last thing to do.

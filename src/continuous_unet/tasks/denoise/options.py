@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class DenoiseTraining(RestorationTraining):
     """Options of training a model that removes white Gaussian noise."""
 
+    name = "denoise"
+
     sigma: str = option("0:55", "standard deviation of the noise to remove, LOW:HIGH, on the 0–255 scale")
     sigma_conditioned: bool = option(False, "give the model the standard deviation of the noise")
 

@@ -10,8 +10,6 @@ from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline, remove_noi
 class DenoiseTask(RestorationTask[DenoiseTraining]):
     """White Gaussian noise of every strength between two bounds, uniformly; the noisy image is not clipped."""
 
-    name = "denoise"
-
     def loss(self, step: StepContext) -> Tensor:
         return self.deviation(self.restored(step)[1] - step.clean)
 

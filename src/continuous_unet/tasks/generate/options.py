@@ -11,6 +11,8 @@ from continuous_unet.tasks.training_options import TrainingOptions
 class GenerateTraining(TrainingOptions):
     """Options of training a model that makes images from noise."""
 
+    name = "generate"
+
     class_conditional: bool = option(False, "condition the model on the classes of the data")
 
 

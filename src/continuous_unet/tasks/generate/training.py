@@ -1,59 +1,50 @@
 """Images from noise: the diffusion model itself."""
 
+import math
+
 from PIL import Image
 from torch import Tensor, nn
 
-from continuous_unet.base.processes import Processes
-from continuous_unet.base.signals import StopRequest
-from continuous_unet.data import TrainingData
 from continuous_unet.diffusion.process import prediction_error
-from continuous_unet.tasks.base import StepContext, Task
-from continuous_unet.tasks.generate.grids import sample_grid
+from continuous_unet.images.grids import make_grid
+from continuous_unet.tasks.base import PictureContext, StepContext, Task
 from continuous_unet.tasks.generate.options import GenerateTraining
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+
+BATCH = 16
+"""Number of samples of a picture that are made at a time."""
 
 
 class GenerateTask(Task[GenerateTraining]):
     """Learns to predict what the process asks for (noise, `v` or the image) at every time."""
 
-    name = "generate"
-
     @property
-    def class_conditional(self) -> bool:  # type: ignore[override]  # read-only is enough
-        """Whether the model is given the classes of the images."""
+    def class_conditional(self) -> bool:
         return self.options.class_conditional
 
     def loss(self, step: StepContext) -> Tensor:
-        return self._error(step, weighted=True)
+        return self.error(step, weighted=True)
 
-    def error(self, step: StepContext) -> Tensor:
-        """Returns the error of the prediction, without min-SNR weights."""
-        return self._error(step, weighted=False)
-
-    def _error(self, step: StepContext, weighted: bool) -> Tensor:
+    def error(self, step: StepContext, weighted: bool = False) -> Tensor:
+        """Returns the error of the prediction, with min-SNR weights if `weighted`."""
         return prediction_error(
             step.model, step.process, step.clean, step.noise, step.times, step.labels, weighted=weighted
         )
 
-    def picture(
-        self,
-        model: nn.Module,
-        images: TrainingData,
-        num_classes: int | None,
-        processes: Processes,
-        stop: StopRequest,
-    ) -> Image.Image:
-        """Returns samples, with the same seeds each time."""
-        return sample_grid(
-            model,
-            self.process,
-            num_images=self.num_samples,
-            num_inference_steps=self.sampling_steps,
-            seed=self.seed,
-            num_classes=num_classes,
-            processes=processes,
-            stop=stop,
-        )
+    def picture(self, context: PictureContext) -> Image.Image:
+        """Returns samples by DDIM, with the same seeds each time; with a row for each class where there are classes."""
+        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler("ddim"))
+        pipeline.set_progress_bar_config(disable=True)
+        labels = [None] if context.num_classes is None else list(range(context.num_classes))
+        share = math.ceil(self.num_samples / len(labels))
+        jobs = [
+            (label, range(start, min(start + BATCH, (number + 1) * share, self.num_samples)))
+            for number, label in enumerate(labels)
+            for start in range(number * share, min((number + 1) * share, self.num_samples), BATCH)
+        ]
+        options = {"seed": self.seed, "num_inference_steps": self.sampling_steps}
+        made = generate_share(pipeline, jobs, processes=context.processes, stop=context.stop, **options)
+        return make_grid(gather_images(made, context.processes), columns=share if len(labels) > 1 else None)
 
     def pipeline(self, model: nn.Module) -> DiffusionSamplingPipeline:
         return DiffusionSamplingPipeline(model, self.process.scheduler)

@@ -16,6 +16,8 @@ RESIDUAL_SCALE = 4.0
 class UpscaleTraining(RestorationTraining):
     """Options of training a model that enlarges images."""
 
+    name = "upscale"
+
     scale: int = option(2, "upscaling factor: 2, 3 or 4", choices=(2, 3, 4))
     regression_share: float = option(
         0.5, "fraction of each batch that is trained to answer in one evaluation", between=(0, 1)

@@ -21,8 +21,6 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     noise set to zero; at inference it gives the highest PSNR in one evaluation.
     """
 
-    name = "upscale"
-
     @classmethod
     def make_process(cls, options: VariancePreservingOptions) -> Process:
         return options.make(default_objective="v_prediction", zero_terminal_snr=True)

@@ -1,0 +1,109 @@
+"""A look at every image of a source before it is used: its size, its colour, and the range of its values."""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.signals import StopRequest
+from continuous_unet.data.preparation import deep_type
+from continuous_unet.data.report import DeepImages
+from continuous_unet.data.sources import Source
+from continuous_unet.images.decode import Unreadable, is_grey, range_of_values
+
+_KINDS = {"I;16": "16-bit grey", "I": "32-bit grey", "F": "float"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one image is like."""
+
+    name: str
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    grey: bool
+    deep: str | None = None
+    """`deep_type` of the image."""
+    smallest: float = 0.0
+    largest: float = 0.0
+    """The range of its values, where it is deep."""
+
+
+def look_at(source: Source, progress: bool, stop: StopRequest | None = None) -> list[Look | str]:
+    """Decodes every image, or one where all are known to be alike; returns what each is like, or why it is unusable.
+
+    Raises:
+        InputError: if there is no image.
+        Stopped: if a signal arrives.
+    """
+
+    def look(index: int) -> Look | str:
+        try:
+            image = source.load(index)
+        except Unreadable as error:
+            return str(error)
+        deep = deep_type(image)
+        values = np.asarray(image) if deep is not None and image.width and image.height else np.zeros(1)
+        return Look(source.names[index], image.size, is_grey(image), deep, float(values.min()), float(values.max()))
+
+    if not len(source):
+        raise InputError(f"{source.kind} holds no image")
+    if source.alike:
+        return [look(0)] * len(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is in the reasons
+        pool = ThreadPoolExecutor()
+        try:
+            found = []
+            looks = pool.map(look, range(len(source)))
+            for fact in tqdm(looks, "checking images", len(source), leave=False, disable=not progress):
+                found.append(fact)
+                if stop is not None:
+                    stop.check()
+            return found
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for the rest
+
+
+def sizes_of(looks: Sequence[Look]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the smallest and the largest width and height."""
+    widths, heights = zip(*(look.size for look in looks), strict=True)
+    return (min(widths), min(heights)), (max(widths), max(heights))
+
+
+def read_ranges(looks: Sequence[Look], chosen: tuple[float, float] | None) -> tuple[list[DeepImages], str | None]:
+    """Decides how the values of high-depth images are read: once for all images of a type.
+
+    Args:
+        looks: at all images of a data set.
+        chosen: black and white, if somebody chose them.
+
+    Returns:
+        The decisions, and None; or why the values of some images cannot be read without a choice.
+    """
+    decided, problem = [], None
+    for deep, kind in _KINDS.items():
+        same = [look for look in looks if look.deep == deep]
+        if not same:
+            continue
+        low, high = min(same, key=lambda look: look.smallest), max(same, key=lambda look: look.largest)
+        black, white, certain = range_of_values(deep, low.smallest, high.largest)
+        if chosen is None and not certain:
+            problem = (
+                f"the values of its {kind} images lie between {low.smallest:g} ({low.name}) and {high.largest:g} "
+                f"({high.name}), which is no usual range; say which values are black and white, for example "
+                f"--value-range {low.smallest:g}:{high.largest:g}"
+            )
+        black, white = chosen or (black, white)
+        decided.append(DeepImages(kind, len(same), low.smallest, high.largest, black, white))
+    return decided, problem
+
+
+def values_by_type(deep: Sequence[DeepImages]) -> dict[str, tuple[float, float]]:
+    """Returns black and white by `deep_type`."""
+    types = {kind: deep_type for deep_type, kind in _KINDS.items()}
+    return {types[images.kind]: (images.black, images.white) for images in deep}

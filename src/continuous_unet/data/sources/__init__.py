@@ -1,0 +1,60 @@
+"""Where images come from, one file for each kind of source.
+
+A new source is a file here with a subclass of `Source`, an entry in `SOURCES`, and one in `tests/data/test_sources.py`.
+"""
+
+from pathlib import Path
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.data.sources.archive import ZipSource
+from continuous_unet.data.sources.base import Reading, Source
+from continuous_unet.data.sources.digits import DigitsSource
+from continuous_unet.data.sources.files import FileSource
+from continuous_unet.data.sources.folder import FolderSource
+from continuous_unet.data.sources.hub import HubSource
+from continuous_unet.data.sources.idx import IdxSource
+from continuous_unet.data.sources.npz import NpzSource
+from continuous_unet.data.sources.shapes import ShapesSource
+
+__all__ = ["SOURCES", "FileSource", "Reading", "Source", "open_source"]
+
+SOURCES: tuple[type[Source], ...] = (
+    DigitsSource,
+    ShapesSource,
+    NpzSource,
+    ZipSource,
+    IdxSource,
+    HubSource,
+    FolderSource,
+)
+"""The sources in the order in which they are asked."""
+
+_EXPECTED = (
+    "a folder of images, a .zip of one, MNIST-style IDX files, a .npz, hf:NAME, or a built-in set (digits, shapes)"
+)
+
+
+def open_source(
+    source: str,
+    split: str = "train",
+    *,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
+) -> Source:
+    """Opens the source that a string means.
+
+    Args:
+        source: as of `open_dataset`.
+        split: `"train"` or `"test"`, for sources that have both.
+        value_range: black and white of high-depth images; decided for the source if None.
+        max_pixels: refuse images with more pixels; `decode.MAX_PIXELS` if None.
+
+    Raises:
+        InputError: if no kind of source fits, or the one that does cannot be opened.
+    """
+    for kind in SOURCES:
+        if kind.matches(source):
+            return kind(source, Reading(split, value_range, max_pixels))
+    if Path(source).exists():
+        raise InputError(f"{source} is not a kind of data that can be read; expected {_EXPECTED}")
+    raise InputError(f"{source} does not exist; expected {_EXPECTED}")

@@ -1,0 +1,84 @@
+"""What all sources of images have in common."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from continuous_unet.data.report import DeepImages
+
+LARGEST_FILE_BYTES = 512 * 2**20
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source is opened with."""
+
+    split: str = "train"
+    """`"train"` or `"test"`, for sources that have both."""
+    value_range: tuple[float, float] | None = None
+    """Black and white of high-depth images; decided for the source if None."""
+    max_pixels: int | None = None
+    """Images with more pixels are refused; `decode.MAX_PIXELS` if None."""
+
+
+class Source(ABC):
+    """A finite, ordered collection of images: it knows names, labels, and how to load one image.
+
+    Decoding rules, sizes and augmentation are not its business. Images may be loaded by several threads, and in forked
+    processes, so nothing that has a position, such as an open file, may be shared between processes.
+    """
+
+    kind: ClassVar[str]
+    files: ClassVar[bool] = False
+    """Whether the images are files, whose names a run records so that it can continue with the same ones."""
+    alike: ClassVar[bool] = False
+    """Whether all images have one size and one mode, so that a look at one of them is enough."""
+    names: list[str]
+    labels: list[int] | None = None
+    class_names: list[str] | None = None
+    why_no_classes: str = ""
+    deep: Sequence[DeepImages] | None = None
+    """How high-depth values are read, where the source decides that; what `load` returns is in [0, 1] then."""
+    not_searched: Sequence[tuple[str, str]] = ()
+    """Folders that were left out, and why."""
+    unreadable_folders: Sequence[tuple[str, str]] = ()
+    """Folders that should have been searched and could not."""
+    left_aside: Counter[str]
+    """The number of image files of each kind that is not read, by the ending of their names."""
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, source: str) -> bool:
+        """Returns whether `open_dataset(source)` means this kind."""
+
+    @abstractmethod
+    def __init__(self, source: str, reading: Reading) -> None:
+        """Opens a source.
+
+        Raises:
+            InputError: if it cannot be opened, or holds nothing that can be used.
+        """
+        self.reading = reading
+        self.left_aside = Counter()
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """Decodes image `index`.
+
+        Raises:
+            Unreadable: if it cannot be used.
+        """
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Forgets all images but some."""
+        self.names = [self.names[i] for i in indices]
+        if self.labels is not None:
+            self.labels = [self.labels[i] for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.names)

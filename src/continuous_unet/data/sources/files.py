@@ -1,0 +1,120 @@
+"""Image files below one root, in a folder or an archive: which are images, and which folders are classes or splits."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.data.sources.base import Source
+from continuous_unet.images.names import NOT_READ, SUFFIXES, describe_left_out, is_hidden, is_image
+
+_SPLITS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
+    "validation": "val",
+}  # fmt: skip
+"""Names of folders that hold a part of the data, and that part."""
+
+
+class FileSource(Source):
+    """Images that are files. The first folder of each is its class, where every image is in one, and there are two."""
+
+    files = True
+
+    def take_names(self, names: Iterable[str], where: str) -> None:
+        """Takes the images among some file names, of the chosen split if there are folders for them."""
+        paths = {name: PurePosixPath(name) for name in names}
+        endings = [path.suffix.lower() for path in paths.values() if not is_hidden(path)]
+        self.left_aside = Counter(ending for ending in endings if ending in NOT_READ)
+        self.where = where
+        images = [name for name, path in paths.items() if is_image(path)]
+        self.set_names(choose_split(images, self.reading.split, where))
+
+    def set_names(self, names: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        """Sorts the names and finds their classes.
+
+        Args:
+            names: of the images to use.
+            class_names: the classes in their order, if they are known; a class is a folder anywhere in a name. None
+                finds them; without any, there are no classes.
+
+        Raises:
+            InputError: if there are no names.
+        """
+        self.names = sorted(names)
+        if not self.names:
+            others = f"; left aside: {describe_left_out(self.left_aside)} (not read)" if self.left_aside else ""
+            raise InputError(f"{self.where} holds no images ({', '.join(sorted(SUFFIXES))}){others}")
+        self.labels = self.class_names = None
+        self.why_no_classes = ""
+        if class_names is None:
+            tops = top_of_each(self.names)
+            classes = sorted_classes({top for top in tops if top is not None})
+        else:
+            tops = [next((p for p in name.split("/")[:-1] if p in class_names), None) for name in self.names]
+            classes = list(class_names)
+        if len(classes) < (2 if class_names is None else 1):
+            return
+        beside = [name for name, top in zip(self.names, tops, strict=True) if top is None]
+        if beside:
+            shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+            self.why_no_classes = (
+                f"its {len(classes)} folders ({shown}) are not taken as classes, because {len(beside)} images lie in "
+                f"none of them, such as {beside[0]}"
+            )
+            return
+        self.class_names = classes
+        number = {name: i for i, name in enumerate(classes)}
+        self.labels = [number[top] for top in tops if top is not None]
+
+    def keep(self, indices: Sequence[int]) -> None:
+        self.set_names([self.names[i] for i in indices])
+
+
+def without_common_folders(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the folders that all names begin with, and the rests of the names."""
+    common = ""
+    rests = list(names)
+    while rests:
+        tops = {rest.split("/", 1)[0] if "/" in rest else None for rest in rests}
+        (top, *others) = tops
+        if others or top is None:
+            break
+        common += f"{top}/"
+        rests = [rest.removeprefix(f"{top}/") for rest in rests]
+    return common, rests
+
+
+def top_of_each(names: Sequence[str]) -> list[str | None]:
+    """Returns the first folder of each name, below the folders that all names begin with; None where there is none."""
+    return [rest.split("/", 1)[0] if "/" in rest else None for rest in without_common_folders(names)[1]]
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Returns class names in their order: as numbers where all are numbers, and as text otherwise."""
+    found = sorted(names)
+    return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
+
+
+def choose_split(names: Sequence[str], split: str, where: str) -> list[str]:
+    """Returns the names of one split, if there are folders of at least two (`train/`, `val/`, `test/`), or all.
+
+    For `split="test"` the folder `val/` is taken if there is no `test/`.
+
+    Raises:
+        InputError: if there are such folders, but none for this split, or something lies beside them.
+    """
+    tops = top_of_each(names)
+    parts = {top: _SPLITS[top.lower()] for top in set(tops) if top is not None and top.lower() in _SPLITS}
+    if len(set(parts.values())) < 2:
+        return list(names)
+    beside = [name for name, top in zip(names, tops, strict=True) if top not in parts]
+    if beside:
+        raise InputError(
+            f"{where} has the folders {', '.join(sorted(parts))}, and {len(beside)} images beside them, such as "
+            f"{beside[0]}; name one of the folders as the data, or move the others away"
+        )
+    wanted = split if split in parts.values() or split == "train" else "val"
+    chosen = [name for name, top in zip(names, tops, strict=True) if top is not None and parts[top] == wanted]
+    if not chosen:
+        raise InputError(f"{where} has the folders {', '.join(sorted(parts))}, and none for split={split!r}")
+    return chosen
