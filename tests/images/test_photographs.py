@@ -1,16 +1,17 @@
 """Files of every mode: what belongs to a photograph is still there after it was restored."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.decode import Unreadable
-from continuous_unet.images.photographs import Photograph, read_photograph, write_photograph
-from continuous_unet.tasks.files import plan_files, restore_files
+from continuous_unet.images.photographs import Photograph, check_fits, read_photograph, write_photograph
 
+CASES = Path(__file__).parents[1] / "cases"
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (9, 7), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -119,57 +120,95 @@ def test_no_image_is_unreadable(tmp_path):
         read_photograph(tmp_path / "x.png")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    for name in ("a.png", "b.jpg", "deep/c.gif"):
-        Image.fromarray(COLOUR).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    return tmp_path
+def test_the_metadata_of_a_tiff_is_kept(tmp_path):
+    image = Image.fromarray(COLOUR)
+    exif = Image.Exif()
+    exif[271], exif[315], exif[33432], exif[0x8769] = "Maker", "Artist", "(c) me", {0x829A: 0.5}
+    image.save(tmp_path / "in.tif", exif=exif.tobytes(), dpi=(300, 300))
+    for ending in ("tif", "png", "jpg"):
+        photograph = read_photograph(tmp_path / "in.tif")
+        assert photograph.notes == []
+        assert write_photograph(photograph, tmp_path / f"out.{ending}") == []
+        with Image.open(tmp_path / f"out.{ending}") as out:
+            found = out.getexif()
+            assert [found[271], found[315], found[33432]] == ["Maker", "Artist", "(c) me"]
+            assert float(found.get_ifd(0x8769)[0x829A]) == 0.5
+            assert out.info["dpi"] == pytest.approx((300, 300), abs=0.01)
 
 
-def test_where_results_go(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    found = {str(source): str(target) for source, target in plan_files(["in"], "out")}
-    # what is read and cannot be written becomes a PNG
-    assert found == {"in/a.png": "out/a.png", "in/b.jpg": "out/b.jpg", "in/deep/c.gif": "out/deep/c.png"}
-    ((_, target),) = plan_files(["in/a.png"], "new.webp")
-    assert str(target) == "new.webp"
-    for inputs, output, message in (
-        (["in"], "", "no output was named"),
-        (["in"], "one.png", "one file and there are 3 inputs"),
-        (["in"], "one.txt", "expected a folder"),
-        (["in/a.png", "in/a.png"], "out", "would both become"),
-        (["in/a.png"], "in", "exists already"),
-        (["in/a.png"], "in/b.jpg", "exists already"),
-        (["in/a.png"], "in/notes.txt", "expected a folder"),
-        (["in/a.png"], "in/b.jpg/deeper", "no folder"),
-    ):
-        with pytest.raises(InputError, match=message):
-            plan_files(inputs, output)
-    assert plan_files(["in/a.png"], "in", overwrite=True)
+def test_the_case_with_metadata(tmp_path):
+    photograph = read_photograph(CASES / "ex.tif")
+    write_photograph(photograph, tmp_path / "out.tif")
+    with Image.open(tmp_path / "out.tif") as out:
+        assert [out.getexif()[tag] for tag in (271, 315, 33432)] == ["Maker", "Artist", "(c) me"]
 
 
-def test_a_bad_file_does_not_keep_the_others(folder, capsys):
-    (folder / "in" / "b.jpg").write_bytes(b"torn")
-    jobs = plan_files([str(folder / "in"), str(folder / "missing.png")], str(folder / "out"))
-    result = restore_files(jobs, lambda photo, check: (photo, {"extra": 1}), stop=StopRequest(), description="x")
-    assert sorted(p.name for p in (folder / "out").rglob("*") if p.is_file()) == ["a.png", "c.png"]
-    assert [entry["extra"] for entry in result.files] == [1, 1]
-    assert [entry["input"].rsplit("/")[-1] for entry in result.failed] == ["b.jpg", "missing.png"]
-    assert result.megapixels == pytest.approx(2 * 63e-6)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "b.jpg" in line]
-    assert len(lines) == 1
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("exif_garbage.jpg", "left out: EXIF data, which is damaged"),
+        ("x_ascii_in_short.jpg", "left out: the damaged EXIF field ResolutionUnit"),
+        ("x_slong_orientation.jpg", "left out: the damaged EXIF field Compression"),
+        ("la16.png", "its 16-bit values were read as 8 bits"),
+        ("rgb16.png", "its 16-bit values were read as 8 bits"),
+        (
+            "float_hdr4.tif",
+            "its values were counted from 0 (black) to 3.68627 (white); --value-range LOW:HIGH says otherwise",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_said(name, note, tmp_path):
+    photograph = read_photograph(CASES / name)
+    assert photograph.notes[0] == note
+    write_photograph(photograph, tmp_path / f"out.{name.rsplit('.')[-1]}")
 
 
-def test_a_signal_ends_the_work_between_pieces(folder):
-    stop = StopRequest()
+def test_other_metadata_is_named_when_it_is_left_out(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
 
-    def restore(photograph, check):
-        stop.signal = 15
-        check()
+    text = PngInfo()
+    text.add_text("Title", "a cat")
+    Image.fromarray(COLOUR).save(tmp_path / "text.png", pnginfo=text)
+    Image.fromarray(COLOUR).save(tmp_path / "xmp.jpg", xmp=b"<x/>", comment=b"hello")
+    assert read_photograph(tmp_path / "text.png").notes == ["left out: text"]
+    assert read_photograph(tmp_path / "xmp.jpg").notes == ["left out: XMP data, comment"]
+    frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    photograph = read_photograph(tmp_path / "pages.tif")
+    assert (photograph.frames, photograph.notes) == (2, ["only the first of its 2 frames was read"])
 
-    jobs = plan_files([str(folder / "in")], str(folder / "out"))
-    result = restore_files(jobs, restore, stop=stop, description="x")
-    assert (result.stopped_by, result.files, result.failed) == (15, [], [])
-    assert not (folder / "out").exists() or not any((folder / "out").iterdir())
+
+def test_metadata_that_a_format_cannot_hold_is_a_note(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    photograph = Photograph(COLOUR, exif=exif.tobytes())
+    (note,) = write_photograph(photograph, tmp_path / "x.jpg")
+    assert "the JPEG format cannot hold it: EXIF data" in note
+    assert read_photograph(tmp_path / "x.jpg").exif is None
+    assert write_photograph(photograph, tmp_path / "x.png") == []
+
+
+def test_sizes_beyond_a_format_are_named(tmp_path):
+    photograph = read_photograph(CASES / "wide.png")
+    check_fits(photograph, tmp_path / "w.webp")
+    for name, scale, longest in (("w.webp", 4, 16383), ("w.jpg", 16, 65500)):
+        with pytest.raises(InputError, match=f"at most {longest} a side"):
+            check_fits(photograph, tmp_path / name, scale)
+    check_fits(photograph, tmp_path / "w.png", 16)
+
+
+def test_an_error_of_pillow_is_no_full_disk(tmp_path, monkeypatch):
+    def save(*arguments, **options):
+        raise OSError("encoder error -2 when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(InputError, match=r"cannot be written as PNG \(encoder error"):
+        write_photograph(Photograph(COLOUR), tmp_path / "x.png")
+
+
+def test_eight_bits_in_a_wide_type_stay_eight_bits():
+    assert read_photograph(CASES / "int32_8bit.tif").pixels.dtype == np.uint8
+    assert read_photograph(CASES / "g16.png").pixels.dtype == np.uint16
+    fixed = read_photograph(CASES / "float_hdr4.tif", values=(0, 4))
+    assert "counted from" not in fixed.notes[0]
+    assert float(fixed.tensor().mean()) == pytest.approx(2 / 4, abs=0.01)

@@ -21,28 +21,26 @@ from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
 @dataclass
 class SampleResult(CallResult):
-    """What was made; other processes than the main one have nothing to say."""
+    """What was made."""
 
     images: int
     files: list[str]
     seconds: float
-    main: bool = True
     stopped_by: int | None = None
     """The signal that ended the work, if one did."""
 
     def to_dict(self) -> dict[str, Any]:
         rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
         result = {"images": self.images, "files": self.files, "seconds": round(self.seconds, 3)}
-        return {**result, "images_per_second": rate, "stopped_by": self.stopped_by} if self.main else {}
+        return {**result, "images_per_second": rate, "stopped_by": self.stopped_by}
 
     def to_text(self) -> str:
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
-        done = self.main and self.stopped_by is None
-        return f"{self.images} images in {self.seconds:.1f} s: {where}" if done else ""
+        return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.stopped_by is None else ""
 
     def notes(self) -> list[str]:
-        stopped = self.main and self.stopped_by is not None
-        return [f"stopped; {len(self.files)} files are there, each whole"] if stopped else []
+        stopped = f"stopped; {len(self.files)} files are there, each whole"
+        return [] if self.stopped_by is None else [stopped]
 
 
 def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) -> SampleResult:
@@ -77,7 +75,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
             processes.end()
     files = [str(path) for path in paths if stopped_by is None or (path.exists() and path not in before)]
     number = options.num if stopped_by is None else len(files)
-    return SampleResult(number, files, time.perf_counter() - started, processes.main, stopped_by)
+    return SampleResult(number, files, time.perf_counter() - started, stopped_by)
 
 
 def sample_to_files(
