@@ -35,7 +35,9 @@ def find_edges(problem: Problem, outputs: Iterable[Tensor], inputs: Sequence[Ten
     made = {(t.grad_fn, t.output_nr): number for number, t in enumerate(inputs) if t.grad_fn is not None}
     found = []
     seen = set()
-    stack = [(o.grad_fn, o.output_nr) for o in outputs if o.grad_fn is not None]
+    # an output may be a parameter itself, a constant rate for example
+    roots = (get_gradient_edge(output) for output in outputs if output.requires_grad)
+    stack = [(root.node, root.output_nr) for root in roots]
     while stack:
         edge = stack.pop()
         if edge in seen:
@@ -79,10 +81,15 @@ def captured_message(name: str) -> str:
 def refuse_transforms(problem: Problem, gradient: str) -> None:
     """Raises inside a transform of `torch.func` (grad, vmap, jvp …), which cannot see through one node of the graph."""
     if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            f"gradient={gradient!r} of {problem.name!r} does not work inside transforms of torch.func (grad, vmap, "
-            "jvp, …); use gradient='backprop'"
-        )
+        raise RuntimeError(transforms_message(problem, gradient))
+
+
+def transforms_message(problem: Problem, gradient: str) -> str:
+    """The error for transforms and forward-mode differentiation."""
+    return (
+        f"gradient={gradient!r} of {problem.name!r} does not work inside transforms of torch.func (grad, vmap, jvp, …) "
+        "or in forward mode; use gradient='backprop'"
+    )
 
 
 def refuse_second_derivatives(problem: Problem, end: State, gradient: str) -> None:
