@@ -123,9 +123,11 @@ def test_arrays_follow_the_same_rule(tmp_path):
 def test_the_range_is_part_of_what_must_stay_the_same(tmp_path):
     float_image(tmp_path / "a.tif", 0, 1)
     before = opened(tmp_path).report.to_dict()
+    float_image(tmp_path / "a.tif", 0.1, 0.8)  # within the same range
+    assert opened(tmp_path).report.differences(before) == []
     float_image(tmp_path / "a.tif", 0, 200)
     (changed,) = opened(tmp_path).report.differences(before)
-    assert changed.startswith("deep ")
+    assert changed == "value range of float images (0, 1) -> (0, 255)"
     del before["deep"]  # a run of before there was such a fact
     assert opened(tmp_path).report.differences(before) == []
 
@@ -140,6 +142,15 @@ def test_names_as_other_programs_write_them(name):
     assert [data[i]["label"] for i in range(3)] == [0, 0, 1]
     assert data.source.names == ["cat/1.png", "cat/2.png", "dog/1.png"]
     assert checked(CASES / name).num_images == 3
+
+
+def test_absolute_and_relative_names_in_one_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in ("/cat/1.png", "dog/1.png"):
+            out.writestr(name, (CASES / "i.png").read_bytes())
+    data = opened(tmp_path / "a.zip")
+    assert data.report.class_names == ["cat", "dog"]
+    assert data.source.names == ["cat/1.png", "dog/1.png"]
 
 
 LAYOUTS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from continuous_unet.training.snapshot import optimizer_tensors, restore_optimizer
 from safetensors.torch import save_file
 
 from continuous_unet.base import files

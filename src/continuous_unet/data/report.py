@@ -92,9 +92,13 @@ class DatasetReport:
             moved: whether the data has another place now, so that everything known of it must be the same.
         """
         now = self.to_dict()
-        names = ["num_images", "image_size", "channels", "class_names", "deep"]
-        names += ["smallest", "largest"] if moved else []
+        names = ["num_images", "image_size", "channels", "class_names"] + (["smallest", "largest"] if moved else [])
         changed = [f"{n} {before[n]!r} -> {now[n]!r}" for n in names if n in before and before[n] != now[n]]
+        ranges = {images["kind"]: (images["black"], images["white"]) for images in before.get("deep", [])}
+        for images in self.deep:
+            taken = images.black, images.white
+            if ranges.get(images.kind, taken) != taken:
+                changed.append(f"value range of {images.kind} images {ranges[images.kind]} -> {taken}")
         new = len(self.left_out) - len(before.get("left_out", []))
         if moved and new > 0:
             changed.append(f"{new} images are missing or unreadable, such as {self.left_out[-1][0]}")
