@@ -233,7 +233,7 @@ def test_batches_are_whole():
         (["--calibration-data", "shapes"], "3 channels and the model takes 1"),
         (["--calibration-data", "few"], "too few"),
         (["--calibration-data", "tiny"], "smaller than any"),
-        (["--calibration-data", "digits", "--solver-loop", "loop"], "no --solver-loop loop"),
+        (["--calibration-data", "digits", "--solver-loop", "loop"], "leave out --solver-loop loop"),
         (["--calibration-data", "nowhere"], "nowhere"),
     ],
 )

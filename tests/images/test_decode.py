@@ -101,6 +101,14 @@ def test_odd_metadata_does_not_keep_the_picture(name):
     assert load_image(CASES / name).size in ((40, 32), (32, 40))
 
 
+def test_a_parser_that_fails_does_not_keep_the_picture(monkeypatch):
+    def refuse(self):
+        raise SyntaxError("not a TIFF file")  # which versions of Pillow before 13 raise here
+
+    monkeypatch.setattr(Image.Image, "getexif", refuse)
+    assert load_image(CASES / "or6.jpg").size == (40, 32)
+
+
 def test_the_limit_of_pixels_is_named_and_can_be_raised(tmp_path, monkeypatch):
     monkeypatch.setattr("continuous_unet.images.decode.MAX_PIXELS", 500)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice as much by itself

@@ -14,7 +14,7 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.process import Process
-from continuous_unet.tasks.registry import task_entry
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 
 FEWEST_IMAGES = 32
@@ -67,7 +67,8 @@ def open_for(
             "needs a model whose configuration has a square sample_size"
         )
     (side,) = sides
-    fit = known.config.data.fit or task_entry(known.config.task).load_task().fit
+    task = next(entry for entry in TASKS.values() if entry.training is type(known.config.task))
+    fit = known.config.data.fit or task.load_task().fit
     dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:

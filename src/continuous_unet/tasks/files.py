@@ -17,6 +17,7 @@ from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors
 from continuous_unet.base.results import CallResult
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.data.options import parse_value_range
 from continuous_unet.images.decode import Unreadable
 from continuous_unet.images.names import SUFFIXES as READABLE
 from continuous_unet.images.names import describe_left_out, is_hidden
@@ -228,7 +229,7 @@ def _restore_file(
     stop.check()
     if not source.exists():
         raise InputError("the file does not exist")
-    photograph = read_photograph(source, options.max_pixels, options.values())
+    photograph = read_photograph(source, options.max_pixels, parse_value_range(options.value_range))
     check_fits(photograph, target, scale)
     if photograph.frames > 1 and target.exists() and target.samefile(source):
         raise InputError(f"it has {photograph.frames} frames, and only the first would be left; name another --output")
