@@ -130,11 +130,11 @@ class Leaf:
 
     def _expectation(self, value: Any) -> str:
         choices = [str(choice) for choice in self.choices]
-        shown = str(value) if isinstance(value, Word) else value
+        typed = str(value) if isinstance(value, Word) else value
+        shown = " ".join(map(str, value)) if isinstance(value, list) else repr(typed)
         if not choices:
-            return f"{self.label} {shown!r} must be {' or '.join(_in_words(kind) for kind in reversed(self.kinds))}"
-        near = nearest(str(value), choices)
-        return f"{self.label} {shown!r} must be one of {', '.join(choices)}{near}"
+            return f"{self.label} {shown} must be {' or '.join(_in_words(kind) for kind in reversed(self.kinds))}"
+        return f"{self.label} {shown} must be one of {', '.join(choices)}{nearest(str(value), choices)}"
 
 
 def _origin(kind: Any) -> Any:

@@ -93,10 +93,18 @@ def _pillow_limit(limit: int) -> Iterator[None]:
 def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Image.Image:
     """Decodes one image wholly: its first frame, turned upright by its EXIF orientation.
 
-    Arguments and errors are those of `open_image`.
+    Arguments and errors are those of `open_image`. `info["loses_depth"]` of the image says what `loses_depth` does.
     """
-    with open_image(file, max_pixels) as image:
-        return upright(image)
+    with open_image(file, max_pixels) as opened:
+        lost = loses_depth(opened)
+        image = upright(opened)
+        image.info["loses_depth"] = lost
+        return image
+
+
+def loses_depth(opened: Image.Image) -> bool:
+    """Returns whether Pillow will read 8 bits of 16 per channel from an image that is not decoded yet."""
+    return not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
 
 
 def upright(image: Image.Image) -> Image.Image:

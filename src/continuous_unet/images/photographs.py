@@ -20,6 +20,7 @@ from continuous_unet.images.decode import (
     ValueRange,
     has_alpha,
     is_deep,
+    loses_depth,
     normalise_mode,
     open_image,
     upright,
@@ -127,7 +128,7 @@ def read_photograph(
     """
     with open_image(Path(file) if isinstance(file, str) else file, max_pixels) as opened:
         frames = getattr(opened, "n_frames", 1)
-        sixteen = not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
+        sixteen = loses_depth(opened)
         exif, lost = _metadata(opened)
         image = upright(opened)
         icc_profile, dpi = opened.info.get("icc_profile"), _dpi(opened)
