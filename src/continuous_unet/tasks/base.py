@@ -16,6 +16,7 @@ from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
@@ -167,4 +168,4 @@ class RestorationTask(Task[Restoring]):
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
         columns = torch.stack([degraded, restored, clean], dim=1).flatten(0, 1)
-        return make_grid((columns.cpu() / 2 + 0.5).clamp(0, 1), columns=3)
+        return make_grid(to_unit_range(columns.cpu()).clamp(0, 1), columns=3)
