@@ -96,6 +96,12 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     for flag, is_asked in (("--web", options.web), ("--precision int8", options.precision == "int8")):
         if is_asked and about["task"] != "generation":
             raise InputError(f"{flag} is for models that make images, and this one is for {task}; leave it out")
+    taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
+    if about["task"] == "generation" and taken != given:
+        raise InputError(
+            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, which is "
+            "what exported models do"
+        )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
     network = prepare_network(pipeline.unet, options)
