@@ -132,6 +132,14 @@ def test_the_range_is_part_of_what_must_stay_the_same(tmp_path):
     assert opened(tmp_path).report.differences(before) == []
 
 
+def test_lost_bits_are_reported(tmp_path):
+    for name in ("la16.png", "rgb16.png", "g16.png", "i.png"):
+        (tmp_path / name).write_bytes((CASES / name).read_bytes())
+    told = "2 with 16 bits per channel in colour or with transparency, read as 8 bits"
+    assert told in checked(tmp_path).to_text()
+    assert told in opened(tmp_path, image_size=8).report.summary()
+
+
 # --- classes and splits -----------------------------------------------------------------------------------------------
 
 

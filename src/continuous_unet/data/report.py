@@ -52,6 +52,8 @@ class DatasetReport:
     """Why folders that could be classes are not taken as such; empty otherwise."""
     deep: list[DeepImages] = field(default_factory=list)
     """How the values of high-depth images are read."""
+    lost_depth: int = 0
+    """The number of images with 16 bits per channel, of which 8 are read: those in colour or with transparency."""
     left_aside: dict[str, int] = field(default_factory=dict)
     """The number of image files of each kind that is not read, by the ending of their names."""
 
@@ -115,6 +117,8 @@ def describe_notes(found: Any) -> list[str]:
     """Returns the lines about `why_no_classes`, `deep` and `left_aside` of a report or a check."""
     lines = [found.why_no_classes] if found.why_no_classes else []
     lines += [str(images) for images in found.deep]
+    if found.lost_depth:
+        lines.append(f"{found.lost_depth:,} with 16 bits per channel in colour or with transparency, read as 8 bits")
     if found.left_aside:
         lines.append(f"left aside: {describe_left_out(found.left_aside)} (not read)")
     return lines
