@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 
 Times = Tensor | int
@@ -71,14 +72,14 @@ class Process(Protocol):
     def options(self) -> VariancePreservingOptions:
         """Returns the options that make this process; raises InputError if no options of `cunet train` do."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
 
 
 class PredictingModel(Protocol):
     """A U-Net of diffusers' contract."""
 
-    def __call__(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Any:
+    def __call__(self, sample: Tensor, timestep: Tensor, *, class_labels: Tensor | None = None) -> Any:
         """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
 
 
