@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
@@ -309,6 +309,11 @@ MODELS = {
     "class embedding": (lambda: pipeline(continuous(class_embed_type="identity")), "cannot be exported"),
     "no size": (lambda: pipeline(continuous(sample_size=None)), "give the size with --static-shape"),
     "thresholding": (lambda: DiffusionSamplingPipeline(continuous(), DDPMScheduler(thresholding=True)), "thresholding"),
+    "condition": (lambda: pipeline(continuous(**SMALL, in_channels=2)), "takes 2 channels and gives 1"),
+    "flow matching": (
+        lambda: DiffusionSamplingPipeline(continuous(), FlowMatchEulerDiscreteScheduler()),
+        "FlowMatchEulerDiscreteScheduler is not supported",
+    ),
 }
 
 

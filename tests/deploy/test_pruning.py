@@ -193,7 +193,8 @@ def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
 
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     options = PruneOptions(
-        model=str(trained), data="digits", output=str(tmp_path / "out"), ratio=0.5, steps=3, batch_size=4, importance_images=32,
+        model=str(trained), data="digits", output=str(tmp_path / "out"),
+        ratio=0.5, steps=3, batch_size=4, importance_images=32,
         num_validation=32,
     )  # fmt: skip
     take_step = Trainer.take_step

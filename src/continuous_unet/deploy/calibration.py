@@ -67,8 +67,7 @@ def open_for(
             "needs a model whose configuration has a square sample_size"
         )
     (side,) = sides
-    task = next(entry for entry in TASKS.values() if entry.training is type(known.config.task))
-    fit = known.config.data.fit or task.load_task().fit
+    fit = known.config.data.fit or TASKS[known.config.task.name].load_task().fit
     dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
