@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
@@ -165,10 +163,7 @@ class RestorationTask(Task[Restoring]):
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         context.processes.check(context.stop)
         images, device = context.images, next(context.model.parameters()).device
-        most = min(self.num_samples, 8)
-        # a stream has no places to look things up at: its first images are taken
-        items = images if isinstance(images, IterableDataset) else (images[k] for k in range(min(most, len(images))))
-        clean = torch.stack([item["image"] for item in islice(items, most)]).to(device)
+        clean = torch.stack([item["image"] for item in images.first(min(self.num_samples, 8))]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
