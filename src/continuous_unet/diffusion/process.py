@@ -78,7 +78,7 @@ class Process(Protocol):
 class PredictingModel(Protocol):
     """A U-Net of diffusers' contract."""
 
-    def __call__(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Any:
+    def __call__(self, sample: Tensor, timestep: Tensor, *, class_labels: Tensor | None = None) -> Any:
         """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
 
 

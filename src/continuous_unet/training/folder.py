@@ -167,7 +167,7 @@ class RunFolder:
         facts = _read(self.facts, "resume without a check that the data is the same")
         return {} if facts is None else facts["data"]
 
-    def recorded_names(self) -> dict[str, list[str] | None]:
+    def recorded_names(self) -> dict[str, Any]:
         """Returns the names of the images and of the classes that the run was started with, for `open_dataset`.
 
         Raises:

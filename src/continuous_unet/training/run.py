@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
@@ -110,7 +111,7 @@ def make_task(config: TrainConfig) -> Task:
 
 
 def open_data(
-    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, list[str] | None] | None = None
+    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, Any] | None = None
 ) -> tuple[TrainingData, ImageDataset | None]:
     """Returns what to train on, and what is held out (None for nothing).
 
@@ -190,7 +191,7 @@ def try_model(model: nn.Module, report: DatasetReport, with_labels: bool) -> Non
         InputError: if it cannot.
     """
     height, width = report.size
-    image = torch.zeros(1, model.config.in_channels, height, width)
+    image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
     labels = torch.zeros(1, dtype=torch.long) if with_labels else None
     try:
         model.eval()(image, 0, class_labels=labels)
@@ -216,7 +217,7 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
     network, prepared = accelerator.prepare(model, optimizer)
     return Learner(
         model=model,
-        network=torch.compile(network) if config.model.compile else network,
+        wrapped=cast(nn.Module, torch.compile(network)) if config.model.compile else network,
         optimizer=prepared,
         lr_scheduler=lr_scheduler,
         ema=make_ema(model, settings.ema_decay) if settings.ema else None,
