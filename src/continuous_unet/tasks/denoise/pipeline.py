@@ -77,6 +77,8 @@ class DenoisingPipeline(RestorationPipeline):
         sigma_conditioned: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= sigma_min <= sigma_max <= 255:
+            raise InputError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must be 0 to 255, in this order")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max, sigma_conditioned=sigma_conditioned)
 
