@@ -56,7 +56,7 @@ def load_restorer(
         )
     if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
-    pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
+    pipeline_class = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
         raise InputError(
             f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
