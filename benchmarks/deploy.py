@@ -30,15 +30,16 @@ from torch import Tensor, nn
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.data import train_validation_split
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
-from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.export import export
 from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.formats.to_aoti import open_aoti
 from continuous_unet.deploy.formats.to_executorch import open_executorch
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.pruning.options import PruneOptions
-from continuous_unet.deploy.pruning.run import prune_model
+from continuous_unet.deploy.pruning.run import prune
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, FLOAT_LAYERS, calibration_inputs, quantize_onnx
 from continuous_unet.deploy.standalone.runtime import OPENERS
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, count_macs, measure_latency
 from continuous_unet.evaluation.quality.generation import (
@@ -103,11 +104,12 @@ class Bench:
             print(f"export: {folder.name}", flush=True)
             size = self.pipeline(side).unet.config.sample_size
             options = ExportOptions(
+                model=str(self.run(side)),
                 format=form, precision=precision, output=str(folder), solver_steps=solver_steps, repeats=0,
                 calibration_data=self.arguments.data if precision == "int8" else None, tolerance=10.0,
                 static_shape=f"1x{size}x{size}" if form in ("openvino", "executorch") else None,
             )  # fmt: skip
-            export_model(self.run(side), options)
+            export(options)
         return folder
 
     def network(self, folder: Path, threads: int) -> Network:
@@ -119,12 +121,16 @@ class Bench:
         """Returns a folder of `cunet prune`, and makes or finishes it if necessary."""
         folder = self.work / f"pruned-{ratio:g}"
         options = PruneOptions(
-            data=self.arguments.data, output=str(folder), ratio=ratio, steps=self.arguments.finetune_steps
+            model=str(self.runs["ours"]),
+            data=self.arguments.data,
+            output=str(folder),
+            ratio=ratio,
+            steps=self.arguments.finetune_steps,
         )
         report = json.loads((folder / "prune.json").read_text()) if (folder / "prune.json").is_file() else None
         if report is None or (options.steps and "finetuned" not in report):
             print(f"prune: {folder.name}", flush=True)
-            prune_model(self.runs["ours"], options, resume=report is not None)
+            prune(options, resume=report is not None)
         return folder
 
     def finetuned(self, aware: bool) -> Path:
@@ -389,7 +395,7 @@ def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
     single = bench.export("ours", "onnx", "fp32")
     assert single is not None
     data = open_for(pipeline.unet, bench.arguments.data, origin(bench.arguments.ours))
-    batch = noised_images(data, pipeline.scheduler, 128, with_labels=False)
+    batch = noised_images(data, process_of(pipeline.scheduler), 128, with_labels=False)
     calibration = calibration_inputs(batch, CALIBRATION_BATCH)
     exact = bench.network(single, 1)(batch["sample"].numpy(), batch["timestep"].float().numpy())
     for name, kept in (("first and last in float", FLOAT_LAYERS), ("all in int8", ())):

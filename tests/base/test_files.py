@@ -7,7 +7,7 @@ import pytest
 
 from continuous_unet.base import files
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import explain_write_errors, replace_file, replace_folder, replace_text
+from continuous_unet.base.files import check_output, explain_write_errors, replace_file, replace_folder, replace_text
 
 
 def test_replace_folder(tmp_path):
@@ -77,3 +77,60 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(step, tmp_path, monkeypat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
     assert (tmp_path / "folder" / "x").read_text() == "old"
+
+
+def test_replace_folder_makes_what_is_above_it(tmp_path):
+    replace_folder(tmp_path / "a" / "b", lambda path: path.mkdir())
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_new_place_may_be_written(tmp_path):
+    assert check_output(tmp_path / "a" / "b.png", overwrite=False) == tmp_path / "a" / "b.png"
+    assert check_output(f"{tmp_path}/a/b/", overwrite=False, mark="x.json") == tmp_path / "a" / "b"
+    (tmp_path / "empty").mkdir()
+    assert check_output(tmp_path / "empty", overwrite=False, mark="x.json") == tmp_path / "empty"
+    assert not (tmp_path / "a").exists(), "nothing is made"
+
+
+def test_an_earlier_result_is_replaced_only_if_that_is_allowed(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "x.json").touch()
+    for name, mark, message in (
+        ("file", None, "file exists already"),
+        ("old", "x.json", r"already holds a result \(export\)"),
+    ):
+        with pytest.raises(InputError, match=rf"{message}; go elsewhere, or replace it with --overwrite"):
+            check_output(tmp_path / name, overwrite=False, mark=mark, what="export", instead="go elsewhere")
+        assert check_output(tmp_path / name, overwrite=True, mark=mark) == tmp_path / name
+
+
+REFUSED = {
+    "foreign folder": ("foreign", "x.json", "is not empty and is not an earlier result; name a new folder"),
+    "a file for a folder": ("file", "x.json", "file is a file; name a new folder"),
+    "a folder for a file": ("foreign", None, "foreign is a folder; name a new file"),
+    "below a file": ("file/below", None, "file is not a folder that may be written to"),
+    "nothing": ("", None, "'' cannot be created; name a new file"),
+    "here": (".", "x.json", "'.' cannot be created; name a new folder"),
+    "above": ("..", "x.json", "cannot be created; name a new folder"),
+    "no name": ("a\0b", "x.json", "cannot be created; name a new folder"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_place_for_a_result_is_refused(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine").touch()
+    (tmp_path / "file").touch()
+    name, mark, message = REFUSED[case]
+    with pytest.raises(InputError, match=message) as error:
+        check_output(name, overwrite=True, mark=mark)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="closed is not a folder that may be written to"):
+        check_output(tmp_path / "closed" / "x", overwrite=False)

@@ -157,7 +157,7 @@ def test_help_says_what_each_option_is_for(capsys):
     assert main(["work", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for part in (
-        "usage: cunet work", "[MODEL]", "-o FOLDER, --output FOLDER", "--scheduler {ddim,dpm++}",
+        "usage: cunet work MODEL [options]", "-o FOLDER, --output FOLDER", "--scheduler {ddim,dpm++}",
         "--sizes INT [INT ...]",        "(default: 8 16)", "what goes wrong: 100 % of it", "--clip NUMBER",
         "--model-option KEY=VALUE",
         "noise to remove, on the 0–255 scale (for --task denoise) (default: 0:55)", "--task {generate,denoise}",

@@ -127,7 +127,7 @@ MISSING = {
     "evaluate generate": "--data is missing",
     "evaluate denoise": "--data is missing",
     "evaluate upscale": "--data is missing",
-    "train": "--data is missing",
+    "train": "--output is missing",
     "compare": "--data is missing",
     "data check": "DATA is missing",
     "profile": "MODEL is missing",

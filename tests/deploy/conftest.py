@@ -61,11 +61,11 @@ def model(tmp_path_factory) -> Path:
 def exported(model) -> Path:
     """The same, exported to ONNX; not to be changed."""
     pytest.importorskip("onnxscript", reason="the export extra is not installed")
-    from continuous_unet.deploy.export import export_model
+    from continuous_unet.deploy.export import export
     from continuous_unet.deploy.options import ExportOptions
 
     folder = model.parent / "exported"
-    export_model(model, ExportOptions(output=str(folder), repeats=1))
+    export(ExportOptions(model=str(model), output=str(folder), repeats=1))
     return folder
 
 

@@ -23,7 +23,8 @@ from continuous_unet.deploy.pruning.channels import (
     pruned_widths,
 )
 from continuous_unet.deploy.pruning.options import PruneOptions
-from continuous_unet.deploy.pruning.run import prune_model
+from continuous_unet.deploy.pruning.run import prune
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.loading import load_pipeline
 from tests.deploy.conftest import continuous, discrete, pipeline, spoil_zeros
 
@@ -113,16 +114,16 @@ def test_widths_are_what_norms_and_heads_can_have():
 def test_timesteps_that_say_nothing_are_left_out():
     """Gradients are the sum over the timesteps whose loss is not far below the largest."""
     unet = continuous()
-    scheduler = DDPMScheduler()
+    process = process_of(DDPMScheduler())
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(8, 1, 8, 8, generator=generator) for _ in range(2))
     batch = {"clean": clean, "noise": noise, "timestep": torch.tensor([900, 10, 900, 10, 900, 10, 900, 10])}
     noise[batch["timestep"] == 900] *= 0.01  # hardly a loss there
     unet.conv_out.weight.data *= 1e-4
     unet.conv_out.bias.data *= 0
-    assert accumulate_gradients(unet, scheduler, batch, batch_size=4) == [10, 10]
+    assert accumulate_gradients(unet, process, batch, batch_size=4) == [10, 10]
     some = unet.conv_out.bias.grad.clone()
-    assert accumulate_gradients(unet, scheduler, batch, batch_size=4, share=0.0) == [10, 10, 900, 900]
+    assert accumulate_gradients(unet, process, batch, batch_size=4, share=0.0) == [10, 10, 900, 900]
     assert not torch.equal(some, unet.conv_out.bias.grad)
 
 
@@ -138,7 +139,7 @@ def pruned(trained) -> dict:
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     folder = trained.parent / "pruned"
     code = main([
-        "prune", "--model", str(trained), "--data", "digits", "--ratio", "0.5", "--output", str(folder), "--steps", "2",
+        "prune", str(trained), "--data", "digits", "--ratio", "0.5", "--output", str(folder), "--steps", "2",
         "--batch-size", "4", "--importance-images", "32", "--num-validation", "32", "--learning-rate", "1e-2",
     ])  # fmt: skip
     assert code == 0
@@ -168,13 +169,13 @@ def test_a_pruned_model_goes_through_the_other_verbs(pruned, tmp_path, capsys):
     assert (
         main([*train, *small, "--image-size", "8", "--noise-schedule", "squaredcos_cap_v2"]) == 2
     )  # another diffusion process
-    assert "objective v_prediction, and this run epsilon" in capsys.readouterr().err
+    assert "objective (v_prediction, and here epsilon)" in capsys.readouterr().err
 
 
 def test_every_whole_number_is_a_seed(trained, tmp_path):
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     options = ["--data", "digits", "--ratio", "0.5", "--importance", "random", "--steps", "0", "--num-validation", "8"]
-    arguments = ["prune", "--model", str(trained), *options, "--output", str(tmp_path / "out"), "--seed", "9" * 23]
+    arguments = ["prune", str(trained), *options, "--output", str(tmp_path / "out"), "--seed", "9" * 23]
     assert main(arguments) == 0
 
 
@@ -182,28 +183,29 @@ def test_models_whose_images_are_not_square_are_refused(tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     pipeline(continuous(sample_size=(8, 16))).save_pretrained(tmp_path / "model")
     options = ["--data", "digits", "--ratio", "0.5", "--output", str(tmp_path / "out")]
-    assert main(["prune", "--model", str(tmp_path / "model"), *options]) == 2
+    assert main(["prune", str(tmp_path / "model"), *options]) == 2
     assert "needs a model whose configuration has a square sample_size" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
-    from continuous_unet.training import trainer as loop
+    from continuous_unet.training.trainer import Trainer
 
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     options = PruneOptions(
-        data="digits", output=str(tmp_path / "out"), ratio=0.5, steps=3, batch_size=4, importance_images=32,
+        model=str(trained), data="digits", output=str(tmp_path / "out"),
+        ratio=0.5, steps=3, batch_size=4, importance_images=32,
         num_validation=32,
     )  # fmt: skip
-    take_step = loop._Trainer._take_step
+    take_step = Trainer.take_step
 
     def stopped(self, batches):
         os.kill(os.getpid(), signal.SIGTERM)
         return take_step(self, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Trainer, "_take_step", stopped)
-        assert prune_model(trained, options)["stopped_by"] == signal.SIGTERM
+        patched.setattr(Trainer, "take_step", stopped)
+        assert prune(options).stopped_by == signal.SIGTERM
     start = [
         load_pipeline(tmp_path / "out").unet.state_dict(),
         load_pipeline(tmp_path / "out" / "pruned").unet.state_dict(),
@@ -211,9 +213,10 @@ def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(start[0].values(), start[1].values(), strict=True))
     (tmp_path / "out").rename(tmp_path / "moved")
     options.output = str(tmp_path / "moved")
-    report = prune_model("not read again", options, resume=True)
-    assert report["stopped_by"] is None
-    assert report["finetuned"]["steps"] == 3
+    options.model = "not read again"
+    result = prune(options, resume=True)
+    assert result.stopped_by is None
+    assert result.report["finetuned"]["steps"] == 3
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,7 @@ def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
     [
         ({"data": "shapes"}, "3 channels and the model takes 1"),
         ({"ratio": 0.01}, "removes nothing"),
-        ({"ratio": 1.5}, "must lie between 0 and 1"),
+        ({"ratio": 1.5}, "must be above 0 and below 1"),
         ({"output": "taken"}, "not empty"),
     ],
 )
@@ -231,7 +234,7 @@ def test_refused_in_one_line(trained, tmp_path, monkeypatch, capsys, change, wor
     (tmp_path / "taken" / "file").touch()
     options = {"data": "digits", "output": "out", "ratio": 0.5, **change}
     arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    assert main(["prune", "--model", str(trained), *arguments]) == 2
+    assert main(["prune", str(trained), *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
@@ -241,13 +244,13 @@ def test_refused_in_one_line(trained, tmp_path, monkeypatch, capsys, change, wor
 def test_a_discrete_unet_is_refused(tmp_path):
     pipeline(discrete()).save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match="ties the timestep's features to the first width"):
-        prune_model(tmp_path / "model", PruneOptions(data="digits", output=str(tmp_path / "out")))
+        prune(PruneOptions(model=str(tmp_path / "model"), data="digits", output=str(tmp_path / "out")))
 
 
 def test_noised_images_cover_all_timesteps():
     unet = spoil_zeros(ContinuousUNet2DModel(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8,)))
     data = open_for(unet, "shapes", Origin())
-    batch = noised_images(data, DDPMScheduler(), 100, with_labels=False)
+    batch = noised_images(data, process_of(DDPMScheduler()), 100, with_labels=False)
     quarters = torch.bincount(batch["timestep"] * 4 // 1000, minlength=4)
     assert quarters.min() >= 24
     torch.testing.assert_close(

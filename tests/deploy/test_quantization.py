@@ -19,6 +19,7 @@ from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import calibration_inputs, quantize_openvino, quantize_pt2e
 from continuous_unet.deploy.standalone.runtime import OPENERS
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.training.quantization_aware import round_convolutions
 from tests.deploy.conftest import continuous
 
@@ -61,7 +62,7 @@ def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does
     """On the images that it was calibrated on. One layer's rounding moves the next one's: sizes are compared."""
     folder, _ = int8
     model = gentle()
-    images = noised_images(open_for(model, "digits", Origin()), DDPMScheduler(), 32, with_labels=True)
+    images = noised_images(open_for(model, "digits", Origin()), process_of(DDPMScheduler()), 32, with_labels=True)
     (inputs,) = calibration_inputs(images, 32)
 
     def predict():
@@ -183,7 +184,7 @@ def test_a_missing_torchao_is_named(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "executorch", ModuleType("executorch"))
     monkeypatch.setitem(sys.modules, "torchao", None)
     options = ["--format", "executorch", "--precision", "int8", "--calibration-data", "digits"]
-    assert main(["export", "--model", str(model), "--output", str(tmp_path / "x"), *options]) == 2
+    assert main(["export", str(model), "--output", str(tmp_path / "x"), *options]) == 2
     error = capsys.readouterr().err
     assert "needs torchao: pip install 'continuous-unet[executorch]'" in error
     assert error.count("\n") == 1
@@ -232,7 +233,7 @@ def test_batches_are_whole():
         (["--calibration-data", "shapes"], "3 channels and the model takes 1"),
         (["--calibration-data", "few"], "too few"),
         (["--calibration-data", "tiny"], "smaller than any"),
-        (["--calibration-data", "digits", "--solver-loop", "loop"], "no --solver-loop loop"),
+        (["--calibration-data", "digits", "--solver-loop", "loop"], "leave out --solver-loop loop"),
         (["--calibration-data", "nowhere"], "nowhere"),
     ],
 )
@@ -242,7 +243,7 @@ def test_refused_in_one_line(model, tmp_path, monkeypatch, capsys, options, word
     np.savez(tmp_path / "few.npz", images=np.zeros((5, 8, 8), np.uint8))
     np.savez(tmp_path / "tiny.npz", images=np.zeros((40, 4, 4), np.uint8))
     options = [f"{word}.npz" if word in ("few", "tiny") else word for word in options]
-    asked = ["--model", str(model), "--format", form, "--precision", "int8", "--output", "out", *options]
+    asked = [str(model), "--format", form, "--precision", "int8", "--output", "out", *options]
     assert main(["export", *asked]) == 2
     error = capsys.readouterr().err
     assert words in error

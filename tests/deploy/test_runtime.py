@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
-from continuous_unet.deploy.export import describe_schedule
 from continuous_unet.deploy.parity import measure_parity
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.deploy.standalone.runtime import ExportedModel, ExportedModelError, Schedule
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 
 VECTORS = {  # "known answers" of the Random123 library: counter, key, words
@@ -118,7 +119,7 @@ def test_an_error_of_sampling_counts_without_what_the_sampler_adds(kind, gain):
 
 def test_the_schedule_of_an_export_is_that_of_the_training():
     training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample_range=1.5)
-    values = json.loads(json.dumps(describe_schedule(training)))
+    values = json.loads(json.dumps(process_of(training).describe()))
     schedule = runtime.read_schedule({"schedule": values})
     assert np.array_equal(schedule.alphas_cumprod, training.alphas_cumprod.numpy())
     ddim = make_scheduler("ddim", training.config)
@@ -437,3 +438,50 @@ def test_an_image_that_cannot_be_written_leaves_no_new_folder(tmp_path, monkeypa
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
     runtime.save_images(pictures, tmp_path / "new")
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+CASES = Path(__file__).parents[1] / "cases"
+MEANS = {  # of full scale
+    "g16.png": 0.498,
+    "float01.tif": 0.498,
+    "float_overshoot.tif": 0.542,
+    "float_m1_1.tif": 0.498,
+    "int32_8bit.tif": 0.498,
+    "rgb16.png": 0.498,
+    "exif_garbage.jpg": 0.498,
+    "or6.jpg": 0.498,
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_every_depth_keep_their_grey(name, channels):
+    pixels = runtime.read_image(CASES / name, channels)
+    height, width = (40, 32) if name == "or6.jpg" else (32, 40)
+    assert pixels.shape == (1, channels, height, width)
+    assert pixels.dtype == np.float32
+    assert abs(pixels[:, :3].mean() - MEANS[name]) < 0.003
+    assert (pixels[:, 3:] == 1).all()
+
+
+def test_a_turned_picture_is_upright():
+    pixels = runtime.read_image(CASES / "or6.jpg", 3)
+    with Image.open(CASES / "or6.jpg") as picture:
+        expected = np.asarray(picture.transpose(Image.Transpose.ROTATE_270), np.float32) / 255
+    assert np.array_equal(pixels[0].transpose(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("name", ["float_hdr4.tif", "int32_76500.tif"])
+def test_values_of_no_usual_range_are_refused(name):
+    with pytest.raises(ExportedModelError, match=r"reach from .* to .*, which is no usual range; convert it") as error:
+        runtime.read_image(CASES / name, 1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_trailing_slash_names_a_folder(tmp_path):
+    paths = runtime.save_images(np.zeros((2, 1, 4, 4), np.float32), f"{tmp_path}/new.v2/")
+    assert paths == [tmp_path / "new.v2" / "0000.png", tmp_path / "new.v2" / "0001.png"]
+    assert all(path.is_file() for path in paths)
+    assert runtime.image_paths(f"{tmp_path}/one.png/", 1) == [tmp_path / "one.png" / "0000.png"]
+    (tmp_path / "dots.d").mkdir()
+    assert runtime.image_paths(tmp_path / "dots.d", 1) == [tmp_path / "dots.d" / "0000.png"]

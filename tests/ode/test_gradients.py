@@ -583,8 +583,6 @@ def _forward_mode(function, x):
 def test_transforms_of_torch_func_work_or_say_what_to_do(transform, gradient):
     if gradient == "adjoint":
         pytest.importorskip("torchdiffeq")
-        if transform == "forward mode":
-            pytest.skip("torchdiffeq's own error")
     field, method = General(), "rk4" if gradient == "adjoint" else "reversible_leapfrog"
 
     def function(x):

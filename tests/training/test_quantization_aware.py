@@ -16,7 +16,7 @@ from continuous_unet.training.quantization_aware import (
     round_weight,
 )
 from tests.training.conftest import unet
-from tests.training.test_loop import assert_same_runs
+from tests.training.runs import assert_same_runs
 
 
 def continuous(**options):
@@ -115,11 +115,9 @@ def test_a_run_is_resumed_exactly_and_leaves_a_plain_model(tiny, tmp_path):
     assert result.validation_loss != in_float.validation_loss
     saved = load_pipeline(tmp_path / "whole").unet
     assert {type(m) for m in saved.modules() if isinstance(m, torch.nn.Conv2d)} == {torch.nn.Conv2d}
-    whole.output, whole.lr_schedule = str(tmp_path / "once"), "constant"
-    train(whole)
+    train(whole.replaced(output=str(tmp_path / "once"), lr_schedule="constant"))
     train(half)
-    half.steps = 6
-    train(half, resume=True)
+    train(half.replaced(steps=6), resume=True)
     assert_same_runs(tmp_path / "once", tmp_path / "half")
 
 

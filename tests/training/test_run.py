@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.training import train
+from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.training import TrainConfig, train
 
 
 def test_a_stream_of_shards(tiny, tmp_path, capsys):
@@ -64,3 +65,45 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"continuous-unet\[wandb\]"):
         train(tiny(logger="wandb"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "ddpm_small"])
+def test_images_that_are_not_square(preset, tiny, tmp_path):
+    """Trained, sampled, saved, and refused where the model cannot halve them."""
+    model = {
+        "block_out_channels": [8, 8],
+        "norm_num_groups": 4,
+        **({"layers_per_block": 1} if preset[0] == "d" else {}),
+    }
+    config = tiny(image_size="8x12", preset=preset, model_options=model, steps=3, sample_every=3)
+    train(config)
+    assert Image.open(tmp_path / "run" / "samples" / "step-00000003.png").size == (2 * 48 + 6, 32 + 4)
+    unet = load_pipeline(tmp_path / "run").unet
+    assert tuple(unet.config.sample_size) == (8, 12)
+    assert "images of 12x8 pixels" in (tmp_path / "run" / "report.md").read_text()
+    train(config.replaced(steps=4), resume=True)
+    with pytest.raises(InputError, match="image_size '8x12' -> '12x8'"):
+        train(config.replaced(steps=5, image_size="12x8"), resume=True)
+    more = TrainConfig.from_dict({**config.flat(), "model_options": {}, "start_from": str(tmp_path / "run")})
+    train(more.replaced(steps=1, output=str(tmp_path / "more")))
+    with pytest.raises(InputError, match=r"the size of the images \(\(8, 12\), and here \(12, 8\)\)"):
+        train(more.replaced(image_size="12x8", output=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "v_prediction"}, r"the objective \(epsilon, and here v_prediction\)"),
+        ({"noise_schedule": "squaredcos_cap_v2"}, r"the noise schedule; make"),
+        ({"num_train_timesteps": 500}, r"the noise schedule; make"),
+        ({"class_conditional": True}, r"the number of classes \(None, and here 3\)"),
+        ({"channels": 1}, r"the number of input channels \(3, and here 1\)"),
+        ({"task": "upscale"}, r"the number of input channels \(3, and here 6\)"),
+    ],
+)
+def test_a_model_to_start_from_must_fit(changes, message, tiny, tmp_path):
+    train(tiny(steps=1, num_validation=0))
+    config = tiny(model_options={}, start_from=str(tmp_path / "run"), output=str(tmp_path / "other"), **changes)
+    with pytest.raises(InputError, match=message):
+        train(config)
+    assert not (tmp_path / "other").exists()

@@ -14,8 +14,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.training import TrainConfig, checkpoints, train
 from continuous_unet.training.ema import make_ema
+from continuous_unet.training.outputs import DRAWS
 from continuous_unet.training.state import Learner, TrainState
-from continuous_unet.training.trainer import DRAWS
 
 
 def test_checkpoints_that_are_not_this_runs(tiny, tmp_path):

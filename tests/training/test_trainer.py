@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.generate import training as generate
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.training import TrainConfig, train, trainer
+from continuous_unet.training import TrainConfig, outputs, train
 from continuous_unet.training.trainer import Trainer
 from tests.training.runs import assert_same_runs, records
 
@@ -168,7 +168,7 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
 
         return call
 
-    for module, name in ((trainer, "validate"), (generate.GenerateTask, "picture")):
+    for module, name in ((outputs, "validate"), (generate.GenerateTask, "picture")):
         monkeypatch.setattr(module, name, told(name, getattr(module, name)))
     result = train(config)
     assert (result.stopped_by, result.steps) == ((None, 6) if part == "nothing" else (signal.SIGTERM, step))
@@ -186,17 +186,17 @@ def test_what_a_signal_cut_short_is_made_up_for(part, step, tiny, tmp_path, monk
 
 def test_the_model_is_that_of_the_checkpoint_again(tiny, tmp_path, monkeypatch):
     """The disk is full when the checkpoint stands and the model is next."""
-    real = trainer.replace_folder
+    real = outputs.replace_folder
 
     def full(target, write):
         if target.exists():
             raise InputError("full")
         real(target, write)
 
-    monkeypatch.setattr(trainer, "replace_folder", full)
+    monkeypatch.setattr(outputs, "replace_folder", full)
     with pytest.raises(InputError, match="full"):
         train(tiny())
-    monkeypatch.setattr(trainer, "replace_folder", real)
+    monkeypatch.setattr(outputs, "replace_folder", real)
     train(tiny(), resume=True)
     averages = load_file(tmp_path / "run" / "checkpoints" / "step-00000006" / "ema.safetensors")
     assert all(torch.equal(p, averages[n]) for n, p in load_pipeline(tmp_path / "run").unet.named_parameters())

@@ -28,32 +28,45 @@ def explain_write_errors(target: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
-def folder_to_make(output: str, mark: str, what: str, *, overwrite: bool, or_else: str = "") -> Path:
-    """Returns the folder that `--output` names, if it may be created or replaced.
+def check_output(
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    mark: str | None = None,
+    what: str = "result",
+    instead: str = "choose another --output",
+) -> Path:
+    """Decides whether a result may be written, before the work begins; this is the one place that does.
 
     Args:
-        output: the value of the option.
-        mark: name of the file that identifies an earlier result.
-        what: what errors call an earlier result, such as "export".
+        output: the name of a file, or of a folder if there is a `mark`.
         overwrite: whether an earlier result may be replaced.
-        or_else: an alternative that the error about an earlier result offers.
+        mark: the file by which a folder is known to hold an earlier result.
+        what: what an earlier result in a folder is called in errors.
+        instead: what to do about an earlier result, for errors.
+
+    Returns:
+        The path.
 
     Raises:
-        InputError: if the folder holds something that must not be replaced, or if no folder can have that name.
+        InputError: if an earlier result, or anything else, must not be replaced, or if nothing can be written there.
     """
-    target = Path(output)
-    if target.name in ("", "..") or "\0" in output:
-        raise InputError(f"--output {output!r} cannot be created; name a new folder")
-    if os.path.isdir(target) and any(target.iterdir()):
-        if not (target / mark).is_file():
+    name = os.fspath(output)
+    target, kind = Path(name), "file" if mark is None else "folder"
+    if target.name in ("", "..") or "\0" in name:
+        raise InputError(f"--output {name!r} cannot be created; name a new {kind}")
+    if os.path.exists(target):
+        if os.path.isdir(target) != (mark is not None):
+            raise InputError(f"--output {target} is a {'folder' if mark is None else 'file'}; name a new {kind}")
+        if mark is None or (target / mark).is_file():
+            if not overwrite:
+                there = "exists already" if mark is None else f"already holds a result ({what})"
+                raise InputError(f"--output {target} {there}; {instead}, or replace it with --overwrite")
+        elif any(target.iterdir()):
             raise InputError(f"--output {target} is not empty and is not an earlier {what}; name a new folder")
-        if not overwrite:
-            raise InputError(
-                f"--output {target} already holds a result ({what}); {or_else}name another folder, or "
-                "replace it with --overwrite"
-            )
-    elif os.path.exists(target) and not os.path.isdir(target):
-        raise InputError(f"--output {target} is a file; name a new folder")
+    place = next(path for path in target.absolute().parents if os.path.exists(path))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        raise InputError(f"cannot write into {target.parent}: {place} is not a folder that may be written to")
     return target
 
 
@@ -81,7 +94,9 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 
 def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a folder by `write(aside)` and moves it into place. A complete one always exists, perhaps as `.old`.
+    """Makes a folder anew with `write(aside)`: at every moment a whole one is there, or beside it as `.old`.
+
+    Also after a crash, what is there is on the disk. The parent folder is made if it is missing.
 
     Raises:
         InputError: if it cannot be written; an earlier folder is untouched.
@@ -89,6 +104,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
     aside, old = target.with_name(target.name + ".tmp"), target.with_name(target.name + ".old")
     with explain_write_errors(target):
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             write(aside)
             for path in (*(p for p in aside.rglob("*") if p.is_file()), aside):

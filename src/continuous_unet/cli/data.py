@@ -1,17 +1,14 @@
-"""Look at images before training: which can be used, which cannot, and why.
+"""Look at images before training on them: which can be used, which cannot, and why.
 
 cunet data check photos/
 cunet data check photos.zip --json
 
-The exit code is 0 if all can be used as they are, 1 if some cannot, and 2 if there is nothing to look at.
+The exit code is 0 if all images can be used as they are, 1 if some cannot, and 2 if there are none.
 """
 
 from continuous_unet.cli.verb import Verb
 from continuous_unet.data.options import DataOptions
 
 CHECK = Verb(
-    DataOptions,
-    "continuous_unet.data.check:check_data",
-    "look at images before training: which can be used, which cannot, and why",
-    __doc__,
+    DataOptions, "continuous_unet.data.check:check_data", "find images that cannot be used for training", __doc__
 )

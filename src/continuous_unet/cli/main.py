@@ -38,12 +38,7 @@ VERBS = {
 def load_verb(name: str) -> Verb:
     """Returns a verb of the table; imports no torch."""
     module, _, constant = VERBS[name].partition(":")
-    found = import_module(f"continuous_unet.cli.{module}")
-    if not hasattr(found, constant):
-        from continuous_unet.cli.old_arguments import OldVerb
-
-        return OldVerb(found, (found.__doc__ or "").splitlines()[0], tuple(name.split()[1:]))  # type: ignore[return-value]
-    verb = getattr(found, constant)
+    verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
     assert isinstance(verb, Verb)
     return verb
 

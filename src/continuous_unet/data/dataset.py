@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,19 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.loading import TrainingData, first_batch
+from continuous_unet.data.loading import Share, TrainingData
 from continuous_unet.data.looking import Look, look_at, read_ranges, sizes_of, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
 from continuous_unet.data.report import DatasetReport, between_sizes
-from continuous_unet.data.sources import FileSource, Source, open_source
+from continuous_unet.data.sources import Source, open_source
 from continuous_unet.images.decode import Unreadable
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ImageDataset(TrainingData, Dataset):
     """The images of one source, indexed by `index` (as epoch 0) or `(epoch, index)`; see the package for the items.
 
@@ -32,35 +33,21 @@ class ImageDataset(TrainingData, Dataset):
     """
 
     resume_promise = "exact on a CPU with as many processes"
-
-    def __init__(
-        self,
-        source: Source,
-        indices: np.ndarray,
-        report: DatasetReport,
-        preparation: Preparation,
-        seed: int,
-    ) -> None:
-        self.source = source
-        self.indices = indices
-        """The positions in the source of the images that are used here."""
-        self.report = report
-        self.preparation = preparation
-        self.seed = seed
-        self._reported: set[str] = set()
+    source: Source
+    indices: np.ndarray
+    """The positions in the source of the images that are used here."""
+    report: DatasetReport
+    preparation: Preparation
+    seed: int
+    _reported: set[str] = field(default_factory=set, init=False)
+    """Names of images that have become unreadable, once a warning has named them."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def file_names(self) -> list[str] | None:
-        """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
         return self.source.names if self.source.files else None
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes, or None if the images have none."""
-        return None if self.report.class_names is None else len(self.report.class_names)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -78,11 +65,9 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def _reader(
-        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
-    ) -> tuple[Dataset, dict[str, Any]]:
-        first = first_batch(start, batch_size, world_size)
-        return self, {"batch_sampler": EpochSampler(len(self), batch_size, seed, first, rank, world_size)}
+    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
+        order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
+        return self, {"batch_sampler": order}
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
@@ -147,15 +132,14 @@ def open_dataset(
     """
     size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
     _check_arguments(channels, split, fit, on_bad_image)
-    opened = open_source(str(source), split, value_range=chosen_range, max_pixels=max_pixels)
+    reading = {"value_range": chosen_range, "max_pixels": max_pixels, "names": names, "class_names": class_names}
+    opened = open_source(str(source), split, **reading)
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
-    if names is not None and isinstance(opened, FileSource):
-        opened.set_names(names, class_names)
     looks = look_at(opened, progress)
     left_out = _check_bad(opened, looks, str(source), on_bad_image, max_bad_images)
-    if left_out and names is None:
+    if left_out and not (names is not None and opened.files):
         opened.keep([i for i, look in enumerate(looks) if isinstance(look, Look)])
     found = [look for look in looks if isinstance(look, Look)]
     smallest, largest = sizes_of(found)
@@ -181,6 +165,7 @@ def open_dataset(
         left_out=left_out,
         why_no_classes=opened.why_no_classes,
         deep=deep,
+        lost_depth=sum(look.loses_depth for look in found),
         left_aside=dict(opened.left_aside),
     )
     values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(deep)
@@ -231,21 +216,14 @@ def train_validation_split(
             f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
         )
     order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
-    parts = []
-    for chosen, augmented in ((order[num_validation:], True), (order[:num_validation], False)):
-        indices = dataset.indices[np.sort(chosen)]
-        parts.append(
-            ImageDataset(
-                dataset.source,
-                indices,
-                replace(dataset.report, num_images=len(indices)),
-                dataset.preparation
-                if augmented
-                else replace(dataset.preparation, random_flip=False, random_crop=False),
-                dataset.seed,
-            )
-        )
-    return parts[0], parts[1]
+    held_out, kept = (dataset.indices[np.sort(part)] for part in np.split(order, [num_validation]))
+    plain = replace(dataset.preparation, random_flip=False, random_crop=False)
+    return _part(dataset, kept, dataset.preparation), _part(dataset, held_out, plain)
+
+
+def _part(dataset: ImageDataset, indices: np.ndarray, preparation: Preparation) -> ImageDataset:
+    report = replace(dataset.report, num_images=len(indices))
+    return replace(dataset, indices=indices, report=report, preparation=preparation)
 
 
 def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:

@@ -31,6 +31,8 @@ class Look:
     smallest: float = 0.0
     largest: float = 0.0
     """The range of its values, where it is deep."""
+    loses_depth: bool = False
+    """Whether 8 bits of 16 per channel are read."""
 
 
 def look_at(source: Source, progress: bool, stop: StopRequest | None = None) -> list[Look | str]:
@@ -48,7 +50,9 @@ def look_at(source: Source, progress: bool, stop: StopRequest | None = None) -> 
             return str(error)
         deep = deep_type(image)
         values = np.asarray(image) if deep is not None and image.width and image.height else np.zeros(1)
-        return Look(source.names[index], image.size, is_grey(image), deep, float(values.min()), float(values.max()))
+        low, high = float(values.min()), float(values.max())
+        lost = bool(image.info.get("loses_depth"))
+        return Look(source.names[index], image.size, is_grey(image), deep, low, high, lost)
 
     if not len(source):
         raise InputError(f"{source.kind} holds no image")
@@ -85,7 +89,7 @@ def read_ranges(looks: Sequence[Look], chosen: tuple[float, float] | None) -> tu
     Returns:
         The decisions, and None; or why the values of some images cannot be read without a choice.
     """
-    decided, problem = [], None
+    decided, problems = [], []
     for deep, kind in _KINDS.items():
         same = [look for look in looks if look.deep == deep]
         if not same:
@@ -93,14 +97,14 @@ def read_ranges(looks: Sequence[Look], chosen: tuple[float, float] | None) -> tu
         low, high = min(same, key=lambda look: look.smallest), max(same, key=lambda look: look.largest)
         black, white, certain = range_of_values(deep, low.smallest, high.largest)
         if chosen is None and not certain:
-            problem = (
+            problems.append(
                 f"the values of its {kind} images lie between {low.smallest:g} ({low.name}) and {high.largest:g} "
                 f"({high.name}), which is no usual range; say which values are black and white, for example "
                 f"--value-range {low.smallest:g}:{high.largest:g}"
             )
         black, white = chosen or (black, white)
         decided.append(DeepImages(kind, len(same), low.smallest, high.largest, black, white))
-    return decided, problem
+    return decided, "; ".join(problems) or None
 
 
 def values_by_type(deep: Sequence[DeepImages]) -> dict[str, tuple[float, float]]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
-from continuous_unet.tasks.registry import make_task
+from continuous_unet.diffusion.draws import Stream, normal
+from continuous_unet.diffusion.process import Process
+from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.validation import GOLDEN_RATIO
 
 FEWEST_IMAGES = 32
 """Below, ranges and rankings follow single images."""
@@ -66,7 +67,7 @@ def open_for(
             "needs a model whose configuration has a square sample_size"
         )
     (side,) = sides
-    fit = known.config.fit or make_task(known.config).fit
+    fit = known.config.data.fit or TASKS[known.config.task.name].load_task().fit
     dataset = open_dataset(data, image_size=side, fit=fit, seed=known.config.seed, progress=False)
     report = dataset.report
     if report.channels != unet.config.in_channels:
@@ -91,15 +92,15 @@ def open_for(
 
 
 def noised_images(
-    dataset: ImageDataset, scheduler: Any, count: int, *, with_labels: bool, seed: int = 0
+    dataset: ImageDataset, process: Process, count: int, *, with_labels: bool, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Training images with the noise of all timesteps, each its own: what a model sees while it is trained.
+    """Returns training images, each noised to a different time: what a model sees while it is trained.
 
     Args:
         dataset: images of the model's kind; all of them if there are fewer than `count`.
-        scheduler: the diffusion process.
-        count: images, drawn at random by the seed.
-        with_labels: give the classes too.
+        process: the noise process.
+        count: number of images, drawn at random by the seed.
+        with_labels: whether the classes are returned too.
         seed: of choice and noise.
 
     Returns:
@@ -107,14 +108,11 @@ def noised_images(
         `(B, C, H, W)`, the noisy images, and `class_labels` `(B,)`.
     """
     generator = torch.Generator().manual_seed(derive_seed("calibration", seed))
-    chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
-    items = [dataset[index] for index in chosen]
+    items = [dataset[index] for index in torch.randperm(len(dataset), generator=generator)[:count].tolist()]
+    numbers = range(len(items))
     clean = torch.stack([item["image"] for item in items])
-    noise = torch.randn(clean.shape, generator=generator)
-    steps = scheduler.config.num_train_timesteps
-    timestep = torch.tensor([int((i * GOLDEN_RATIO) % 1 * steps) for i in range(len(items))])
-    batch = {"clean": clean, "noise": noise, "timestep": timestep}
-    batch["sample"] = scheduler.add_noise(clean, noise, timestep)
+    noise, times = normal(seed, Stream.CALIBRATION, numbers, clean.shape[1:]), process.spread_times(numbers)
+    batch = {"clean": clean, "noise": noise, "timestep": times, "sample": process.add_noise(clean, noise, times).x_t}
     if with_labels:
         batch["class_labels"] = torch.tensor([item["label"] for item in items])
     return batch

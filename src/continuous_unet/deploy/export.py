@@ -1,119 +1,166 @@
-"""`export_model`: a trained model to a folder that runs elsewhere, with the proof in `export.json`."""
+"""`export`: a trained model to a folder that runs elsewhere, with the proof in `export.json`."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-import os
 import shutil
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 
 from continuous_unet import __version__
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import replace_folder, replace_text
-from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
-from continuous_unet.deploy.formats import Format, Written, find_format, load_writer
+from continuous_unet.base.files import check_output, replace_folder, replace_text
+from continuous_unet.base.results import CallResult, Json
+from continuous_unet.base.signals import StopRequest
+from continuous_unet.deploy.calibration import noised_images, open_for, origin
+from continuous_unet.deploy.formats import FORMATS, Written, load_writer
 from continuous_unet.deploy.network import ExportNetwork, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError, measure_parity
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.deploy.standalone import runtime
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.tasks.loading import load_model
+from continuous_unet.tasks.network import Pipeline
+from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
 
-TASKS: dict[str, dict[str, Any]] = {
-    "generation": {},
-    "denoise": {"sigma_conditioned": False},
-    "upscale": {"scale": 2, "residual_scale": 4.0},
-}
-"""What pipelines are for, and the settings of their config that `runtime.py` must know, with defaults."""
 WEB_FILES = ("index.html", "diffusion.js")
 """The page that makes images in a browser, in the folder `web`."""
 
 
-def export_model(model: str | os.PathLike | DiffusionPipeline, options: ExportOptions) -> dict[str, Any]:
-    """Write a model to `options.output`: the network, `export.json`, and `runtime.py` to run it with.
+@dataclass
+class ExportResult(CallResult):
+    """What was exported."""
+
+    output: str
+    info: Json
+    """The contents of `export.json`."""
+
+    def to_dict(self) -> Json:
+        return self.info
+
+    def to_text(self) -> str:
+        info, parity = self.info, self.info["parity"]
+        lines = [
+            f"{self.output}: {info['format']}, {info['precision']}, {info['size_bytes'] / 2**20:.2f} MiB",
+            f"error against PyTorch {parity['max_error']:.1e} (tolerance {parity['tolerance']:.1e})",
+        ]
+        if "full_sampling" in parity:
+            sampling = parity["full_sampling"]
+            lines[-1] += f", over {sampling['steps']} sampling steps {sampling['max_error']:.1e}"
+        if "latency" in info:
+            latency = info["latency"]
+            lines.append(
+                f"latency {latency['exported_ms']:.2f} ms, PyTorch {latency['torch_eager_ms']:.2f} ms: ratio "
+                f"{latency['ratio']:.2f} ({latency['ratio_p25']:.2f} to {latency['ratio_p75']:.2f})"
+            )
+        return "\n".join(lines)
+
+
+def export(options: ExportOptions, *, stop: StopRequest | None = None) -> ExportResult:
+    """Writes a model to `options.output`: the network, `export.json`, and `runtime.py` to run it with.
 
     The folder appears when everything in it is written and measured, or not at all.
 
     Args:
-        model: what `load_model` takes, or a pipeline: ours for sampling, or one with a `task` of `TASKS`.
-        options: format, precision, shapes, tolerance.
-
-    Returns:
-        What `export.json` says.
+        options: model, format, precision, shapes, tolerance.
+        stop: asked before the network is written, and before it is measured.
 
     Raises:
-        InputError: for options, models and shapes that cannot be, and a missing package, by the extra that has it.
+        InputError: for options, models and shapes that cannot be exported, and for a missing package.
         ParityError: if the exported network's error against PyTorch is above the tolerance.
+        Stopped: if `stop` asks for it; nothing is written then.
     """
     options.validate()
-    target = options.check_output()
-    found = find_format(options.format, options.precision)
-    if options.solver_loop == "loop" and not found.loops:
-        raise InputError(f"--solver-loop loop is not for --format {options.format}; leave it out")
-    pipeline = model if isinstance(model, DiffusionPipeline) else load_model(model)
-    task = getattr(pipeline, "task", "generation")
-    if task not in TASKS:
-        raise InputError(f"models for the task {task!r} cannot be exported; those for {', '.join(TASKS)} can")
-    if task != "generation" and options.static_shape is None and options.format in ("onnx", "openvino"):
-        options = dataclasses.replace(options, any_size=True)  # photographs are of any size
+    return ExportResult(options.output, export_model(load_model(options.model), options, stop=stop))
+
+
+def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopRequest | None = None) -> Json:
+    """Exports a pipeline in memory, and returns the contents of `export.json`.
+
+    Args:
+        pipeline: ours for a task that is trained, or any of a U-Net and a variance-preserving scheduler.
+        options: as for `export`; `options.model` says where the calibration data of int8 finds the pipeline's run.
+        stop: as for `export`, whose errors are raised too.
+    """
+    stop = stop or StopRequest()
+    options = replace(options, model=options.model or type(pipeline).__name__).validate()
+    target = check_output(options.output, overwrite=options.overwrite, mark=runtime.INFO_FILE, what="export")
+    write_network = load_writer(options.format)
+    task = _task_of(pipeline)
+    about = _describe_task(pipeline, task)
+    for flag, is_asked in (("--web", options.web), ("--precision int8", options.precision == "int8")):
+        if is_asked and about["task"] != "generation":
+            raise InputError(f"{flag} is for models that make images, and this one is for {task}; leave it out")
+    taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
+    if about["task"] == "generation" and taken != given:
+        raise InputError(
+            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, which is "
+            "what exported models do"
+        )
+    if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
+        options = replace(options, any_size=True)  # photographs are of any size
     network = prepare_network(pipeline.unet, options)
-    network.loop = network.loop and found.loops
-    if found.fixed_batch:
-        network.batch = network.batch or 1  # before calibration, whose batches follow it
-    if options.web and task != "generation":
-        raise InputError(f"--web is for models that make images, and this one is to {task}")
-    about = {
-        "task": task,
-        "options": {name: pipeline.config.get(name, default) for name, default in TASKS[task].items()},
-        "schedule": None if pipeline.scheduler is None else describe_schedule(pipeline.scheduler),
-        "scheduler": _scheduler_config(pipeline.scheduler),
-    }
-    if task == "denoise" and pipeline.scheduler is not None:
-        about["task"] = "generation"  # a diffusion model that denoises: runtime.denoise takes it as such
     if options.precision == "int8":
-        if about["task"] != "generation" or pipeline.scheduler is None:
-            raise InputError(f"--precision int8 is for models that make images, and this one is to {task}")
-        network.loop = False
-        network.calibration = _calibrate(model, pipeline, network, options)
-    info: dict[str, Any] = {}
+        network.calibration = _calibrate(pipeline, network, options)
+    info: Json = {}
 
     def write(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        written = load_writer(found)(network, folder, options)
-        info.update({**_describe(network, written, options, found, folder), **about})
+        folder.mkdir()
+        stop.check()
+        written = write_network(network, folder, options)
+        info.update({**_describe(network, written, options, folder), **about})
+        stop.check()
         info.update(_measure(network, written, options, folder, info))
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
-        if options.web:
-            for name in WEB_FILES:
-                shutil.copyfile(Path(runtime.__file__).parent / "web" / name, folder / name)
+        for name in WEB_FILES if options.web else ():
+            shutil.copyfile(Path(runtime.__file__).parent / "web" / name, folder / name)
         replace_text(folder / runtime.INFO_FILE, json.dumps(info, indent=1) + "\n")
 
     replace_folder(target, write)
     return info
 
 
-def _calibrate(
-    model: str | os.PathLike | DiffusionPipeline,
-    pipeline: DiffusionPipeline,
-    network: ExportNetwork,
-    options: ExportOptions,
-) -> Calibration:
-    known = Origin() if isinstance(model, DiffusionPipeline) else origin(model)
-    data = open_for(
-        network.unet, str(options.calibration_data), known, "--calibration-data", (network.height, network.width)
-    )
+def _task_of(pipeline: Pipeline) -> str:
+    """Returns the name of a pipeline's task in the registry.
+
+    Raises:
+        InputError: for a task that exported models do not have.
+    """
+    name = getattr(pipeline, "task", "generate")
+    task = OLD_NAMES.get(name, name)
+    if task not in TRAINED:
+        raise InputError(f"models for the task {task!r} cannot be exported; those for {', '.join(TRAINED)} can")
+    return task
+
+
+def _describe_task(pipeline: Pipeline, task: str) -> Json:
+    """Returns what `runtime.py` must know besides the network. Old names stay in files, which old runtimes read."""
+    scheduler, config = pipeline.scheduler, None
+    # a diffusion model that denoises is exported as such: `runtime.denoise` takes it
+    makes_images = task == "generate" or (task == "denoise" and scheduler is not None)
+    if scheduler is not None:
+        content = json.loads(json.dumps(dict(scheduler.config), default=str))
+        config = {"_class_name": type(scheduler).__name__, **content}
+    return {
+        "task": "generation" if makes_images else task,
+        "options": {name: pipeline.config.get(name, default) for name, default in TASKS[task].export.items()},
+        "schedule": None if scheduler is None else process_of(scheduler).describe(),
+        "scheduler": config,
+    }
+
+
+def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
+    known = origin(options.model)
+    size = (network.height, network.width)
+    data = open_for(network.unet, str(options.calibration_data), known, "--calibration-data", size)
     batch = noised_images(
         data,
-        pipeline.scheduler,
+        process_of(pipeline.scheduler),
         options.calibration_images,
         with_labels=network.class_conditional,
         seed=known.config.seed,
@@ -121,43 +168,8 @@ def _calibrate(
     return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
-def describe_schedule(scheduler: Any) -> dict[str, Any]:
-    """The diffusion process of a scheduler as `runtime.Schedule` wants it, with the settings that we sample DDIM with.
-
-    Raises:
-        InputError: for a scheduler that is more than a noise schedule (thresholding, other parametrisations).
-    """
-    if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("prediction_type") == "flow_prediction":
-        raise InputError(f"models of a {type(scheduler).__name__} cannot be exported: it has no table of alphas")
-    if scheduler.config.get("thresholding", False):
-        raise InputError("schedulers with thresholding=True cannot be exported; DDIM with clip_sample=True can")
-    ddim = make_scheduler("ddim", scheduler.config)
-    return {
-        "alphas_cumprod": [float(str(np.float32(value))) for value in scheduler.alphas_cumprod.tolist()],
-        "prediction_type": ddim.config.prediction_type,
-        "timestep_spacing": ddim.config.timestep_spacing,
-        "steps_offset": ddim.config.steps_offset,
-        "clip_sample": ddim.config.clip_sample,
-        "clip_sample_range": ddim.config.clip_sample_range,
-        "final_alpha_cumprod": float(ddim.final_alpha_cumprod),
-    }
-
-
-def _scheduler_config(scheduler: Any) -> dict[str, Any] | None:
-    if scheduler is None:
-        return None
-    return {"_class_name": type(scheduler).__name__, **json.loads(json.dumps(dict(scheduler.config), default=str))}
-
-
-def _describe(
-    network: ExportNetwork,
-    written: Written,
-    options: ExportOptions,
-    found: Format,
-    folder: Path,
-) -> dict[str, Any]:
-    config = network.unet.config
-    axes = network.axes()
+def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> Json:
+    config, axes = network.unet.config, network.axes()
     inputs = [
         {"name": "sample", "dtype": "float32", "shape": axes},
         {"name": "timestep", "dtype": "float32", "shape": axes[:1]},
@@ -188,7 +200,10 @@ def _describe(
             "solver": None if steps is None else "loop" if network.loop else "unrolled",
         },
         **written.facts,
-        "versions": {"continuous-unet": __version__, **_versions(("torch", "diffusers", *found.packages))},
+        "versions": {
+            "continuous-unet": __version__,
+            **_versions(("torch", "diffusers", *FORMATS[options.format].packages)),
+        },
     }
 
 
@@ -200,20 +215,17 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def _measure(
-    network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: dict[str, Any]
-) -> dict[str, Any]:
+def _measure(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: Json) -> Json:
     threads = torch.get_num_threads()
     exported = runtime.ExportedModel(written.open(folder / written.files[0], threads), info)
     reference = runtime.ExportedModel(network.reference(), info)
-    parity = measure_parity(exported, reference)
-    allowed = options.allowed_error()
+    parity, allowed = measure_parity(exported, reference), options.allowed_error()
     if not parity["max_error"] <= allowed:
         raise ParityError(
             f"the exported network differs from PyTorch by {parity['max_error']:.2g}, more than the tolerance of "
             f"{allowed:.2g}; nothing was written. Export in a higher precision, or allow more with --tolerance"
         )
-    result: dict[str, Any] = {"parity": {"tolerance": allowed, **parity}}
+    result: Json = {"parity": {"tolerance": allowed, **parity}}
     if options.repeats:
         inputs = tuple(tensor.numpy() for tensor in network.example_inputs(batch=network.batch or 1))
         functions = {"torch": lambda: reference(*inputs), "exported": lambda: exported(*inputs)}

@@ -1,7 +1,11 @@
 """The module that is exported: a U-Net with the inputs and outputs that every format has."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.models import size_multiple
 from continuous_unet.ode import ADAPTIVE_METHODS
@@ -18,8 +23,8 @@ from continuous_unet.tasks.loading import set_solver_steps
 
 MOST_UNROLLED_STEPS = 4
 """Solver steps in a block up to which they are written out; see docs/export.md for the measurement."""
-
-
+Runnable = Callable[..., np.ndarray]
+"""A network as a function of arrays: sample, timesteps, and classes if it has them."""
 LARGEST_TRACED_BATCH = 63
 """diffusers' upsampling takes another way, to the same values, from 64 images on; a trace has one way."""
 
@@ -92,30 +97,56 @@ class ExportNetwork:
             shapes["class_labels"] = per_image
         if self.loop:
             self.unet.set_solver(keep_loop=True)
-        try:
-            with torch.no_grad():
-                return torch.export.export(
-                    self.module if module is None else module,
-                    self.example_inputs(),
-                    dynamic_shapes=shapes,
-                    strict=False,
-                )
-        except Exception as error:  # whatever tracing meets
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"this model cannot be exported: {type(error).__name__}: {reason}") from error
+        traced, inputs = self.module if module is None else module, self.example_inputs()
+        with explained("be exported"), torch.no_grad():
+            return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
 
-    def reference(self) -> Callable[..., np.ndarray]:
-        """PyTorch, eager, from arrays to arrays: what an exported network is compared with."""
+    def reference(self) -> Runnable:
+        """Returns PyTorch, eager: what an exported network is compared with."""
+        return on_arrays(self.module)
 
-        def network(*inputs: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return self.module(*map(torch.tensor, inputs)).numpy()
 
-        return network
+def on_arrays(module: Callable[..., Tensor]) -> Runnable:
+    """Returns a function of tensors as a function of arrays."""
+
+    def network(*inputs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(*map(torch.tensor, inputs)).numpy()
+
+    return network
+
+
+@contextlib.contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Within, tools give no remarks, and print nothing on standard output, where JSON may be."""
+    found = [logging.root, *map(logging.getLogger, loggers)]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def explained(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
+    """Within, it is `quiet`, and whatever a tool raises becomes one line: `this model cannot {failure}: …`."""
+    try:
+        with quiet(*loggers):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # tracing, lowering and compiling have dozens of classes
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"this model cannot {failure}: {reason}{advice}") from error
 
 
 def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
-    """A copy of a U-Net, on the CPU and in float32, set for inference.
+    """Returns a copy of a U-Net, on the CPU and in float32, set for inference, with the shapes that were asked for.
 
     Raises:
         InputError: for a model, or a shape, that cannot be exported.
@@ -136,12 +167,12 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     if options.solver_steps is not None:
         set_solver_steps(unet, options.solver_steps)
     steps = unet.config.get("num_solver_steps", 1)
-    loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
-    multiple = size_multiple(unet)
+    found, multiple = FORMATS[options.format], size_multiple(unet)
+    wants_loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
     shape = options.shape()
     if shape is None:
         if config.sample_size is None:
-            raise InputError("the model's config has no sample_size: say the size with --static-shape")
+            raise InputError("the model's config has no sample_size: give the size with --static-shape")
         size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
         shape = (0, *size)
     batch, height, width = shape
@@ -150,10 +181,10 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     return ExportNetwork(
         module=_Module(unet).eval(),
         unet=unet,
-        batch=batch or None,
+        batch=batch or (1 if found.fixed_batch else None),
         height=height,
         width=width,
         any_size=options.any_size,
         size_multiple_of=multiple,
-        loop=loop and steps > 1,
+        loop=wants_loop and steps > 1 and found.loops and options.precision != "int8",
     )

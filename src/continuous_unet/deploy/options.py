@@ -1,98 +1,131 @@
-"""What can be asked of an export. Imports no torch: `cunet --help` reads it."""
+"""The options of `cunet export` and `cunet run`. Imports neither torch nor NumPy: `cunet --help` reads it."""
 
 import math
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import folder_to_make
+from continuous_unet.base.options import Options, option
+from continuous_unet.deploy.formats import FORMATS, PRECISIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
-"""Largest error against PyTorch that is let pass, by precision: absolute, of predictions of unit scale.
+"""Largest allowed error against PyTorch, by precision: absolute, of predictions of unit scale.
 
 Float32 leaves rounding, float16 has three decimals; int8 is bounded loosely here, and judged by the quality of images.
 """
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+MOST_PIXELS = 2**24
+"""In a batch of fixed size; the limit of `runtime.py`, which can import nothing from here."""
 
 
 @dataclass
-class ExportOptions:
-    """Options of `export_model` and of `cunet export`; `validate` says what is wrong."""
+class ExportOptions(Options):
+    """Options of `export`."""
 
-    format: Literal["onnx", "openvino", "executorch", "torch", "aoti"] = _option("onnx", "what the model is to run in")
-    output: str = _option("", "a new folder for the network, export.json and the runtime")
-    precision: Literal["fp32", "fp16", "int8"] = _option("fp32", "of the weights; inputs and outputs stay float32")
-    calibration_data: str | None = _option(None, "images as the model was trained on, for --precision int8")
-    calibration_images: int = _option(128, "of them, each with the noise of its own timestep")
-    solver_steps: int | None = _option(None, "solver steps in each block; as trained if left out")
-    solver_loop: Literal["auto", "unrolled", "loop"] = _option(
+    model: str = option(
+        "",
+        "run folder of `cunet train`, or saved model",
+        positional=True,
+        old=("--model",),
+        required=True,
+        metavar="RUN_OR_MODEL",
+    )
+    output: str = option("", "new folder for the network, export.json and runtime.py", required=True)
+    format: str = option("onnx", "file format of the network", choices=FORMATS)
+    precision: str = option("fp32", "precision of the weights; inputs and outputs stay float32", choices=PRECISIONS)
+    calibration_data: str | None = option(
+        None, "images like those that the model was trained on, to choose the ranges of --precision int8 with"
+    )
+    calibration_images: int = option(
+        128, "number of calibration images; each is noised to a different timestep", at_least=32
+    )
+    solver_steps: int | None = option(None, "number of solver steps in each block; as trained if left out", at_least=1)
+    solver_loop: Literal["auto", "unrolled", "loop"] = option(
         "auto",
-        "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO; auto: a loop for many steps)",
+        "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO); auto keeps a loop for more than "
+        "4 steps",
     )
-    static_shape: str | None = _option(None, "BATCHxHEIGHTxWIDTH, such as 1x64x64: no other shape is accepted then")
-    any_size: bool = _option(False, "accept images of every size that the model does, not of one only")
-    tolerance: float | None = _option(
-        None, "largest error against PyTorch that is let pass (1e-4 for fp32, 2e-2 for fp16, 0.5 for int8 if left out)"
+    static_shape: str | None = option(
+        None, "the only shape that the network accepts, as BATCHxHEIGHTxWIDTH, such as 1x64x64", metavar="BxHxW"
     )
-    repeats: int = _option(20, "timed evaluations beside PyTorch; 0 measures no latency")
-    web: bool = _option(False, "put a page beside the model that makes images in a browser (ONNX)")
-    overwrite: bool = _option(False, "replace an export that is there")
+    any_size: bool = option(False, "accept images of every size that the model accepts, not only of its training size")
+    tolerance: float | None = option(
+        None,
+        "largest allowed error against PyTorch; 1e-4 for fp32, 2e-2 for fp16 and 0.5 for int8 if left out",
+        above=0,
+    )
+    repeats: int = option(20, "number of timed evaluations beside PyTorch; 0 measures no latency", at_least=0)
+    web: bool = option(False, "add a page that makes images in a browser (ONNX only)")
+    overwrite: bool = option(False, "replace an earlier export in --output")
 
-    def validate(self) -> "ExportOptions":
-        if not self.output:
-            raise InputError("--output is missing: name a folder to export to")
-        if self.solver_steps is not None and self.solver_steps < 1:
-            raise InputError(f"--solver-steps {self.solver_steps} must be at least 1")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise InputError(f"--tolerance {self.tolerance} must be positive")
-        if self.precision == "int8" and self.calibration_data is None:
-            raise InputError("--precision int8 needs --calibration-data: images as the model was trained on")
-        if self.precision != "int8" and self.calibration_data is not None:
-            raise InputError(f"--calibration-data is for --precision int8, and this is {self.precision}; leave it out")
-        if self.precision == "int8" and self.solver_loop == "loop":
+    def validate(self) -> "Self":
+        """Checks every option by itself, and against the format and the precision."""
+        super().validate()
+        for flag, is_asked, names in (
+            (f"--precision {self.precision}", True, [n for n, f in FORMATS.items() if self.precision in f.precisions]),
+            ("--solver-loop loop", self.solver_loop == "loop", [n for n, f in FORMATS.items() if f.loops]),
+            ("--web", self.web, [n for n, f in FORMATS.items() if f.web]),
+        ):
+            if is_asked and self.format not in names:
+                raise InputError(f"{flag} is not for --format {self.format}, only for {', '.join(names)}; leave it out")
+        is_int8 = self.precision == "int8"
+        if is_int8 and self.calibration_data is None:
             raise InputError(
-                "--precision int8 writes each solver step out, with ranges of its own: no --solver-loop loop"
+                "--precision int8 needs --calibration-data: images like those that the model was trained on"
             )
-        if self.calibration_images < 32:
-            raise InputError(f"--calibration-images {self.calibration_images} must be at least 32")
-        if self.repeats < 0:
-            raise InputError(f"--repeats {self.repeats} must not be negative")
-        if self.web and self.format != "onnx":
-            raise InputError(f"--web is for --format onnx, and --format {self.format} was given")
+        if not is_int8 and self.calibration_data is not None:
+            raise InputError(f"--calibration-data is for --precision int8, and this is {self.precision}; leave it out")
+        if is_int8 and self.solver_loop == "loop":
+            raise InputError(
+                "--precision int8 writes each solver step out, with its own ranges; leave out --solver-loop loop"
+            )
         if self.static_shape is not None and self.any_size:
             raise InputError("--any-size and --static-shape contradict each other; give one of them")
         self.shape()
         return self
 
     def shape(self) -> tuple[int, int, int] | None:
-        """Batch, height and width of `static_shape`."""
+        """Returns batch, height and width of `static_shape`."""
         if self.static_shape is None:
             return None
-        from continuous_unet.deploy.standalone.runtime import MOST_PIXELS  # not above: NumPy makes `cunet --help` wait
-
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", self.static_shape)
-        values = tuple(map(int, match.groups())) if match else (0, 0, 0)
-        if min(values) < 1 or max(values) > 65_536:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", self.static_shape)
+        batch, height, width = map(int, match.groups()) if match else (0, 0, 0)
+        if 0 in (batch, height, width):
             raise InputError(
-                f"--static-shape {self.static_shape!r} is no shape; expected BATCHxHEIGHTxWIDTH, as 1x64x64"
+                f"--static-shape {self.static_shape!r} is not a shape; expected BATCHxHEIGHTxWIDTH, such as 1x64x64"
             )
-        if math.prod(values) > MOST_PIXELS:
+        if math.prod((batch, height, width)) > MOST_PIXELS:
             raise InputError(f"--static-shape {self.static_shape}: at most {MOST_PIXELS:,} pixels are allowed")
-        return values[0], values[1], values[2]
+        return batch, height, width
 
     def allowed_error(self) -> float:
-        """The tolerance that was given, or that of the precision."""
+        """Returns the tolerance that was given, or that of the precision."""
         return TOLERANCES[self.precision] if self.tolerance is None else self.tolerance
 
-    def check_output(self) -> Path:
-        """The folder to make.
 
-        Raises:
-            InputError: if something is there that must not be replaced.
-        """
-        return folder_to_make(self.output, "export.json", "export", overwrite=self.overwrite)
+@dataclass
+class RunOptions(Options):
+    """Options of `run_exported`."""
+
+    model: str = option(
+        "", "folder that `cunet export` wrote", positional=True, old=("--model",), required=True, metavar="EXPORT"
+    )
+    output: str = option(
+        "images.png", "PNG file (a grid if there are several images), or a folder", short="-o", required=True
+    )
+    num: int = option(16, "number of new images", at_least=1)
+    steps: int = option(50, "number of sampling steps: evaluations of the model per image", at_least=1)
+    scheduler: Literal["ddim", "dpm++"] = option("ddim", "sampling method", old=("--sampler",))
+    seed: int = option(0, "seed; image k depends on it and on k alone, and differs from the image of `cunet sample`")
+    batch_size: int = option(64, "number of images at a time; does not change the images", at_least=1)
+    class_label: int | None = option(None, "class of the images, for class-conditional models")
+    input: str | None = option(None, "image to denoise or to enlarge, instead of making new ones", metavar="FILE")
+    sigma: float | None = option(None, "standard deviation of the noise in --input, on the 0–255 scale")
+    mode: Literal["mean", "sample"] = option(
+        "mean", "with --input: mean is one evaluation; sample takes --steps of them and is sharper"
+    )
+    threads: int | None = option(None, "number of threads of an evaluation; one for each core if left out", at_least=1)
+    overwrite: bool = option(False, "replace files that exist")

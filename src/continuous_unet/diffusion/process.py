@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.options import PROCESSES
+from continuous_unet.base.results import Json
+from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 
 Times = Tensor | int
 """A time for all images (int or 0-d) or one for each, `(B,)`."""
@@ -68,14 +69,17 @@ class Process(Protocol):
     def make_sampler(self, name: str) -> Any:
         """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""
 
-    def describe(self) -> dict[str, Any]:
+    def options(self) -> VariancePreservingOptions:
+        """Returns the options that make this process; raises InputError if no options of `cunet train` do."""
+
+    def describe(self) -> Json:
         """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
 
 
 class PredictingModel(Protocol):
     """A U-Net of diffusers' contract."""
 
-    def __call__(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Any:
+    def __call__(self, sample: Tensor, timestep: Tensor, *, class_labels: Tensor | None = None) -> Any:
         """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
 
 

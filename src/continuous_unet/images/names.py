@@ -3,24 +3,21 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
-SUFFIXES = {
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
+from PIL import features
+
+_PORTABLE = {".pbm", ".pgm", ".pnm", ".ppm"}
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_PORTABLE}
 """Endings of what is read."""
-NOT_READ = {".avif", ".cr2", ".dng", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".nef", ".svg"}
+NOT_READ = {".avif", ".cr2", ".dng", ".heic", ".heif", ".j2k", ".jp2", ".jpx", ".jxl", ".nef", ".svg"}
 """Endings of images of other kinds, which are counted and left out."""
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
+"""What is decoded, whatever a file is named. Pillow knows more formats, and some of them run other programs."""
+
+for _feature, _format, _endings in (("avif", "AVIF", {".avif"}), ("jpg_2000", "JPEG2000", {".j2k", ".jp2", ".jpx"})):
+    if features.check(_feature):  # not in every build of Pillow
+        FORMATS.append(_format)
+        SUFFIXES |= _endings
+        NOT_READ -= _endings
 
 
 def is_hidden(name: PurePath) -> bool:

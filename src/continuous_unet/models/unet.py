@@ -151,7 +151,7 @@ class ContinuousUNet(nn.Module):
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
         conditioning = self._known(sample, timestep, class_labels, embeddings)
         if conditioning is None:
-            conditioning = Conditioning(self._embed(timestep, class_labels, len(sample), sample.device))
+            conditioning = Conditioning(self._embed(timestep, class_labels, sample.shape[0], sample.device))
 
         x = 2 * sample - 1.0 if architecture.center_input_sample else sample
         x = self.conv_in(pixel_unshuffle(x, architecture.patch_size))

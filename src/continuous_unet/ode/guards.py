@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from continuous_unet.ode.loop import Problem
@@ -78,18 +79,13 @@ def captured_message(name: str) -> str:
     )
 
 
-def refuse_transforms(problem: Problem, gradient: str) -> None:
+def refuse_transforms(problem: Problem, gradient: str, state: State) -> None:
     """Raises inside a transform of `torch.func` (grad, vmap, jvp …), which cannot see through one node of the graph."""
-    if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(transforms_message(problem, gradient))
-
-
-def transforms_message(problem: Problem, gradient: str) -> str:
-    """The error for transforms and forward-mode differentiation."""
-    return (
-        f"gradient={gradient!r} of {problem.name!r} does not work inside transforms of torch.func (grad, vmap, jvp, …) "
-        "or in forward mode; use gradient='backprop'"
-    )
+    if torch._C._are_functorch_transforms_active() or any(unpack_dual(x).tangent is not None for x in state):
+        raise RuntimeError(
+            f"gradient={gradient!r} of {problem.name!r} does not work inside transforms of torch.func (grad, vmap, "
+            "jvp, …) or in forward mode; use gradient='backprop'"
+        )
 
 
 def refuse_second_derivatives(problem: Problem, end: State, gradient: str) -> None:

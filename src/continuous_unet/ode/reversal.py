@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from continuous_unet.ode.guards import (
     find_edges,
     sample_values,
     should_check_drift,
-    transforms_message,
     warn_if_drifted,
 )
 from continuous_unet.ode.loop import Counter, Problem, evaluator
@@ -98,10 +97,6 @@ class _ReversibleSolve(torch.autograd.Function):
         return problem.method.finish(carry)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        raise RuntimeError(transforms_message(ctx.spec.problem, "reversible"))
-
-    @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         spec: _Reversal = ctx.spec
@@ -145,9 +140,10 @@ class _ReversibleSolve(torch.autograd.Function):
         parameter_grads = list(by_tensor)
         for number, edge in accumulators.items():
             grad = parameter_grads[number]
-            if grad is not None and grad.dtype != parameters[number].dtype:
-                # Layerwise casting stores parameters in another dtype than it computes in. The engine would round the
-                # gradient to the first, where it may underflow: it goes to the place where backpropagation adds it.
+            if grad is not None and edge.node is not get_gradient_edge(parameters[number]).node:
+                # Layerwise casting stores parameters in another dtype than it computes in (offloading, on another
+                # device). The engine would round the gradient to the first, where it may underflow: it goes to the
+                # place where backpropagation adds it.
                 torch.autograd.backward([edge], [grad])
                 parameter_grads[number] = None
         return (None, *state_grads, *tensor_grads, *parameter_grads)

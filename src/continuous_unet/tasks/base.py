@@ -1,24 +1,23 @@
 """What a training task decides; everything else of a run is the trainer's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch import Tensor
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.data import TrainingData
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
+from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
 Chosen = TypeVar("Chosen", bound=TrainingOptions)
@@ -32,8 +31,7 @@ class StepContext:
     noise from the time.
     """
 
-    model: Callable[..., Any]
-    """A U-Net of diffusers' contract."""
+    model: Network
     process: Process
     clean: Tensor
     """Images `(B, C, H, W)` in [-1, 1]."""
@@ -51,9 +49,9 @@ class StepContext:
 class PictureContext:
     """What a task may use to show what a model can do."""
 
-    model: nn.Module
-    """A U-Net of diffusers' contract, in evaluation mode."""
-    images: TrainingData
+    model: Network
+    """In evaluation mode."""
+    images: Iterable[dict[str, Any]]
     """Held-out images if there are some, training images otherwise."""
     num_classes: int | None
     """Number of classes of a class-conditional model."""
@@ -124,7 +122,7 @@ class Task(ABC, Generic[Chosen]):
         """
 
     @abstractmethod
-    def pipeline(self, model: nn.Module) -> DiffusionPipeline:
+    def pipeline(self, model: Network) -> Pipeline:
         """Returns what is saved and used."""
 
     @abstractmethod
@@ -164,13 +162,10 @@ class RestorationTask(Task[Restoring]):
     def picture(self, context: PictureContext) -> Image.Image:
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         context.processes.check(context.stop)
-        images, device = context.images, next(context.model.parameters()).device
-        most = min(self.num_samples, 8)
-        # a stream has no places to look things up at: its first images are taken
-        items = images if isinstance(images, IterableDataset) else (images[k] for k in range(min(most, len(images))))
-        clean = torch.stack([item["image"] for item in islice(items, most)]).to(device)
+        device = context.model.device
+        clean = torch.stack([item["image"] for item in islice(context.images, min(self.num_samples, 8))]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
         columns = torch.stack([degraded, restored, clean], dim=1).flatten(0, 1)
-        return make_grid((columns.cpu() / 2 + 0.5).clamp(0, 1), columns=3)
+        return make_grid(to_unit_range(columns.cpu()).clamp(0, 1), columns=3)

@@ -29,6 +29,10 @@ class Network(Protocol):
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
     def __call__(self, sample: Tensor, timestep: Tensor | float, **conditions: Any) -> Prediction:
         """Evaluates the network for noisy images `(B, C, H, W)`."""
 

@@ -45,7 +45,6 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, 
 
     target = folder / f"step-{step:08d}"
     with explain_write_errors(target):
-        folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("step-????????.*"):  # what a kill left half written
             shutil.rmtree(stale)
     replace_folder(target, write)

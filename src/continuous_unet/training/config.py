@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, leaves, option, section, variants
+from continuous_unet.data.options import parse_image_size, parse_value_range
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
@@ -32,7 +33,7 @@ class DataSettings(Options):
         required=True,
     )
     image_size: int | str | None = option(
-        None, "size of the images in pixels, one side or HxW; their own size if left out", metavar="INT|HxW", at_least=1
+        None, "side of the images in pixels, or HEIGHTxWIDTH such as 48x64; their own size if left out", metavar="SIZE"
     )
     channels: int | None = option(
         None, "1 (grey), 3 (RGB) or 4 (RGBA); those of the images if left out", choices=(1, 3, 4)
@@ -49,8 +50,18 @@ class DataSettings(Options):
         "stop if more than this fraction of the images is unreadable (a single bad image never stops the run)",
         between=(0, 1),
     )
+    value_range: str | None = option(
+        None, "LOW:HIGH, the values of black and white in 16-bit, 32-bit and float images; decided for all if left out"
+    )
+    max_pixels: int | None = may_change(None, "leave images with more pixels than this out", at_least=1)
     num_validation: int = option(0, "number of images held out to measure the validation loss on", at_least=0)
     num_workers: int = may_change(0, "number of processes that load images", at_least=0)
+
+    def validate(self) -> "Self":
+        super().validate()
+        parse_image_size(self.image_size)
+        parse_value_range(self.value_range)
+        return self
 
 
 @dataclass

@@ -20,8 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors, replace_text, sync
+from continuous_unet.data import TrainingData
 from continuous_unet.training.config import TrainConfig
 
 try:
@@ -70,13 +71,8 @@ class RunFolder:
             self._held.close()
             self._held = None
 
-    def start(self, config: TrainConfig, facts: dict[str, Any], images: list[str] | None = None) -> None:
+    def start(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
         """Claims the folder for a new run.
-
-        Args:
-            config: of the run.
-            facts: what else is to be in `run.json`; `facts["data"]` describes the data.
-            images: names of the images, where they are files.
 
         Raises:
             InputError: for a folder that holds something else, cannot be written, or is being trained in.
@@ -84,10 +80,10 @@ class RunFolder:
         self._check_empty()
         self._take_lock()
         self._check_empty()  # another process may have had the lock since
-        self._write(config, facts, images)
+        self._write(config, data, num_parameters)
 
-    def resume(self, config: TrainConfig, facts: dict[str, Any], images: list[str] | None = None) -> None:
-        """Claims the folder for a run to go on in, with the arguments of `start`.
+    def resume(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
+        """Claims the folder for a run to go on in.
 
         Raises:
             InputError: if there is no run, if it is being trained, or if its configuration or data has changed.
@@ -100,11 +96,16 @@ class RunFolder:
                 f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "
                 "ones (leave them out), or start a new run in another --output"
             )
-        self._check_same_data(facts["data"], moved=before.data.source != config.data.source)
+        moved = before.data.source != config.data.source
+        if changed := data.report.differences(self._recorded_data(), moved):
+            raise InputError(
+                f"the data of the run {self.path} has changed ({'; '.join(changed)}); restore it as it was, give its "
+                "new place with --data, or start a new run in another --output"
+            )
         for stale in (*self.path.glob(".*.tmp"), *self.samples.glob(".*.tmp")):  # what a kill left half written
             with contextlib.suppress(OSError):
                 stale.unlink()
-        self._write(config, facts, images)
+        self._write(config, data, num_parameters)
         if not self.model.exists() and self.model.with_name("model.old").exists():
             os.replace(self.model.with_name("model.old"), self.model)  # a crash came between two renames
 
@@ -150,62 +151,32 @@ class RunFolder:
         self._held = file
         _LOCKS.add(file)
 
-    def _write(self, config: TrainConfig, facts: dict[str, Any], images: list[str] | None) -> None:
+    def _write(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
         with explain_write_errors(self.path):
             # Before the configuration, which makes the folder a run that can go on.
-            if images is not None and not self.images.is_file():
-                replace_text(self.images, json.dumps(images))
+            if data.file_names is not None and not self.images.is_file():
+                replace_text(self.images, json.dumps(data.file_names))
             config.save(self.config)
             self.samples.mkdir(exist_ok=True)
             if not self.facts.is_file():  # also where a crash came before it was written
+                facts = {"data": data.report.to_dict(), "num_parameters": num_parameters, "resume": data.resume_promise}
                 replace_text(self.facts, json.dumps({**_environment(), **facts}, indent=1))
 
-    def _check_same_data(self, data: dict[str, Any], moved: bool) -> None:
-        """The order of the images follows from their number: with other data, a run would not go on but start anew.
+    def _recorded_data(self) -> dict[str, Any]:
+        """Returns what is known of the data that the run was started with; nothing if the file is missing."""
+        facts = _read(self.facts, "resume without a check that the data is the same")
+        return {} if facts is None else facts["data"]
 
-        Where the data has another place, all that is known of it must be the same.
-        """
-        if not self.facts.is_file():
-            return
-        try:
-            before = json.loads(self.facts.read_text(encoding="utf-8"))["data"]
-            now = json.loads(json.dumps(data))
-            changed = [
-                f"{name} {before[name]!r} -> {now[name]!r}"
-                for name in ("num_images", "image_size", "channels", "class_names", "smallest", "largest")
-                if before.get(name, now[name]) != now[name] and (moved or name not in ("smallest", "largest"))
-            ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.facts} is damaged ({type(error).__name__}); remove it to resume without a check that "
-                "the data is the same"
-            ) from error
-        if moved and data["left_out"]:
-            names = [name for name, _ in data["left_out"]]
-            changed.append(f"{len(names)} images are missing or unreadable, such as {names[0]}")
-        if changed:
-            raise InputError(
-                f"the data of the run {self.path} has changed ({'; '.join(changed)}); restore it as it was, give its "
-                "new place with --data, or start a new run in another --output"
-            )
-
-    def recorded_images(self) -> list[str] | None:
-        """Returns the names of the images that the run was started with, or None if they are not files.
+    def recorded_names(self) -> dict[str, Any]:
+        """Returns the names of the images and of the classes that the run was started with, for `open_dataset`.
 
         Raises:
-            InputError: for a damaged list.
+            InputError: for a damaged file.
         """
-        if not self.images.is_file():
-            return None
-        try:
-            names = json.loads(self.images.read_text(encoding="utf-8"))
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError("not a list of names")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.images} is damaged ({error}); remove it to resume with the images that are there now"
-            ) from error
-        return names
+        names = _read(self.images, "resume with the images that are there now")
+        if names is None:
+            return {}
+        return {"names": names, "class_names": self._recorded_data().get("class_names") or []}
 
     def picture(self, step: int) -> Path:
         """Returns the path of the picture that is made at a step."""
@@ -244,6 +215,24 @@ class RunFolder:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with explain_write_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def _read(path: Path, remedy: str) -> Any:
+    """Returns the contents of `run.json` or `images.json`, or None if the file is missing.
+
+    Raises:
+        InputError: for a damaged file; `remedy` is what removing it makes possible.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind = content["data"] if isinstance(content, dict) else content
+        if not isinstance(kind, dict) and not (isinstance(kind, list) and all(isinstance(name, str) for name in kind)):
+            raise ValueError("it has no description of the data")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it to {remedy}") from error
+    return content
 
 
 def _environment() -> dict[str, Any]:

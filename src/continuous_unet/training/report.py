@@ -62,8 +62,9 @@ def report_text(
         usage: command that uses the model.
         rows: further rows of the table.
     """
+    height, width = data.size
     rows = {
-        "data": f"{data.num_images:,} images, {data.image_size}x{data.image_size}, {data.channels} channel(s)",
+        "data": f"{data.num_images:,} images of {width}x{height} pixels, {data.channels} channel(s)",
         "training": f"{result.steps:,} training steps, {result.images_seen:,} images seen",
         "speed": f"{result.images_per_second:.1f} images per second",
         "training loss": f"{result.loss:.4f}",

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.ema import make_ema
@@ -80,7 +81,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     accelerator = make_accelerator(config)
     processes = Processes(accelerator.state)
     task = make_task(config)
-    data, held_out = open_data(config, task, processes, folder.recorded_images() if resume else None)
+    data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(config, task, data)
     try_model(model, data.report, task.class_conditional)
@@ -88,9 +89,8 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
     origin = config.model.start_from or config.model.preset
     processes.say(f"{type(model).__name__} ({origin}): {learner.num_parameters:,} parameters, on {accelerator.device}")
-    facts = {"data": data.report.to_dict(), "num_parameters": learner.num_parameters, "resume": data.resume_promise}
     claim = folder.resume if resume else folder.start
-    processes.by_main(lambda: claim(config, facts, data.file_names))
+    processes.by_main(lambda: claim(config, data, learner.num_parameters))
     if resume:
         trainer.restore()
     if config.records.logger != "none":
@@ -111,7 +111,7 @@ def make_task(config: TrainConfig) -> Task:
 
 
 def open_data(
-    config: TrainConfig, task: Task, processes: Processes, names: list[str] | None
+    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, Any] | None = None
 ) -> tuple[TrainingData, ImageDataset | None]:
     """Returns what to train on, and what is held out (None for nothing).
 
@@ -119,21 +119,27 @@ def open_data(
         config: of the run.
         task: decides what the configuration leaves open.
         processes: that share the data.
-        names: of the images that a resumed run was started with.
+        recorded: names of the images and classes that a resumed run was started with, as `open_dataset` takes them.
 
     Raises:
         InputError: for data that cannot be used.
     """
     settings = config.data
-    common: dict[str, Any] = {
-        "channels": settings.channels,
-        "random_flip": settings.random_flip,
-        "max_bad_images": settings.max_bad_images,
-        "seed": config.seed,
-    }
+    names = (
+        "image_size",
+        "fit",
+        "random_crop",
+        "channels",
+        "random_flip",
+        "max_bad_images",
+        "value_range",
+        "max_pixels",
+    )
+    common: dict[str, Any] = {name: getattr(settings, name) for name in names}
     for name in ("image_size", "fit", "random_crop"):
-        chosen = getattr(settings, name)
-        common[name] = getattr(task, name) if chosen is None else chosen
+        if common[name] is None:
+            common[name] = getattr(task, name)
+    common["seed"] = config.seed
     if is_stream(settings.source):
         if settings.num_validation or task.class_conditional:
             raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
@@ -142,7 +148,11 @@ def open_data(
         processes.say(stream.report.summary())
         return stream, None
     dataset = open_dataset(
-        settings.source, **common, on_bad_image=settings.on_bad_image, names=names, progress=processes.main
+        settings.source,
+        **common,
+        **(recorded or {}),
+        on_bad_image=settings.on_bad_image,
+        progress=processes.main,
     )
     processes.say(dataset.report.summary())
     if task.class_conditional and dataset.num_classes is None:
@@ -180,14 +190,13 @@ def try_model(model: nn.Module, report: DatasetReport, with_labels: bool) -> Non
     Raises:
         InputError: if it cannot.
     """
-    image = torch.zeros(1, model.config.in_channels, report.image_size, report.image_size)
+    height, width = report.size
+    image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
     labels = torch.zeros(1, dtype=torch.long) if with_labels else None
     try:
         model.eval()(image, 0, class_labels=labels)
     except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"the model does not work on images of {report.image_size}x{report.image_size} pixels: {error}"
-        ) from error
+        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
 
 
 def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:
@@ -208,7 +217,7 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
     network, prepared = accelerator.prepare(model, optimizer)
     return Learner(
         model=model,
-        network=torch.compile(network) if config.model.compile else network,
+        wrapped=cast(nn.Module, torch.compile(network)) if config.model.compile else network,
         optimizer=prepared,
         lr_scheduler=lr_scheduler,
         ema=make_ema(model, settings.ema_decay) if settings.ema else None,

@@ -23,13 +23,28 @@ def load_start(name: str, task: Task, arguments: dict[str, Any]) -> nn.Module:
     """
     pipeline = load_model(name)
     own = pipeline.unet.config
-    wanted = {key: (own.get(key), value) for key, value in {"num_class_embeds": None, **arguments}.items()}
+    wanted = {
+        words: (_plain(own.get(key)), _plain(arguments.get(key)))
+        for key, words in {
+            "sample_size": "the size of the images",
+            "in_channels": "the number of input channels",
+            "out_channels": "the number of output channels",
+            "num_class_embeds": "the number of classes",
+        }.items()
+    }
     if pipeline.scheduler is not None:
         theirs, ours = process_of(pipeline.scheduler), task.process
-        for key in ("name", "prediction_type", "num_train_timesteps"):
-            wanted[key] = getattr(theirs, key), getattr(ours, key)
+        wanted["the objective"] = theirs.prediction_type, ours.prediction_type
         wanted["the noise schedule"] = theirs.describe()["alphas_cumprod"], ours.describe()["alphas_cumprod"]
-    for key, (has, given) in wanted.items():
+    for words, (has, given) in wanted.items():
         if has != given:
-            raise InputError(f"the model {name} to start from has {key} {has}, and this run {given}; make them alike")
+            values = "" if isinstance(has, list) else f" ({has}, and here {given})"
+            raise InputError(
+                f"the model {name} to start from differs from this run in {words}{values}; make them alike"
+            )
     return pipeline.unet
+
+
+def _plain(value: Any) -> Any:
+    """Returns the lists of a saved configuration as tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,9 +1,8 @@
 """What changes while a run goes on, and how it goes into a checkpoint and comes back: its counters, and what learns."""
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.models.config import SavedConfig
+from continuous_unet.tasks.network import Network, Prediction
 from continuous_unet.training.ema import averaged_weights
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -60,13 +61,36 @@ class TrainState:
         return state
 
 
+@dataclass(frozen=True)
+class WrappedNetwork:
+    """A model that is compiled, or wrapped for several processes, with the attributes of the bare one."""
+
+    bare: Network
+    wrapped: nn.Module
+
+    @property
+    def config(self) -> SavedConfig:
+        return self.bare.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.bare.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.bare.device
+
+    def __call__(self, sample: Tensor, timestep: Tensor | float, **conditions: Any) -> Prediction:
+        return self.wrapped(sample, timestep, **conditions)
+
+
 @dataclass
 class Learner:
     """The objects of a run that learn; `state_dict` and `load_state_dict` undo each other, bit for bit."""
 
     model: nn.Module
     """The bare model."""
-    network: Callable[..., Any]
+    wrapped: nn.Module
     """The model as it is trained: perhaps compiled, or wrapped for several processes; it shares the weights."""
     optimizer: AcceleratedOptimizer
     lr_scheduler: LRScheduler
@@ -74,6 +98,16 @@ class Learner:
     """The averaged weights, if the run keeps them."""
     scaler: torch.amp.GradScaler | None
     """The gradient scaler of float16; None in other precisions."""
+
+    @property
+    def bare(self) -> Network:
+        """The bare model, as tasks use it."""
+        return cast(Network, self.model)
+
+    @property
+    def network(self) -> Network:
+        """The wrapped model, as tasks use it."""
+        return WrappedNetwork(self.bare, self.wrapped)
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +143,7 @@ class Learner:
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
         """Returns the tensors by file and name, and the numbers as JSON has them."""
         names, optimizer = self.names, self.optimizer.state_dict()
-        tensors = {
+        tensors: Tensors = {
             "model": dict(self.model.named_parameters()),
             "optimizer": {
                 f"{names[i]}/{key}": value for i, entry in optimizer["state"].items() for key, value in entry.items()
@@ -123,7 +157,7 @@ class Learner:
         if self.ema is not None:
             numbers["ema"] = self.ema.state_dict()
             tensors["ema"] = dict(zip(names, numbers["ema"].pop("shadow_params"), strict=True))
-        return tensors, numbers  # type: ignore[return-value]  # parameters are tensors
+        return tensors, numbers
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Tensors, numbers: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from collections import defaultdict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import ImageDataset
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.tasks.base import StepContext, Task
+from continuous_unet.tasks.network import Network
 
 BATCH = 64
 
@@ -17,7 +18,7 @@ BATCH = 64
 @torch.no_grad()
 def validate(
     task: Task,
-    model: nn.Module,
+    model: Network,
     dataset: ImageDataset,
     *,
     seed: int,
@@ -42,7 +43,7 @@ def validate(
         Stopped: if a process is asked to stop.
     """
     processes, stop = processes or Processes(), stop or StopRequest()
-    device = next(model.parameters()).device
+    device = model.device
     own: list[tuple[int, list[float], list[float]]] = []
     for start, ours in processes.rounds(range(0, len(dataset), BATCH)):
         processes.check(stop)
@@ -60,7 +61,7 @@ def validate(
 
 
 def _context(
-    task: Task, model: nn.Module, dataset: ImageDataset, numbers: range, seed: int, device: torch.device
+    task: Task, model: Network, dataset: ImageDataset, numbers: range, seed: int, device: torch.device
 ) -> StepContext:
     items = [dataset[i] for i in numbers]
     clean: Tensor = torch.stack([item["image"] for item in items]).to(device)

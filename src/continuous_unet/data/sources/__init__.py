@@ -4,6 +4,7 @@ A new source is a file here with a subclass of `Source`, an entry in `SOURCES`, 
 """
 
 from pathlib import Path
+from typing import Any
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.archive import ZipSource
@@ -34,27 +35,20 @@ _EXPECTED = (
 )
 
 
-def open_source(
-    source: str,
-    split: str = "train",
-    *,
-    value_range: tuple[float, float] | None = None,
-    max_pixels: int | None = None,
-) -> Source:
+def open_source(source: str, split: str = "train", **reading: Any) -> Source:
     """Opens the source that a string means.
 
     Args:
         source: as of `open_dataset`.
         split: `"train"` or `"test"`, for sources that have both.
-        value_range: black and white of high-depth images; decided for the source if None.
-        max_pixels: refuse images with more pixels; `decode.MAX_PIXELS` if None.
+        reading: the other fields of `Reading`.
 
     Raises:
         InputError: if no kind of source fits, or the one that does cannot be opened.
     """
     for kind in SOURCES:
         if kind.matches(source):
-            return kind(source, Reading(split, value_range, max_pixels))
+            return kind(source, Reading(split, **reading))
     if Path(source).exists():
         raise InputError(f"{source} is not a kind of data that can be read; expected {_EXPECTED}")
     raise InputError(f"{source} does not exist; expected {_EXPECTED}")

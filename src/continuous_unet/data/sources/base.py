@@ -24,6 +24,10 @@ class Reading:
     """Black and white of high-depth images; decided for the source if None."""
     max_pixels: int | None = None
     """Images with more pixels are refused; `decode.MAX_PIXELS` if None."""
+    names: Sequence[str] | None = None
+    """The image files to use; all that are there if None."""
+    class_names: Sequence[str] | None = None
+    """With `names`, the classes in their order; none if it is empty, and found anew if it is None."""
 
 
 class Source(ABC):

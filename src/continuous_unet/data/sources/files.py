@@ -21,13 +21,16 @@ class FileSource(Source):
     files = True
 
     def take_names(self, names: Iterable[str], where: str) -> None:
-        """Takes the images among some file names, of the chosen split if there are folders for them."""
+        """Takes the images to use, or else those among some file names, of the chosen split if it has a folder."""
         paths = {name: PurePosixPath(name) for name in names}
         endings = [path.suffix.lower() for path in paths.values() if not is_hidden(path)]
         self.left_aside = Counter(ending for ending in endings if ending in NOT_READ)
         self.where = where
-        images = [name for name, path in paths.items() if is_image(path)]
-        self.set_names(choose_split(images, self.reading.split, where))
+        if self.reading.names is not None:
+            self.set_names(self.reading.names, self.reading.class_names)
+        else:
+            images = [name for name, path in paths.items() if is_image(path)]
+            self.set_names(choose_split(images, self.reading.split, where))
 
     def set_names(self, names: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Sorts the names and finds their classes.

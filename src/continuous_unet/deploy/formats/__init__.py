@@ -1,18 +1,24 @@
 """What a model can be exported to, one file each: `write(network, folder, options) -> Written`.
 
-A new format is a file here, an entry in `FORMATS`, a name in `ExportOptions.format`, and an entry in `FORMATS` of
-`tests/deploy/test_export.py`.
+A new format is a file here, an entry in `FORMATS`, and one in `FORMATS` of `tests/deploy/test_export.py`. Imports
+neither torch nor NumPy: the command line reads the table.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
+
+if TYPE_CHECKING:
+    from continuous_unet.deploy.network import ExportNetwork
+    from continuous_unet.deploy.options import ExportOptions
+    from continuous_unet.deploy.standalone.runtime import Network
+
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -27,25 +33,38 @@ class Format:
     loops: bool = False
     """Whether a solver's loop can stay a loop."""
     fixed_batch: bool = False
-    """Whether the number of images must be known; it is one where nothing else is said."""
+    """Whether the number of images must be known; it is one if nothing else is said."""
+    any_size: bool = False
+    """Whether restoration models accept images of any size if no shape is given."""
+    web: bool = False
+    """Whether the browser page runs it."""
 
 
 @dataclass
 class Written:
-    """What `write` left in the folder."""
+    """What a writer left in the folder."""
 
     files: list[str]
     """Names; the first one is the network."""
-    open: Callable[[Path, int | None], Callable[..., np.ndarray]]
-    """From the network's path and a number of threads to a callable on arrays."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    open: "Callable[[Path, int | None], Network]"
+    """Opens the network at a path with a number of threads."""
+    facts: Json = field(default_factory=dict)
     """What goes into `export.json`: opset, operators, delegation."""
 
 
+class Writer(Protocol):
+    """Writes a network to a folder in one format."""
+
+    def __call__(self, network: "ExportNetwork", folder: Path, options: "ExportOptions") -> Written:
+        """Raises InputError for a network that the format cannot hold."""
+
+
 FORMATS = {
-    "onnx": Format("to_onnx", "export", ("onnx", "onnxscript", "onnxruntime"), ("fp32", "fp16", "int8"), loops=True),
+    "onnx": Format(
+        "to_onnx", "export", ("onnx", "onnxscript", "onnxruntime"), PRECISIONS, loops=True, any_size=True, web=True
+    ),
     "openvino": Format(
-        "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), ("fp32", "fp16", "int8"), loops=True
+        "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), PRECISIONS, loops=True, any_size=True
     ),
     "executorch": Format("to_executorch", "executorch", ("executorch", "torchao"), ("fp32", "int8"), fixed_batch=True),
     "aoti": Format("to_aoti", None, (), ("fp32",)),
@@ -54,15 +73,13 @@ FORMATS = {
 """Formats by name."""
 
 
-def find_format(name: str, precision: str) -> Format:
-    """A format, whose packages are there, and which has that precision.
+def load_writer(name: str) -> Writer:
+    """Returns the writer of a format.
 
     Raises:
-        InputError: naming the extra to install, or the precisions that there are.
+        InputError: if a package is missing, naming the extra to install.
     """
     found = FORMATS[name]
-    if precision not in found.precisions:
-        raise InputError(f"--precision {precision} is not for --format {name}, which has {', '.join(found.precisions)}")
     for package in found.packages:
         try:
             import_module(package)
@@ -70,9 +87,5 @@ def find_format(name: str, precision: str) -> Format:
             raise InputError(
                 f"--format {name} needs {package}: pip install 'continuous-unet[{found.extra}]' ({error})"
             ) from error
-    return found
-
-
-def load_writer(found: Format) -> Callable[..., Written]:
-    """The function that writes a format."""
-    return import_module(f"{__name__}.{found.module}").write
+    writer: Writer = import_module(f"{__name__}.{found.module}").write
+    return writer

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.losses import diffusion_loss
+from continuous_unet.diffusion.process import Process, prediction_error
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
 SMALLEST_SHARE_OF_LOSS = 0.05
 """Timesteps whose loss is a smaller share of the largest one's are left out: their gradients are mostly noise."""
-IMPORTANCES = ("taylor", "magnitude", "random")
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Widths:
     fields: tuple[int, ...]
 
 
-def check_prunable(unet: Any) -> None:
-    """Raise InputError for a model that cannot be pruned, with the reason."""
+def prunable(unet: object) -> ContinuousUNet2DModel:
+    """Returns a model that can be pruned; raises InputError with the reason for any other."""
     if not isinstance(unet, ContinuousUNet2DModel):
         raise InputError(
             f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's "
@@ -41,6 +40,9 @@ def check_prunable(unet: Any) -> None:
         )
     if unet.config.block_type == "first_order":
         raise InputError("models with block_type='first_order' are here to be compared with and cannot be pruned")
+    if unet.config.class_embed_type is not None:
+        raise InputError(f"models with class_embed_type={unet.config.class_embed_type!r} cannot be pruned")
+    return unet
 
 
 def current_widths(unet: ContinuousUNet2DModel) -> Widths:
@@ -152,7 +154,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
         import torch_pruning as tp
     except ImportError as error:
         raise InputError(f"pruning needs torch-pruning: pip install 'continuous-unet[prune]' ({error})") from error
-    check_prunable(unet)
+    prunable(unet)
     score = {
         "taylor": tp.importance.GroupTaylorImportance,
         "magnitude": tp.importance.GroupMagnitudeImportance,
@@ -166,12 +168,12 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     narrow.requires_grad_(True).set_solver(num_steps=1, method="reversible_leapfrog", gradient="backprop")
     size = unet.size_multiple
     device = next(narrow.parameters()).device
-    inputs: dict[str, Any] = {
+    inputs = {
         "sample": torch.randn(2, config["in_channels"], size, size, device=device),
         "timestep": torch.tensor([1, 2], device=device),
     }
     if narrow.class_embedding is not None:
-        inputs["class_labels"] = _some_labels(narrow, device)
+        inputs["class_labels"] = torch.zeros(2, dtype=torch.long, device=device)
     with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
         warnings.simplefilter("ignore")  # of tensors that are no parameters
         graph = tp.DependencyGraph().build_dependency(narrow, inputs, output_transform=lambda output: output.sample)
@@ -198,14 +200,13 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     return result.to(device).train(unet.training)
 
 
-def _some_labels(unet: ContinuousUNet2DModel, device: torch.device) -> Tensor:
-    if unet.config.class_embed_type == "identity":
-        return torch.zeros(2, unet.time_embedding.linear_1.out_features, device=device)
-    return torch.zeros(2, dtype=torch.long, device=device)
-
-
 def accumulate_gradients(
-    unet: Any, scheduler: Any, batch: dict[str, Tensor], *, batch_size: int = 32, share: float = SMALLEST_SHARE_OF_LOSS
+    unet: nn.Module,
+    process: Process,
+    batch: dict[str, Tensor],
+    *,
+    batch_size: int = 32,
+    share: float = SMALLEST_SHARE_OF_LOSS,
 ) -> list[int]:
     """Sum the gradients of the loss over timesteps into `parameter.grad`, as Diff-Pruning does.
 
@@ -213,7 +214,7 @@ def accumulate_gradients(
 
     Args:
         unet: the trained model; its gradients are replaced.
-        scheduler: the diffusion process.
+        process: the noise process.
         batch: of `noised_images`; neighbouring timesteps are taken together.
         batch_size: images of one pass.
         share: 0 takes every timestep.
@@ -228,7 +229,7 @@ def accumulate_gradients(
     def loss(part: Tensor) -> Tensor:
         clean, noise, timestep = (batch[name][part].to(device) for name in ("clean", "noise", "timestep"))
         classes = None if labels is None else labels[part].to(device)
-        return diffusion_loss(unet, scheduler, clean, noise, timestep, classes).mean()
+        return prediction_error(unet, process, clean, noise, timestep, classes).mean()
 
     parts = order.split(batch_size)
     with torch.no_grad():

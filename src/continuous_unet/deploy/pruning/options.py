@@ -1,61 +1,77 @@
-"""What can be asked of pruning. Imports no torch: `cunet --help` reads it."""
+"""The options of pruning. Imports no torch: `cunet --help` reads it."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import folder_to_make
+from continuous_unet.base.options import Options, option
+from continuous_unet.base.results import Json
 
 REPORT = "prune.json"
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
-class PruneOptions:
-    """Options of `prune_model` and of `cunet prune`; `validate` says what is wrong."""
+class PruneOptions(Options):
+    """Options of `prune`."""
 
-    data: str = _option("", "images as the model was trained on, to rank channels, fine-tune and validate with")
-    output: str = _option("", "a new folder for the pruned model, its fine-tuning run and prune.json")
-    ratio: float = _option(0.3, "share of the channels to remove on every level, and inside the fields")
-    importance: Literal["taylor", "magnitude", "random"] = _option(
-        "taylor", "what ranks channels: the change of the loss over the timesteps; to compare with: weights, chance"
+    model: str = option(
+        "",
+        "run folder of `cunet train`, or saved model",
+        positional=True,
+        old=("--model",),
+        required=True,
+        metavar="RUN_OR_MODEL",
     )
-    importance_images: int = _option(1024, "images, each at its own timestep, that the loss is taken on")
-    steps: int = _option(2000, "updates of the weights after pruning; 0 leaves them as pruned")
-    batch_size: int = _option(32, "images per step")
-    learning_rate: float = _option(1e-3, "peak learning rate of the fine-tuning")
-    num_validation: int | None = _option(
-        None, "images held out to measure on (as the model's run had, or 256; never more than half)"
+    data: str = option(
+        "", "images like those that the model was trained on: to rank channels, fine-tune and validate", required=True
     )
-    seed: int | None = _option(None, "seed of everything random (the model's run's, or 0)")
-    checkpoint_every: int = _option(500, "steps between checkpoints of the fine-tuning")
-    device: Literal["cpu", "cuda", "mps"] | None = _option(None, "where to compute; the best there is if left out")
-    overwrite: bool = _option(False, "replace an earlier result in --output")
+    output: str = option("", "new folder for the pruned model, its fine-tuning run and prune.json", required=True)
+    ratio: float = option(
+        0.3, "fraction of the channels to remove on every level and inside the fields", above=0, below=1
+    )
+    importance: Literal["taylor", "magnitude", "random"] = option(
+        "taylor",
+        "what ranks the channels: the change of the loss without them; or, to compare with, weights or chance",
+    )
+    importance_images: int = option(
+        1024, "number of images that the loss is measured on; each is noised to a different timestep", at_least=32
+    )
+    steps: int = option(2000, "number of training steps after pruning; 0 leaves the weights as pruned", at_least=0)
+    batch_size: int = option(32, "number of images in a training step", at_least=1)
+    learning_rate: float = option(1e-3, "peak learning rate of the fine-tuning", above=0, at_most=1e6)
+    num_validation: int | None = option(
+        None,
+        "number of images held out to measure on, at most half of all; as in the model's run, or 256, if left out",
+        at_least=1,
+    )
+    seed: int | None = option(None, "seed of everything random; that of the model's run, or 0, if left out")
+    checkpoint_every: int = option(500, "number of training steps between checkpoints of the fine-tuning", at_least=1)
+    device: Literal["cpu", "cuda", "mps"] | None = option(
+        None, "where to compute; the best device of this machine if left out"
+    )
+    overwrite: bool = option(False, "replace an earlier result in --output")
 
-    def validate(self) -> "PruneOptions":
-        for name in ("data", "output"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is missing: {type(self).__dataclass_fields__[name].metadata['help']}")
-        if not 0 < self.ratio < 1:
-            raise InputError(f"--ratio {self.ratio} must lie between 0 and 1: it is the share of channels to remove")
-        for name, least in (("importance_images", 32), ("batch_size", 1), ("checkpoint_every", 1), ("steps", 0),
-                            ("num_validation", 1)):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} {value} must be at least {least}")
-        if not 0 < self.learning_rate <= 1e6:
-            raise InputError(f"--learning-rate {self.learning_rate} must be positive, and at most 1e6")
-        return self
 
-    def check_output(self) -> Path:
-        """The folder to make.
+def read_report(folder: str | Path) -> Json:
+    """Returns the contents of `prune.json`.
 
-        Raises:
-            InputError: if something is there that must not be replaced.
-        """
-        go_on = "go on with its fine-tuning by --resume, "
-        return folder_to_make(self.output, REPORT, "pruned model", overwrite=self.overwrite, or_else=go_on)
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    path = Path(folder) / REPORT
+    if not path.is_file():
+        raise InputError(f"{folder} holds no pruned model to continue with; start without --resume")
+    try:
+        report: Json = json.loads(path.read_text(encoding="utf-8"))
+        report["options"]["steps"], report["training"]["seed"], report["smallest_image"], report["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}); prune again") from error
+    return report
+
+
+def begun_options(output: str) -> Json:
+    """Returns the options that the fine-tuning in a folder was begun with, to resume it."""
+    report = read_report(output)
+    return {"model": report["model"], **report["options"]}

@@ -391,7 +391,7 @@ def open_onnx(path: Path, threads: int | None = None) -> Network:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes of its own
-        raise ExportedModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise ExportedModelError(f"{path} cannot be loaded ({_first_line(error)})") from error
     return lambda *inputs: session.run(None, dict(zip(INPUTS, inputs)))[0]
 
 
@@ -407,9 +407,14 @@ def open_openvino(path: Path, threads: int | None = None) -> Network:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     except Exception as error:
-        raise ExportedModelError(f"{path} cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise ExportedModelError(f"{path} cannot be loaded ({_first_line(error)})") from error
     request = compiled.create_infer_request()
     return lambda *inputs: request.infer(list(inputs))[0].copy()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 Opener = Callable[[Path, int | None], Network]
@@ -521,12 +526,12 @@ def generate(
         raise ExportedModelError(f"{num_images} images, {batch_size} at a time: both must be at least 1")
     if model.task != "generation":
         raise ExportedModelError(f"this model was trained to {model.task} images: give one as input")
-    channels, height, width = self_shape = (model.shape[0], *(size or model.shape[1:]))
-    model.check_shape((1, channels, height, width))
+    shape = (model.shape[0], *(size or model.shape[1:]))
+    model.check_shape((1, *shape))
     made = []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
-        noise = np.stack([normal_noise(seed, k, self_shape) for k in numbers])
+        noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
         made.append(sample(model, model.schedule, noise, steps, sampler, class_label, on_step))
     return _to_unit(np.concatenate(made))
 
@@ -683,7 +688,9 @@ def _pillow() -> Any:
 
 
 def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
-    """An image file as `(1, channels, H, W)` in [0, 1]; made grey for one channel, with opacity for four.
+    """Returns an image file as `(1, channels, H, W)` in [0, 1], turned upright by its EXIF orientation.
+
+    It becomes grey for one channel, and has opacity for four. Grey images of 16 and 32 bits keep their depth.
 
     Raises:
         ExportedModelError: if it cannot be read.
@@ -696,10 +703,42 @@ def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
         raise ExportedModelError(f"{path} cannot be read as an image (there is no such file)")
     try:
         with pillow.open(path) as picture:
-            pixels = np.asarray(picture.convert(modes[channels]), np.float32) / 255
+            pixels = _pixels(picture, modes[channels])
+    except ExportedModelError as error:
+        raise ExportedModelError(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise ExportedModelError(f"{path} cannot be read as an image ({error})") from error
     return pixels.reshape(1, *pixels.shape[:2], channels).transpose(0, 3, 1, 2)
+
+
+def _pixels(picture: Any, mode: str) -> np.ndarray:
+    """Returns a picture as `(H, W)` or `(H, W, C)` in [0, 1], float32."""
+    from PIL import ImageOps
+
+    with contextlib.suppress(Exception):  # cameras write metadata that no parser expects; the pixels are good
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
+        return np.asarray(picture.convert(mode), np.float32) / 255
+    grey = _full_scale(np.asarray(picture, np.float32), picture.mode)
+    return np.stack([grey] * min(len(mode), 3) + [np.ones_like(grey)] * (len(mode) == 4), axis=-1)
+
+
+def _full_scale(values: np.ndarray, mode: str) -> np.ndarray:
+    """Returns high-depth grey values in [0, 1], by the usual range that their type and extremes speak for.
+
+    16 bits count to 65535. Wider integers count to 255 or 65535; floats count to 1, 255 or 65535, or from -1 to 1, and
+    may overshoot by a tenth, as resampling does.
+    """
+    low, high = float(values.min()), float(values.max())
+    ranges = {"I": ((0, 255), (0, 65535)), "F": ((0, 1), (0, 255), (0, 65535), (-1, 1))}.get(mode, ((0, 65535),))
+    for black, white in ranges:
+        room = 0.1 * white if mode == "F" else 0
+        dark = white > 1 and (black, white) != ranges[0] and high < white / 16
+        if black - room <= low and high <= white + room and not dark:
+            return ((values - black) / (white - black)).clip(0, 1)
+    raise ExportedModelError(
+        f"its values reach from {low:g} to {high:g}, which is no usual range; convert it to 8 or 16 bits"
+    )
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
@@ -760,14 +799,19 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
 
 
 def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) -> list[Path]:
-    """Where `save_images` writes. Raises ExportedModelError if something is there and `overwrite` is False."""
+    """Returns the files that `save_images` writes: in a folder, if `path` is one or ends with a slash.
+
+    Raises:
+        ExportedModelError: if one of them exists and `overwrite` is False, or for a name that is not of a PNG file.
+    """
     if not 1 <= count <= MOST_IMAGES:
         raise ExportedModelError(f"{count} images: expected 1 to {MOST_IMAGES}")
     if not os.fspath(path):
         raise ExportedModelError("--output is empty: name a .png file or a folder")
     target = Path(path)
-    one = target.suffix.lower() == ".png"
-    if target.suffix and not one:
+    is_folder = os.fspath(path).endswith(("/", os.sep)) or os.path.isdir(target)
+    one = target.suffix.lower() == ".png" and not is_folder
+    if target.suffix and not one and not is_folder:
         raise ExportedModelError(f"{target}: only .png files are written; name a .png file or a folder")
     paths = [target] if one else [target / f"{k:04d}.png" for k in range(count)]
     taken = next((p for p in paths if os.path.exists(p)), None)
@@ -777,42 +821,34 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) ->
 
 
 def run(
-    model: ExportedModel,
-    *,
-    image: str | os.PathLike | None,
-    num: int,
-    steps: int,
-    sampler: str,
-    seed: int,
-    class_label: int | None,
-    sigma: float | None,
-    mode: str,
-    batch_size: int = 64,
-    on_step: Callable[[], None] = nothing,
-) -> np.ndarray:
-    """What both command lines do: new images, or, if there is an image to begin with, that one cleaner or larger.
+    options: Any, more: dict[str, Opener] | None = None, on_step: Callable[[], None] = nothing
+) -> tuple[int, list[Path]]:
+    """Does what both command lines do: new images, or, if there is an input, that one cleaner or larger.
+
+    Args:
+        options: with the attributes that `main` parses.
+        more: formats beside `OPENERS`.
+        on_step: called before each evaluation; what it raises ends the work, and nothing is written.
 
     Returns:
-        Images `(B, C, H, W)` in [0, 1].
+        The number of images, and the files.
     """
-    if image is None:
-        if sigma is not None:
+    image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
+    model = load(options.model, options.threads, more)
+    common: dict[str, Any] = {"steps": options.steps, "on_step": on_step}
+    if options.input is None:
+        if options.sigma is not None:
             raise ExportedModelError("sigma is the noise of an image that is given; give one, or leave sigma out")
-        return generate(
-            model,
-            num,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            class_label=class_label,
-            batch_size=batch_size,
-            on_step=on_step,
-        )
-    if model.task == "upscale":
-        small = read_image(image, model.shape[0] // 2)
-        return upscale(model, small, mode=mode, steps=steps, seed=seed, on_step=on_step)
-    noisy = read_image(image, model.shape[0])
-    return denoise(model, noisy, sigma, mode=mode, steps=steps, class_label=class_label, on_step=on_step)
+        about = {"sampler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size}
+        images = generate(model, options.num, class_label=options.class_label, **about, **common)
+    elif model.task == "upscale":
+        small = read_image(options.input, model.shape[0] // 2)
+        images = upscale(model, small, mode=options.mode, seed=options.seed, **common)
+    else:
+        noisy = read_image(options.input, model.shape[0])
+        about = {"mode": options.mode, "class_label": options.class_label}
+        images = denoise(model, noisy, options.sigma, **about, **common)
+    return len(images), save_images(images, options.output, options.overwrite)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -822,33 +858,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="images.png", help="a .png file (a grid if several), or a folder")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
     parser.add_argument("--steps", type=int, default=50, help="evaluations per image (default: 50)")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
+    parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
     parser.add_argument("--seed", type=int, default=0, help="image k depends on it and on k alone (default: 0)")
     parser.add_argument("--class-label", type=int, help="for class-conditional models")
     parser.add_argument("--input", help="an image to take noise out of, or to enlarge")
     parser.add_argument("--sigma", type=float, help="standard deviation of its noise, of 255")
     parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
     parser.add_argument("--threads", type=int, help="threads of an evaluation")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_args(argv)
     try:
-        image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
-        images = run(
-            load(options.model, options.threads),
-            image=options.input,
-            num=options.num,
-            steps=options.steps,
-            sampler=options.sampler,
-            seed=options.seed,
-            class_label=options.class_label,
-            sigma=options.sigma,
-            mode=options.mode,
-        )
-        paths = save_images(images, options.output, options.overwrite)
+        count, paths = run(options)
     except ExportedModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(images)} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
+    print(f"{count} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
 
 

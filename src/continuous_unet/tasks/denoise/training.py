@@ -1,10 +1,11 @@
 """Noise out of images: the model predicts the noise, as DnCNN does (Zhang et al. 2017, arXiv 1608.03981)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from continuous_unet.tasks.base import RestorationTask, StepContext
 from continuous_unet.tasks.denoise.options import DenoiseTraining, sigma_range
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline, remove_noise
+from continuous_unet.tasks.network import Network
 
 
 class DenoiseTask(RestorationTask[DenoiseTraining]):
@@ -19,7 +20,7 @@ class DenoiseTask(RestorationTask[DenoiseTraining]):
         noisy = step.clean + sigmas[:, None, None, None] * 2 / 255 * step.noise
         return noisy, remove_noise(step.model, noisy, sigmas if self.options.sigma_conditioned else None)
 
-    def pipeline(self, model: nn.Module) -> DenoisingPipeline:
+    def pipeline(self, model: Network) -> DenoisingPipeline:
         low, high = sigma_range(self.options.sigma)
         return DenoisingPipeline(model, sigma_min=low, sigma_max=high, sigma_conditioned=self.options.sigma_conditioned)
 

@@ -3,13 +3,14 @@
 import math
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from continuous_unet.diffusion.process import prediction_error
 from continuous_unet.images.grids import make_grid
 from continuous_unet.tasks.base import PictureContext, StepContext, Task
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.network import Network
 
 BATCH = 16
 """Number of samples of a picture that are made at a time."""
@@ -46,7 +47,7 @@ class GenerateTask(Task[GenerateTraining]):
         made = generate_share(pipeline, jobs, processes=context.processes, stop=context.stop, **options)
         return make_grid(gather_images(made, context.processes), columns=share if len(labels) > 1 else None)
 
-    def pipeline(self, model: nn.Module) -> DiffusionSamplingPipeline:
+    def pipeline(self, model: Network) -> DiffusionSamplingPipeline:
         return DiffusionSamplingPipeline(model, self.process.scheduler)
 
     def usage(self, run: str) -> str:

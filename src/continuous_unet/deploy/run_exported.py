@@ -1,0 +1,68 @@
+"""The library call behind `cunet run`: images by an exported model. Imports no torch, which it must do without."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import CallResult, Json
+from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.deploy.options import RunOptions
+from continuous_unet.deploy.standalone import runtime
+
+
+@dataclass
+class RunResult(CallResult):
+    """What was made."""
+
+    images: int
+    files: list[str]
+    seconds: float
+    stopped_by: int | None = None
+    """The signal that ended the work, if one did; nothing was written then."""
+
+    def to_dict(self) -> Json:
+        rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
+        return {
+            "images": self.images,
+            "files": self.files,
+            "seconds": round(self.seconds, 3),
+            "images_per_second": rate,
+        }
+
+    def to_text(self) -> str:
+        where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
+        return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.files else ""
+
+    def notes(self) -> list[str]:
+        return ["stopped; nothing was written"] if self.stopped_by is not None else []
+
+
+def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> RunResult:
+    """Makes new images with an exported model, or denoises or enlarges one, and writes them.
+
+    Args:
+        options: the model, and what is made.
+        stop: asked before every evaluation of the network. Signals stop the work if None.
+
+    Raises:
+        InputError: for an export, an image or options that cannot be used, and if a file cannot be written.
+    """
+    options.validate()
+    started = time.perf_counter()
+    with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
+        try:
+            images, paths = runtime.run(options, {"executorch": _open_executorch}, request.check)
+        except runtime.ExportedModelError as error:
+            raise InputError(str(error)) from error
+        except Stopped as stopped:
+            return RunResult(0, [], time.perf_counter() - started, stopped.signal)
+    return RunResult(images, [str(path) for path in paths], time.perf_counter() - started)
+
+
+def _open_executorch(path: Path, threads: int | None) -> runtime.Network:
+    """The one format here whose runtime needs torch."""
+    from continuous_unet.deploy.formats.to_executorch import open_executorch
+
+    return open_executorch(path, threads)

@@ -1,0 +1,206 @@
+"""The parts of a training run, and everything that it writes: records, validations, pictures, checkpoints, a report."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+
+from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.files import replace_folder, replace_text
+from continuous_unet.base.processes import Processes
+from continuous_unet.base.signals import Stopped, StopRequest
+from continuous_unet.data import ImageDataset, TrainingData
+from continuous_unet.images.grids import write_png
+from continuous_unet.tasks.base import PictureContext, Task
+from continuous_unet.training import checkpoints
+from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.folder import RunFolder
+from continuous_unet.training.guards import TrainingDiverged
+from continuous_unet.training.report import TrainResult, duration, plot_losses, report_text
+from continuous_unet.training.state import Learner, TrainState
+from continuous_unet.training.validation import validate
+
+DRAWS = "philox4x32-10"
+"""Name of the random draws of this version, which a checkpoint says that it was made with."""
+
+
+@dataclass
+class TrainingRun:
+    """The parts of a run, which `run.assemble` makes, and what the trainer has written of them."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    task: Task
+    data: TrainingData
+    held_out: ImageDataset | None
+    learner: Learner
+    processes: Processes
+    stop: StopRequest = field(default_factory=StopRequest)
+    stopped_by: int | None = None
+    """Number of the signal that ends the run."""
+    validation_loss: float | None = None
+    """Result of the last validation."""
+
+    def __post_init__(self) -> None:
+        self.state = TrainState(draws=DRAWS, num_processes=self.processes.count)
+        self.started = time.perf_counter()
+
+    def mean_loss(self) -> float:
+        """Returns the mean over the steps since the last record, where it is finite, and over all processes."""
+        losses = torch.stack(self.state.losses)
+        mean = losses[losses.isfinite()].mean()  # NaN if no loss is finite
+        return float(self.accelerator.gather(mean[None]).nanmean())
+
+    def record(self, **values: float) -> None:
+        """Appends a record of this step, by the main process."""
+        if not self.processes.main:
+            return
+        state = self.state
+        values = {"learning_rate": float(self.learner.lr_scheduler.get_last_lr()[0]), **values}
+        self.folder.record(step=state.step, images_seen=state.images_seen, seconds=round(self._seconds(), 3), **values)
+        if self.config.records.logger != "none":
+            self.accelerator.log(values, step=state.step)
+
+    def _seconds(self) -> float:
+        """Returns the time spent on this run, also before it was resumed."""
+        return self.state.seconds + time.perf_counter() - self.started
+
+    def validate(self) -> None:
+        """Measures the averaged weights on the held-out images, with all processes; given up if a signal comes."""
+        if self.held_out is None:
+            return
+        with self._until_stopped(), self.learner.averaged():
+            metrics = validate(
+                self.task,
+                self.learner.bare,
+                self.held_out,
+                seed=self.config.seed,
+                processes=self.processes,
+                stop=self.stop,
+            )
+            self.validation_loss = metrics["validation_loss"]
+            self.record(**metrics)
+
+    def picture(self) -> None:
+        """Makes a picture from the averaged weights, with all processes; given up if a signal comes."""
+        classes = self.data.num_classes if self.task.class_conditional else None
+        with self._until_stopped(), self.learner.averaged():
+            images = cast(Iterable[dict[str, Any]], self.held_out or self.data)  # which index or iterate
+            context = PictureContext(self.learner.bare, images, classes, self.processes, self.stop)
+            picture = self.task.picture(context)
+            self.processes.by_main(lambda: write_png(picture, self.folder.picture(self.state.step)))
+
+    @contextlib.contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        try:
+            yield
+        except Stopped as stopped:
+            self.stopped_by = stopped.signal
+
+    def save(self) -> None:
+        """Writes checkpoint and model, by the main process."""
+        state = self.state
+        if not self.learner.is_finite():  # the same in all processes
+            raise TrainingDiverged(
+                f"the weights are not finite after step {state.step}, and are not saved; the last checkpoint is good; "
+                "start a new run with a smaller --learning-rate"
+            )
+        if state.losses:  # the mean of all processes: each takes it from here when it resumes
+            state.losses = list(self.accelerator.reduce(torch.stack(state.losses), "mean"))
+
+        def write() -> None:
+            self.folder.sync_records()  # without the records before it, a checkpoint could not be resumed exactly
+            tensors, numbers = self.learner.state_dict()
+            numbers |= dataclasses.replace(state, seconds=self._seconds()).to_dict()
+            checkpoints.save_checkpoint(self.folder.checkpoints, state.step, tensors, numbers)
+            self._write_model()
+            checkpoints.remove_old(self.folder.checkpoints, state.step, self.config.records.keep_checkpoints)
+
+        self.processes.by_main(write)
+
+    def _write_model(self) -> None:
+        """Writes what can be used, with the averaged weights; by the main process."""
+        with self.learner.averaged():
+            replace_folder(self.folder.model, self.task.pipeline(self.learner.bare).save_pretrained)
+
+    def restore(self) -> None:
+        """Takes everything from the newest whole checkpoint. Every process reads it for itself.
+
+        Raises:
+            InputError: for a checkpoint of another run or of an earlier version.
+        """
+        path = checkpoints.latest_valid(self.folder.checkpoints)
+        if path is None:
+            self.processes.say("no checkpoint yet: starting from the beginning")
+            self.processes.by_main(lambda: self.folder.cut_records(0))
+            return
+        tensors, numbers = checkpoints.load_checkpoint(path)
+        if numbers.get("draws") != DRAWS:
+            raise InputError(
+                f"{path} is of an earlier version, whose random draws were others, and cannot be resumed; start a new "
+                f"run from its model: leave out --resume, and give --start-from {self.folder.path} and a new --output"
+            )
+        try:
+            self.learner.load_state_dict(tensors, numbers)
+            self.state = TrainState.from_dict(numbers, self.accelerator.device)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{path / 'state.json'} is not of a run of this version"
+            raise InputError(f"{what} ({first_line(error)}); remove {path}") from error
+        if self.state.num_processes != self.processes.count:
+            self.processes.say(
+                f"this run had {self.state.num_processes} processes and now has {self.processes.count}: it goes on in "
+                "the data where it was, but not bit for bit"
+            )
+            self.state.num_processes = self.processes.count
+        self.processes.by_main(lambda: self.folder.cut_records(self.state.step))
+        self.validation_loss = self.processes.from_main(self.folder.last("validation_loss"))
+        self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
+
+    def make_up(self) -> None:
+        """Does what was due at the step that the run was stopped at and was left out, or cut off by a kill."""
+        step, every = self.state.step, self.config.records
+        if step == 0:
+            return
+        self.processes.by_main(self._write_model)  # it may be that of an older checkpoint, or of a damaged one
+        validated = any(r["step"] == step and "validation_loss" in r for r in self.folder.records())
+        validated, drawn = self.processes.from_main((validated, self.folder.picture(step).is_file()))
+        if not validated and self.is_due(every.validate_every):
+            self.validate()
+        if not drawn and self.is_due(every.sample_every):
+            self.picture()
+
+    def is_due(self, every: int) -> bool:
+        """Whether something is to be done at this step; a run that a signal stops leaves it for its resumption."""
+        return self.stopped_by is None and (self.state.step == self.config.steps or self.state.step % every == 0)
+
+    def write_report(self, result: TrainResult) -> None:
+        has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
+        text = report_text(
+            self.config,
+            self.data.report,
+            result,
+            picture=f"samples/{self.folder.picture(result.steps).name}",
+            has_plot=has_plot,
+            usage=self.task.usage(result.run),
+            model=f"{type(self.learner.model).__name__}, {result.num_parameters:,} parameters",
+            device=str(self.accelerator.device),
+            time=duration(self._seconds()),
+        )
+        replace_text(self.folder.report, text)
+
+    def leave(self) -> None:
+        """Leaves the group of processes when nothing that communicates is left; the last thing to do.
+
+        A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
+        """
+        del self.learner.wrapped
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
