@@ -87,7 +87,10 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(num_workers, tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(InputError) as caught:
         take(data.loader(4, num_workers=num_workers), 1)
-    assert str(caught.value) == f"ten images in a row of {tmp_path}/a\nb can no longer be read; is the disk there?"
+    assert (
+        str(caught.value)
+        == f"ten images in a row of {tmp_path}/a\nb can no longer be read; check that its disk is connected"
+    )
     assert multiprocessing.active_children() == []  # although `caught` still holds the exception
 
 

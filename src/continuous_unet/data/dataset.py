@@ -81,7 +81,9 @@ class ImageDataset(TrainingData, Dataset):
                     self._reported.add(name)
                     logger.warning("%s can no longer be read (%s); another image takes its place", name, error)
                 position = int(self.indices[derive_seed("substitute", self.seed, index, attempt) % len(self)])
-        raise InputError(f"ten images in a row of {self.report.source} can no longer be read; is the disk there?")
+        raise InputError(
+            f"ten images in a row of {self.report.source} can no longer be read; check that its disk is connected"
+        )
 
 
 def open_dataset(
