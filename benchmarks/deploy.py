@@ -1,11 +1,11 @@
-"""Trained models outside the laboratory: latency, throughput, quality, parity and size of each form.
+"""Measures trained models in every exported form: latency, throughput, quality, parity and size.
 
     python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA       # everything, in the order of PARTS
     python benchmarks/deploy.py --ours RUN --discrete RUN --data DATA --only latency
 
-`--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data. What
-is made on the way (exports, pruned models, the classifier) stays in `--work` and is not made again, so the parts can be
-run one by one; the rows of a part replace its old ones in `benchmarks/results/deploy.csv`. Times of one table are taken
+`--ours` is a run of a continuous U-Net, `--discrete` one of a `UNet2DModel` of the usual size on the same data.
+Intermediate results (exports, pruned models, the classifier) stay in `--work` and are reused, so the parts can be run
+one by one. The rows of a part replace its old ones in `benchmarks/results/deploy.csv`. Times of one table are measured
 in turns in one process, with the spread of the ratios within a round.
 """
 
@@ -60,15 +60,15 @@ EXPORTS = (
 )  # fmt: skip
 RATIOS = (0.3, 0.5)
 PRUNED = {f"pruned-{ratio:g}": ratio for ratio in RATIOS}
-"""Ours with fewer channels, as sides of their own where whole images are made."""
+"""Our pruned models, which are sides of their own where whole images are made."""
 SOLVER_STEPS = (1, 2, 4)
 FINETUNE_RATE = 2e-4
-"""Peak learning rate of fine-tuning: a tenth of the training's."""
+"""Peak learning rate of fine-tuning: a tenth of that of the training."""
 THREADS = 2
-"""Of what is measured end to end."""
+"""Number of threads for measurements of whole images."""
 REST = 0.2
-"""Seconds before each timed call of several threads, and one call that is not timed. ONNX Runtime's threads wait for
-work by spinning, for more than 20 ms as measured, and make the runtime that comes next two to three times as slow.
+"""Seconds to sleep, followed by an untimed call, before each timed call with several threads. ONNX Runtime's threads
+keep spinning for more than 20 ms (measured), and would make the next runtime two to three times as slow.
 """
 SAMPLING_STEPS = (2, 3, 4, 5, 6, 8, 10, 20)
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ Network = Callable[..., np.ndarray]
 
 
 class Bench:
-    """The models of both sides and what was made of them so far."""
+    """Holds the models of both sides, and makes what the parts need of them once."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -91,9 +91,9 @@ class Bench:
         return load_pipeline(self.run(side))
 
     def export(self, side: str, form: str, precision: str, solver_steps: int | None = None) -> Path | None:
-        """A folder of `cunet export`, made if it is not there; None where the format's packages are missing.
+        """Returns a folder of `cunet export`, and makes it if necessary; None if the format's packages are missing.
 
-        OpenVINO and ExecuTorch plan for one image, ONNX and AOTInductor take any number.
+        OpenVINO and ExecuTorch plan for one image; ONNX and AOTInductor take any number.
         """
         if any(importlib.util.find_spec(package) is None for package in FORMATS[form].packages):
             return None
@@ -116,7 +116,7 @@ class Bench:
         return openers[info["format"]](folder / info["network"], threads)
 
     def pruned(self, ratio: float) -> Path:
-        """A folder of `cunet prune`, made or finished if it is not there."""
+        """Returns a folder of `cunet prune`, and makes or finishes it if necessary."""
         folder = self.work / f"pruned-{ratio:g}"
         options = PruneOptions(
             data=self.arguments.data, output=str(folder), ratio=ratio, steps=self.arguments.finetune_steps
@@ -128,7 +128,7 @@ class Bench:
         return folder
 
     def finetuned(self, aware: bool) -> Path:
-        """Our run, trained further, with or without the rounding of int8; made or finished if it is not there."""
+        """Returns our run, trained further with or without int8 rounding, and makes or finishes it if necessary."""
         folder = self.work / ("run-finetuned-aware" if aware else "run-finetuned")
         config = dataclasses.replace(
             origin(self.arguments.ours).config, start_from=str(self.arguments.ours), model_options={},
@@ -144,7 +144,7 @@ class Bench:
 
 
 class Exported(nn.Module):
-    """An exported network behind the contract of a U-Net, so that it is sampled and validated by the same code."""
+    """Gives an exported network the interface of a U-Net, so that the same code samples and validates it."""
 
     def __init__(self, network: Network, config: Any, batch: int | None) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Exported(nn.Module):
 
 
 def exports(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Every file's size, and its worst error against PyTorch over a whole sampling run from the same noise."""
+    """Yields the size of every file, and its worst error relative to PyTorch in a sampling run from the same noise."""
     for side in SIDES:
         for form, precision in EXPORTS:
             folder = bench.export(side, form, precision)
@@ -180,7 +180,7 @@ def exports(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def torch_variants(unet: Any, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], Any]]:
-    """PyTorch's own ways to run a model, on their own copies of it."""
+    """Returns calls for PyTorch's own ways to run a model, each on a copy of its own."""
     copies = {name: load_copy(unet) for name in ("eager", "channels_last", "compiled", "compiled bf16")}
     copies["channels_last"] = copies["channels_last"].to(memory_format=torch.channels_last)
     copies["compiled"].compile()
@@ -194,7 +194,7 @@ def torch_variants(unet: Any, inputs: tuple[Tensor, ...]) -> dict[str, Callable[
 
 
 def free_cores() -> int:
-    """Cores that this process may use, which `taskset` can make fewer than the machine has."""
+    """Returns the number of cores that this process may use; `taskset` can reduce it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -205,7 +205,7 @@ def load_copy(unet: Any) -> Any:
 
 
 def latency(bench: Bench) -> Iterator[dict[str, Any]]:
-    """One image through each form of each side, relative to that side in eager PyTorch."""
+    """Yields the latency of one image in each form of each side, relative to that side in eager PyTorch."""
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for side in SIDES:
@@ -233,7 +233,7 @@ def timed(time: Latency) -> dict[str, Any]:
 
 
 def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
-    """FID by number of sampling steps: each side in the forms that `candidates` names."""
+    """Yields the FID by number of sampling steps, for each side in the forms that `candidates` names."""
     judge = Judge(bench)
     for side, variant in candidates(bench):
         pipeline = form_of(bench, side, variant)
@@ -242,9 +242,9 @@ def sampling(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def candidates(bench: Bench) -> list[tuple[str, str]]:
-    """Per side its fastest form in floating point, and in int8, of those that were timed with `THREADS` threads.
+    """Returns each side's fastest form in floating point and in int8, of those that were timed with `THREADS` threads.
 
-    The pruned ones, which are not timed there, take the forms of the one they come from.
+    The pruned models are not timed there, and take the forms of the model that they come from.
     """
     times: dict[tuple[str, bool], list[tuple[float, str]]] = {}
     forms = {"eager", *(f"{form} {precision}" for form, precision in EXPORTS if form != "executorch")}
@@ -253,17 +253,17 @@ def candidates(bench: Bench) -> list[tuple[str, str]]:
             key = row["side"], row["variant"].endswith("int8")
             times.setdefault(key, []).append((float(row["ms"]), row["variant"]))
     if not times:
-        raise SystemExit("run --only latency first: it tells which forms are the fastest")
+        raise SystemExit("run --only latency first: it finds out which forms are the fastest")
     fastest = [(side, min(found)[1]) for (side, _), found in sorted(times.items(), reverse=True)]
     return fastest + [(side, form) for side in PRUNED for whole, form in fastest if whole == "ours"]
 
 
 def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Images per second on two cores at equal measured quality.
+    """Yields images per second on two cores at equal measured quality.
 
-    The quality is the best FID that the discrete side has in any of its forms, plus 5 %. Every form of both sides takes
-    as few sampling steps as reach it; those that never do are left out. Batches are timed in turns, relative to the
-    discrete side's fastest; forms that plan for one image get one.
+    The quality is the best FID of the discrete side in any of its forms, plus 5 %. Every form of both sides takes the
+    fewest sampling steps that reach it; forms that never do are left out. Batches are timed in turns, relative to the
+    discrete side's fastest form. Forms that plan for one image get one at a time.
     """
     batch = bench.arguments.batch_size
     torch.set_num_threads(THREADS)
@@ -272,12 +272,12 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
         if row["part"] == "sampling":
             quality.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = float(row["fid"])
     if not quality:
-        raise SystemExit("run --only sampling first: it tells how many steps each form needs")
+        raise SystemExit("run --only sampling first: it finds out how many steps each form needs")
     level = 1.05 * min(min(fids.values()) for (side, _), fids in quality.items() if side == "discrete")
     fewest = {form: min((n for n, fid in fids.items() if fid <= level), default=None) for form, fids in quality.items()}
     functions = {form: sampler(bench, *form, steps, batch) for form, steps in fewest.items() if steps is not None}
     with torch.inference_mode():
-        # who is fastest on the discrete side is the reference, and found by one round
+        # the fastest form of the discrete side is the reference; one round finds it
         single = measure_latency(functions, repeats=1, warmup=1)
         order = sorted(functions, key=lambda form: (form[0] != "discrete", single[form].median_ms))
         times = measure_latency({form: functions[form] for form in order}, repeats=bench.arguments.rounds, warmup=1)
@@ -291,13 +291,13 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def sampler(bench: Bench, side: str, variant: str, steps: int, batch: int) -> Callable[[], Any]:
-    """So many images by so many steps."""
+    """Returns a call that makes `batch` images in `steps` sampling steps."""
     pipeline = fast_sampling(form_of(bench, side, variant, THREADS))
     return lambda: list(generate(pipeline, batch, num_inference_steps=steps, batch_size=batch))
 
 
 def form_of(bench: Bench, side: str, variant: str, threads: int | None = None) -> DiffusionSamplingPipeline:
-    """A side in eager PyTorch, or in the form `"FORMAT PRECISION"`."""
+    """Returns a side in eager PyTorch, or in the form `"FORMAT PRECISION"`."""
     pipeline = bench.pipeline(side)
     if variant == "eager":
         return pipeline
@@ -307,14 +307,14 @@ def form_of(bench: Bench, side: str, variant: str, threads: int | None = None) -
 
 
 def fast_sampling(pipeline: DiffusionSamplingPipeline) -> DiffusionSamplingPipeline:
-    """The same model, sampled by DPM-Solver++ and without a bar."""
+    """Returns the same model, sampled by DPM-Solver++ and without a progress bar."""
     pipeline = DiffusionSamplingPipeline(pipeline.unet, make_scheduler("dpm++", pipeline.scheduler.config))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def quality(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Validation loss and FID of every form, with the same noise."""
+    """Yields the validation loss and the FID of every form, with the same noise."""
     judge = Judge(bench)
     for side in SIDES:
         pipeline = bench.pipeline(side)
@@ -328,7 +328,7 @@ def quality(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def pruning(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Ours with fewer channels: cost, latency in turns with the original, validation loss and FID; also in int8."""
+    """Yields our pruned models' cost, latency in turns with the original, validation loss and FID."""
     judge = Judge(bench)
     whole = bench.pipeline("ours")
     pipelines = {"original": whole}
@@ -352,7 +352,7 @@ def pruning(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def solver_steps(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Int8 by number of solver steps: shared weights meet their rounding at each of them."""
+    """Yields int8 by number of solver steps, because shared weights are rounded anew at each of them."""
     judge = Judge(bench, fid=False)
     pipeline = bench.pipeline("ours")
     for steps in SOLVER_STEPS:
@@ -369,7 +369,7 @@ def solver_steps(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def quantization_aware(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Int8 of our run as it is, and after fine-tuning that rounds; beside fine-tuning as long that does not."""
+    """Yields int8 of our run as it is, after fine-tuning with rounding, and after equally long fine-tuning without."""
     judge = Judge(bench)
     for name, aware in (("ours", None), ("finetuned", False), ("finetuned-aware", True)):
         if aware is not None:
@@ -383,7 +383,7 @@ def quantization_aware(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def float_layers(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Int8 with the first and last convolution in float, and with all of them in int8."""
+    """Yields int8 with the first and last convolution in float, and with all of them in int8."""
     judge = Judge(bench, fid=False)
     pipeline = bench.pipeline("ours")
     single = bench.export("ours", "onnx", "fp32")
@@ -414,7 +414,7 @@ def bench_exported(
 
 
 class Judge:
-    """Validation loss on the images that our run held out, and FID to as many others, by the small classifier."""
+    """Measures the validation loss on the images that our run held out, and the FID by the small classifier."""
 
     def __init__(self, bench: Bench, fid: bool = True) -> None:
         torch.set_num_threads(free_cores())
@@ -451,7 +451,7 @@ class Judge:
 
 
 def operators(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Where ONNX Runtime's time goes, float32 and int8, one thread: the share of each operator."""
+    """Yields the share of each operator in ONNX Runtime's time, for float32 and int8 with one thread."""
     import onnxruntime
 
     for side in SIDES:
@@ -500,7 +500,10 @@ def main() -> None:
     parser.add_argument("--discrete", required=True, help="run or model: a UNet2DModel of the usual size")
     parser.add_argument("--data", required=True, help="what both were trained on")
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/deploy-benchmark"), help="folder of exports and the like"
+        "--work",
+        type=Path,
+        default=Path("runs/deploy-benchmark"),
+        help="folder of exports, pruned models and the classifier",
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the rows")
     parser.add_argument("--only", choices=list(PARTS), nargs="+", default=list(PARTS), help="parts to run")
@@ -509,9 +512,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="images at a time, end to end")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds, end to end")
     parser.add_argument(
-        "--finetune-steps", type=int, default=1000, help="updates after pruning, and with the rounding of int8"
+        "--finetune-steps", type=int, default=1000, help="training steps after pruning, and with int8 rounding"
     )
-    parser.add_argument("--extractor-steps", type=int, default=1500, help="steps of training the classifier")
+    parser.add_argument("--extractor-steps", type=int, default=1500, help="training steps of the classifier")
     arguments = parser.parse_args()
     bench = Bench(arguments)
     for part in arguments.only:

@@ -1,9 +1,9 @@
-"""What the presets cost beside a discrete U-Net of the usual size, at 64x64x3. Cost only: nothing here is trained.
+"""Measures what the presets cost beside a discrete U-Net of the usual size, at 64x64x3. Nothing here is trained.
 
     python benchmarks/presets.py        # rows to benchmarks/results/presets.csv
 
-The discrete side is diffusers' `UNet2DModel`, DDPM's architecture: widths 64 to 512, two residual blocks a level,
-attention at 16x16. Forward passes of all sides are timed in turns; ratios are to the discrete side, per round.
+The discrete side is diffusers' `UNet2DModel` with DDPM's architecture: widths 64 to 512, two residual blocks per level,
+attention at 16x16. Forward passes of all sides are timed in turns. Ratios are to the discrete side in the same round.
 """
 
 import argparse

@@ -42,10 +42,10 @@ TERMS = {
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
 HISTORY = {
-    "denoise-grey": "The run was begun with a schedule of 16,000 steps, stopped at step 2,597 and resumed with one of "
-    "7,000, as its records show; the file of settings has the 7,000. ",
+    "denoise-grey": "The run began with a schedule of 16,000 training steps. It was stopped at step 2,597 and resumed "
+    "with a schedule of 7,000, as its records show; the file of settings has the 7,000. ",
 }
-"""What of a run its settings do not tell."""
+"""What the settings of a run do not show."""
 
 
 def pack(run: Path) -> None:
@@ -104,9 +104,11 @@ def card(name: str) -> None:
     verb = name.split("-")[0]
     source = facts["data"]["source"]
     what = (
-        "Removes white Gaussian noise up to sigma 55 (of 255) from grey images; blind: it need not be told the sigma"
+        "This model removes white Gaussian noise from grey images, up to sigma 55 on the 0–255 scale. It is blind: it "
+        "does not need to know the sigma"
         if verb == "denoise"
-        else f"Enlarges the luma of photographs by {name[-1]}; the colour is enlarged by bicubic interpolation"
+        else f"This model enlarges the luma of photographs by a factor of {name[-1]}; the colour is enlarged by "
+        "bicubic interpolation"
     )
     head = "sigma" if verb == "denoise" else "scale"
     table = [
@@ -118,7 +120,7 @@ def card(name: str) -> None:
     lines = [
         f"# {name}",
         "",
-        f"{what}. A `ContinuousUNet2DModel` of {facts['num_parameters']:,} parameters (preset `restorer`).",
+        f"{what}. It is a `ContinuousUNet2DModel` with {facts['num_parameters']:,} parameters (preset `restorer`).",
         "",
         "```bash",
         f"{command} --output better.png",
@@ -126,15 +128,15 @@ def card(name: str) -> None:
         "",
         "## How it was made",
         "",
-        f"By `cunet train --config examples/{name}.yaml --data {source}`: {last['step']:,} steps, "
+        f"`cunet train --config examples/{name}.yaml --data {source}` trained it: {last['step']:,} training steps, "
         f"{last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of two CPU cores. "
-        f"Trained on {source} ({TERMS[source]}). Weights are the averages, in float16.",
+        f"The data is {source} ({TERMS[source]}). The weights are the averages, in float16.",
         "",
-        f"{HISTORY.get(name, '')}The training was short, and can be gone on with by `--resume --steps`.",
+        f"{HISTORY.get(name, '')}The training was short; `--resume --steps` continues it.",
         "",
         "## What it reaches",
         "",
-        "As `cunet evaluate` measures; the table was written by `python benchmarks/restoration.py measure`.",
+        "`python benchmarks/restoration.py measure` wrote this table. It measures as `cunet evaluate` does.",
         "",
         f"| set | {head} | PSNR, dB | SSIM | PSNR before, dB |",
         "| --- | --- | --- | --- | --- |",
@@ -143,10 +145,12 @@ def card(name: str) -> None:
         "## Limits",
         "",
         (
-            "Made for white Gaussian noise that was not clipped. The noise of compressed photographs is another."
+            "The model is made for white Gaussian noise that was not clipped. The noise of compressed photographs is "
+            "of another kind."
             if verb == "denoise"
-            else "For images made small by antialiased bicubic interpolation. Blur and noise stay, and grow. `--mode "
-            "sample` is refused: a tenth of this short training was for it, and its images were grainy."
+            else "The model is made for images that were reduced by antialiased bicubic interpolation. Blur and noise "
+            "remain, and grow. `--mode sample` is refused: only a tenth of its training samples were for this mode, "
+            "and the results are grainy."
         ),
         "",
     ]

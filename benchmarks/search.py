@@ -1,10 +1,10 @@
-"""The search for the block: variants of the continuous U-Net and its controls, trained alike on small MNIST digits.
+"""Searches for the best block: variants of the continuous U-Net and its controls, trained alike on small MNIST digits.
 
     python benchmarks/search.py --data PATH/TO/mnist --jobs 2      # rows to benchmarks/results/search.csv
 
 Each variant is a set of constructor arguments, trained by the library's own training loop with the same data, order,
-noise and optimiser, at each of a few learning rates and seeds. Rows that are there already are not made again, so a
-search that was stopped goes on. `--only TEXT` takes the variants whose name holds TEXT.
+noise and optimiser, at each of a few learning rates and seeds. Existing rows are not made again, so the same command
+continues a search that was stopped. `--only TEXT` selects the variants whose name contains TEXT.
 """
 
 import argparse
@@ -68,7 +68,7 @@ carried over or zero, a read-out of the velocity, other initial decays.
 
 
 def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
-    """Train one variant; its row."""
+    """Trains one variant and returns its row."""
     import torch
 
     from continuous_unet.evaluation import count_macs
@@ -112,13 +112,13 @@ def key(row: dict[str, Any]) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder with MNIST's IDX files, or any data that `cunet` takes")
+    parser.add_argument("--data", required=True, help="folder with MNIST's IDX files, or any data for `cunet train`")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of the rows")
-    parser.add_argument("--only", nargs="+", default=[""], help="variants whose name holds one of these")
-    parser.add_argument("--leave-out", default="large", help="variants whose name holds this are not run")
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[4e-3], help="peaks of the cosine schedule")
+    parser.add_argument("--only", nargs="+", default=[""], help="run only variants whose name contains one of these")
+    parser.add_argument("--leave-out", default="large", help="do not run variants whose name contains this")
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[4e-3], help="peak learning rates (cosine)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of everything random")
-    parser.add_argument("--steps", type=int, default=500, help="updates of the weights")
+    parser.add_argument("--steps", type=int, default=500, help="training steps")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")

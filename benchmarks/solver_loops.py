@@ -1,4 +1,4 @@
-"""A solver's steps written out in the exported graph, or kept as a loop: export time, size and latency of both.
+"""Compares solver steps unrolled in the exported graph with a loop: export time, size and latency.
 
 python benchmarks/solver_loops.py            # rows to benchmarks/results/solver-loops.csv, a quarter of an hour
 """
@@ -31,7 +31,7 @@ def main() -> None:
     for steps in options.steps:
         torch.manual_seed(0)
         unet = ContinuousUNet2DModel(**presets.tiny(sample_size=16, num_solver_steps=steps))
-        for parameter in unet.parameters():  # layers that start at zero would make every error zero
+        for parameter in unet.parameters():  # with layers that start at zero, every error would be zero
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.05)
         pipeline = DiffusionSamplingPipeline(unet.eval(), DDPMScheduler())

@@ -1,10 +1,10 @@
-"""Methods and gradient modes beside torchdiffeq and torchode: error per evaluation, gradients, memory, time.
+"""Compares methods and gradient modes with torchdiffeq and torchode: error per evaluation, gradients, memory, time.
 
     python benchmarks/solvers.py                # rows to benchmarks/results/solvers-*.csv, targets to the screen
     python benchmarks/solvers.py --quick        # fewer repeats, to see that it runs
 
-Times are of one training step (forward and backward) of a field of the size used in the models, taken in turns with the
-others in one process, and given as a ratio to backpropagation through the same method and steps.
+Times are those of one training step (forward and backward) of a field of the size that the models use. They are
+measured in turns in one process, and given as a ratio to backpropagation through the same method and steps.
 """
 
 import argparse
@@ -36,7 +36,7 @@ damped = split_field(lambda t, x: Damped(-torch.sin(x) + 0.2 * x * math.cos(2 * 
 
 
 def accuracy_rows() -> list[dict[str, Any]]:
-    """Error of position and velocity at the end against RK4 with 4,000 steps, by number of evaluations."""
+    """Returns the final error of position and velocity, relative to RK4 with 4,000 steps, by number of evaluations."""
     generator = torch.Generator().manual_seed(0)
     start = State(*(torch.randn(64, generator=generator, dtype=torch.float64) for _ in range(2)))
     rows = []
@@ -66,11 +66,11 @@ def accuracy_rows() -> list[dict[str, Any]]:
 
 
 def solve_torchode(field: Any, start: State, tolerance: float) -> tuple[State, int]:
-    """The same problem with torchode, which steps each sample by itself; evaluations are of the whole batch."""
+    """Solves the same problem with torchode, which steps each sample separately; evaluations are of the whole batch."""
 
     def derivative(t: Tensor, y: Tensor) -> Tensor:
         x, v = y.chunk(2, dim=1)
-        # the field's time is one number here, torchode's is one per sample: evaluate sample by sample
+        # our field takes one time for the batch, torchode has one per sample: evaluate sample by sample
         a = torch.stack([field(ti, xi, vi) for ti, xi, vi in zip(t, x, v, strict=True)])
         return torch.cat([v, a], dim=1)
 
@@ -103,7 +103,7 @@ CASES = [
 
 
 def training_rows(batch: int, channels: int, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Gradient error, saved bytes and time of a training step, for 2, 4 and 64 steps (64: memory only)."""
+    """Returns gradient error, saved bytes and time of a training step, for 2, 4 and 64 steps (64: memory only)."""
     rows = []
     fields = {form: neural_field(form, channels) for form in ("general", "relaxation")}
     inputs = [torch.randn(batch, channels, size, size, requires_grad=True) for _ in range(2)]
@@ -146,13 +146,13 @@ def training_rows(batch: int, channels: int, size: int, repeats: int) -> list[di
 
 
 def gradient_error(ours: list[Tensor], reference: list[Tensor]) -> float:
-    """Largest relative difference (in the 2-norm) over inputs, conditioning and parameters together, per tensor."""
+    """Returns the largest relative difference (2-norm, per tensor) over inputs, conditioning and parameters."""
     pairs = [(a, b) for a, b in zip(ours, reference, strict=True) if b is not None and float(b.norm()) > 0]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def targets(accuracy: list[dict[str, Any]], training: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The project's targets with what was measured."""
+    """Returns the project's targets with what was measured."""
 
     def rows(**wanted: Any) -> list[dict[str, Any]]:
         return [r for r in training if all(r[k] == v for k, v in wanted.items())]
@@ -186,7 +186,7 @@ def targets(accuracy: list[dict[str, Any]], training: list[dict[str, Any]]) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the rows")
     arguments = parser.parse_args()
     batch, channels, size, repeats = (2, 16, 8, 3) if arguments.quick else (8, 64, 32, 15)

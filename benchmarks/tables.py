@@ -265,6 +265,41 @@ def claims() -> str:
     return table(["the paper claims, up to", "64x64x3, costs alone", "MNIST, 32x32", "scenes, 32x32x3"], body)
 
 
+def summary() -> str:
+    """Returns the README's table: ours relative to diffusers' `UNet2DModel`. A figure in bold misses its target."""
+    names = ("compare-costs64", "compare-mnist", "compare-scenes")
+    sides = [{row["side"]: row for row in _comparison(name)} for name in names]
+
+    def cells(key: str, limit: float, form: str, beside: str = "discrete", offset: float = 0.0) -> list[str]:
+        found = []
+        for side in sides:
+            if not side["ours"].get(key):
+                found.append("–")
+                continue
+            share = float(side["ours"][key]) / float(side[beside][key]) - offset
+            found.append(form.format(share) if share <= limit else f"**{form.format(share)}**")
+        return found
+
+    share, change = "{:.0%}", "{:+.1%}"
+    body = [
+        ["parameters", "at most 25%", *cells("parameters", 0.25, share)],
+        ["MACs of a forward pass", "at most 35%", *cells("macs_per_forward", 0.35, share)],
+        ["latency of one image, eager", "at most 20%", *cells("latency_eager_ratio", 0.2, share)],
+        ["latency of one image, compiled", "at most 20%", *cells("latency_compiled_ratio", 0.2, share)],
+        ["bytes saved for the backward pass", "at most 20%", *cells("saved_for_backward_bytes", 0.2, share)],
+        ["validation loss", "no worse", *cells("validation_loss_equal_images", 0, change, offset=1)],
+        ["FID, by a small classifier", "no worse", *cells("fid", 0, change, offset=1)],
+        [
+            "validation loss, against the weight-tied control",
+            "no worse",
+            *cells("validation_loss_equal_images", 0, change, "control", offset=1),
+        ],
+        ["FID, against the weight-tied control", "no worse", *cells("fid", 0, change, "control", offset=1)],
+    ]
+    head = ["ours, relative to `UNet2DModel`", "target", "64x64x3, not trained", "MNIST, 32x32", "scenes, 32x32x3"]
+    return table(head, body)
+
+
 def search() -> str:
     """Variants of the block by validation loss, those of one size together."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -534,7 +569,8 @@ def restoration_photograph() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "solver-loops": solver_loops,
     "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
-    "claims": claims, "search": search, "faults": faults, "loading": loading, "deploy-exports": deploy_exports,
+    "claims": claims, "summary": summary, "search": search, "faults": faults, "loading": loading,
+    "deploy-exports": deploy_exports,
     "deploy-latency": deploy_latency, "deploy-sampling": deploy_sampling, "deploy-end-to-end": deploy_end_to_end,
     "deploy-operators": deploy_operators,
     "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,

@@ -1,8 +1,8 @@
-"""The fault campaign: what training and its tools promise, done to real processes.
+"""The fault campaign: tests what training and its tools promise, on real processes.
 
     python benchmarks/faults                    # everything; rows to benchmarks/results/faults.csv
     python benchmarks/faults --only kills disk  # these parts; the rows of the others stay
-    python benchmarks/faults --short            # a part of each, in about a minute (a test runs it)
+    python benchmarks/faults --short            # a little of each, in about a minute (a test runs it)
 
 Exits with 1 if anything was lost or silently wrong.
 """
@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # sums are equal bit for bit only then; also for the processes that are started
+os.environ["OMP_NUM_THREADS"] = "1"  # sums are equal bit for bit only then; child processes inherit it
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 PARTS = ("kills", "disk", "flips", "signals", "processes", "images", "models", "arguments", "long")
@@ -27,9 +27,9 @@ ROWS = Path(__file__).parents[1] / "results" / "faults.csv"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to do")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     parser.add_argument("--short", action="store_true", help="fewer trials")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants and places of the faults")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants and places of the faults")
     parser.add_argument("--output", type=Path, default=ROWS, help="file of the rows")
     arguments = parser.parse_args()
     arguments.output = arguments.output.resolve()  # parts may change the working directory
@@ -47,13 +47,13 @@ def main() -> int:
         print(part, flush=True)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cunet-faults-") as folder:
-            os.chmod(folder, 0o755)  # other users are played too
+            os.chmod(folder, 0o755)  # some parts act as another user
             lab = Lab(Path(folder) / part, random.Random(f"{arguments.seed} {part}"), arguments.short)
             importlib.import_module(part if part != "signals" else "stops").main(lab)
         kept[part] = lab.rows
         bad += sum(row.bad for row in lab.rows)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
-        # after each part, so that what was done stays done
+        # after each part, so that an interrupted campaign keeps its rows
         with arguments.output.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
             writer.writeheader()

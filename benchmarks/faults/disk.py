@@ -1,4 +1,4 @@
-"""A disk that is full, read-only, out of files or out of quota, at every write of a save."""
+"""Makes the disk full, read-only, out of files or over its quota, at every write of a save."""
 
 import os
 import re
@@ -30,7 +30,7 @@ NEEDS = "not done: file systems may not be mounted here (it needs root)"
 
 
 def refused(child, output: Path, good: str, message: str) -> list[str]:
-    """What is wrong after a save that could not be made."""
+    """Lists what is wrong after a save that failed."""
     problems = one_line(child, 2, message)
     if not (output / "checkpoints" / good).is_dir() or any(find_damage(p) for p in checkpoint_paths(output)):
         problems.append(f"the last good checkpoint {good} is gone, or one is there that is not whole")
@@ -44,7 +44,7 @@ def refused(child, output: Path, good: str, message: str) -> list[str]:
 def sweep(
     lab: Lab, case: str, output: Path, limit: Callable[[int], None], message: str, first: int, stride: int
 ) -> None:
-    """Resume with a little more room each time, until the save goes through."""
+    """Resumes with a little more room each time, until the save succeeds."""
     bad: list[str] = []
     targets: dict[str, int] = {}
     trials, room = 0, first
@@ -80,7 +80,7 @@ def used_inodes(where: Path) -> int:
 
 
 def begin(output: Path, lab: Lab) -> None:
-    """A run with one checkpoint, of step 6; the reference has both."""
+    """Makes a run with one checkpoint, of step 6; the reference has two."""
     config = tiny(output, **SETTINGS)
     config.steps = 6
     config.lr_schedule = "constant"  # the same for 6 and for 12 steps
@@ -105,7 +105,7 @@ def main(lab: Lab) -> None:
         else:
             begin(disk / "run", lab)
             pages = used_pages(disk)
-            # from no room at all, page by page: every write of the save is cut off somewhere
+            # start without any room and add a page at a time, so that every write of the save is cut off somewhere
             limit = lambda room: remount(disk, f"size={(pages + room) * PAGE}")  # noqa: E731
             sweep(lab, "disk full, page by page, at every write of a save", disk / "run", limit, "No space left", 0,
                   lab.number(1, 24))  # fmt: skip
@@ -142,7 +142,7 @@ def main(lab: Lab) -> None:
 
 
 def quota(lab: Lab, disk: Path) -> None:
-    """As a user who may have 64 KiB: too little for the first checkpoint."""
+    """Runs as a user with a quota of 64 KiB, which is too little for the first checkpoint."""
     os.chmod(disk, 0o777)
     folder = lab.folder / "as-nobody"
     fresh(folder)
@@ -160,7 +160,7 @@ def quota(lab: Lab, disk: Path) -> None:
 
 
 def file_sizes(lab: Lab) -> None:
-    """`ulimit -f`: files may not grow beyond a size; each size at which one more file of a save still fits."""
+    """Limits the size of files (`ulimit -f`), to each size at which one more file of a save still fits."""
     output = lab.folder / "sizes"
     begin(output, lab)
     kept = lab.folder / "kept"

@@ -1,4 +1,4 @@
-"""Flipped bits, cuts and losses in every file of a checkpoint: all found, and the older one used, exactly."""
+"""Flips bits in, cuts and removes every file of a checkpoint: all of it is found, and the older checkpoint is used."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def main(lab: Lab) -> None:
 
 
 def _flips(lab: Lab, size: int) -> list[tuple[int, int]]:
-    """Every bit of a small file, some of a large one with its first and last bytes."""
+    """Returns every bit of a small file, or some bits of a large one, its first and last bytes among them."""
     if size <= 1000 and not lab.short:
         return [(position, bit) for position in range(size) for bit in range(8)]
     places = {0, 1, 7, 8, 9, size - 1} | {lab.rng.randrange(size) for _ in range(lab.number(300, 20))}

@@ -1,4 +1,4 @@
-"""SIGKILL at random instants of training and saving; and single runs stopped and resumed in every setting."""
+"""Sends SIGKILL at random instants of training and saving; stops and resumes single runs in every setting."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ KEEP_ALL = ["--keep-checkpoints", "1000"]
 
 
 def phase_of(output: Path) -> str:
-    """What a killed process was doing, by what it left."""
+    """Returns what a killed process was doing, judged by the files that it left."""
     if list((output / "checkpoints").glob("*.tmp-*")):
         return "writing a checkpoint"
     if (output / "model.tmp").exists() or (output / "model.old").exists():
@@ -37,7 +37,7 @@ def phase_of(output: Path) -> str:
 
 
 def kills(lab: Lab) -> None:
-    """Runs are killed and resumed until they are done; each kill is checked against the run that nobody killed."""
+    """Kills and resumes runs until they are done; compares each kill with the run that nobody killed."""
     reference = lab.folder / "reference"
     steps = lab.number(30, 15)
     child = run([*train_arguments(tiny(reference, steps=steps), lab.folder), *KEEP_ALL], lab.folder)
@@ -87,7 +87,7 @@ def kills(lab: Lab) -> None:
 
 
 def _kill_sometime(child: Child, lab: Lab, output: Path) -> None:
-    """Half of the kills at any time, the others as soon as something is being saved."""
+    """Kills at a random time; in 60 % of the cases, it then waits until something is being saved."""
     until = time.monotonic() + lab.rng.uniform(0.2, 2.0)
     at_once_when_saving = lab.rng.random() < 0.6
     while child.running() and time.monotonic() < until:
@@ -103,7 +103,7 @@ def _kill_sometime(child: Child, lab: Lab, output: Path) -> None:
 
 
 def records_so_far(output: Path) -> list[dict]:
-    """As `records`, of a run whose last line may be cut off."""
+    """Returns the records of a run whose last line may be cut off."""
     whole = [line for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     import json
 
@@ -111,7 +111,7 @@ def records_so_far(output: Path) -> list[dict]:
 
 
 def kills_of_the_program(lab: Lab) -> None:
-    """The same with `python -m continuous_unet` as a user starts it, nothing forked."""
+    """Does the same to `python -m continuous_unet`, started as a user would and not forked."""
     reference = lab.folder / "reference-program"
     settings = {"steps": 200, "checkpoint_every": 2, "validate_every": 50, "sample_every": 100}
     assert run([*train_arguments(tiny(reference, **settings), lab.folder), *KEEP_ALL], lab.folder).code == 0
@@ -154,7 +154,7 @@ SETTINGS = {
 
 
 def settings(lab: Lab) -> None:
-    """2N steps are N, a kill, and N more: in every setting, flips and crops on."""
+    """Checks in every setting, with flips and crops, that N steps, a kill and N more steps equal 2N steps."""
     photos = lab.folder / "photos"
     photos.mkdir()
     for i in range(30):

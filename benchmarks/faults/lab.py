@@ -1,7 +1,7 @@
 """What every part of the campaign uses: processes that run `cunet`, runs that can be compared, rows.
 
-Processes are forked from this one after it has imported everything, which saves five seconds each; they are as real as
-any other: their own pid, signals, files, memory. Nothing here computes with torch, so that forking it is safe.
+Processes are forked from this one after it has imported everything, which saves five seconds each. They are as real as
+any other, with their own pid, signals, files and memory. Nothing here computes with torch, so forking is safe.
 """
 
 import contextlib
@@ -34,19 +34,19 @@ PATIENCE = 120.0
 
 @dataclass
 class Row:
-    """One line of the result: what was done how often, and how often something was lost or wrong."""
+    """One line of the result: what was done, the number of times, and how many times something was lost or wrong."""
 
     part: str
     case: str
     trials: int
     bad: int
     figures: str = ""
-    """What was measured, in words."""
+    """What else was measured, in words."""
 
 
 @dataclass
 class Lab:
-    """Where and how a part works: its folder, its random numbers, how much it does."""
+    """What a part works with: its folder, its random numbers, and whether it runs fewer trials."""
 
     folder: Path
     rng: random.Random
@@ -57,7 +57,7 @@ class Lab:
         return short if self.short else full
 
     def row(self, part: str, case: str, trials: int, bad: list[str], figures: str = "") -> None:
-        """Note a result; what went wrong is printed in full."""
+        """Records a result, and prints what went wrong in full."""
         for problem in bad:
             print(f"  WRONG: {part}, {case}: {problem}", file=sys.stderr)
         self.rows.append(Row(part, case, trials, len(bad), figures))
@@ -90,7 +90,7 @@ class Child:
             sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end of the process)
             sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             os.environ.update(environment or {})
-            code = 70  # something of the campaign itself
+            code = 70  # a failure of the campaign itself
             try:
                 before()
                 code = main(arguments)
@@ -112,7 +112,7 @@ class Child:
         return self.code is None and not self._collect(os.WNOHANG)
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """The exit code; the negative number of the signal that ended it."""
+        """Waits for the end; returns the exit code, or the negative number of the signal that ended it."""
         until = time.monotonic() + patience
         while self.running():
             if time.monotonic() > until:
@@ -141,7 +141,7 @@ class Child:
 
     @property
     def complaint(self) -> list[str]:
-        """The lines in which `cunet` itself says what is wrong."""
+        """Returns the lines in which `cunet` itself says what is wrong."""
         return [line for line in self.errors.replace("\r", "\n").splitlines() if line.startswith("cunet")]
 
 
@@ -152,7 +152,7 @@ def run(arguments: list[str], folder: Path, patience: float = PATIENCE, **option
 
 
 def wait_until(condition: Callable[[], bool], children: list[Child], patience: float = PATIENCE) -> bool:
-    """Until a condition holds; False if a process ended before."""
+    """Waits until a condition holds; returns False if a process ended first."""
     until = time.monotonic() + patience
     while not condition():
         if not all([child.running() for child in children]):
@@ -164,20 +164,23 @@ def wait_until(condition: Callable[[], bool], children: list[Child], patience: f
 
 
 def processes_environment(count: int) -> list[dict[str, str]]:
-    """As `torchrun` would set it for each of some processes of one machine."""
+    """Returns the environment that `torchrun` would set for each of `count` processes of one machine."""
     port = next(port for port in iter(lambda: random.randrange(20_000, 30_000), None) if _is_free(port))
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def _is_free(port: int) -> bool:
-    """Below the range that the system gives to outgoing connections, one of which might take it in between."""
+    """Says whether nobody listens on a port, which lies below the range of outgoing connections.
+
+    The system might give a port of that range to a connection in the meantime.
+    """
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def tiny(output: Path, **changes: Any) -> TrainConfig:
-    """A run of a model of some thousand parameters on drawn shapes: dropout, flips, crops, validation, averages."""
+    """Returns a run of a small model on drawn shapes, with dropout, flips, crops, validation and averages."""
     options: dict[str, Any] = {
         "data": "shapes", "image_size": 8, "output": str(output), "preset": "tiny", "steps": 30, "batch_size": 4,
         "model_options": {
@@ -210,7 +213,7 @@ def newest_whole(output: Path) -> Path | None:
 
 
 def contents(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Every tensor and number of a checkpoint, without the time that it took."""
+    """Returns every tensor and number of a checkpoint, except the time that it took."""
     tensors = {f"{f.stem}/{k}": v for f in checkpoint.glob("*.safetensors") for k, v in load_file(f).items()}
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     state.pop("seconds")
@@ -218,20 +221,20 @@ def contents(checkpoint: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two checkpoints are equal, bit for bit."""
+    """Says whether two checkpoints are equal, bit for bit."""
     (tensors, state), (others, other_state) = contents(one), contents(other)
     equal = tensors.keys() == others.keys() and all(v.tobytes() == others[k].tobytes() for k, v in tensors.items())
     return equal and state == other_state
 
 
 def records(output: Path) -> list[dict[str, Any]]:
-    """What was logged, without times."""
+    """Returns what was logged, without times."""
     lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(x).items() if k not in ("seconds", "images_per_second")} for x in lines]
 
 
 def differences(output: Path, reference: Path) -> list[str]:
-    """How a finished run differs from an uninterrupted one; nothing if it does not."""
+    """Lists how a finished run differs from an uninterrupted one; empty if it does not."""
     found = []
     newest = newest_whole(output)
     if newest is None or not same(newest, reference / "checkpoints" / newest.name):
@@ -249,7 +252,7 @@ def differences(output: Path, reference: Path) -> list[str]:
 
 
 def one_line(child: Child, code: int, message: str = "") -> list[str]:
-    """What is wrong with how a process refused: nothing, if by this code and in one line that has this message."""
+    """Lists what is wrong with a refusal; empty for this exit code and one line that contains this message."""
     problems = []
     if child.code != code:
         problems.append(f"exit code {child.code} instead of {code}: {child.errors[-800:]}")
@@ -267,13 +270,13 @@ def fresh(folder: Path) -> Path:
 
 
 def own_peak_bytes() -> int:
-    """Of this process; a child begins with what it inherits."""
+    """Returns the peak memory of this process, which a child starts with."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextlib.contextmanager
 def tmpfs(where: Path, options: str) -> Iterator[Path | None]:
-    """A file system of its own; None where it may not be made."""
+    """Mounts a file system of its own; yields None where that is not allowed."""
     where.mkdir(parents=True, exist_ok=True)
     if os.system(f"mount -t tmpfs -o {options} tmpfs {where} 2>/dev/null") != 0:
         yield None

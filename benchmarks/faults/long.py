@@ -1,4 +1,4 @@
-"""2,000 steps: what the process holds does not grow."""
+"""Trains for 2,000 steps: the memory and the tensors of the process do not grow."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Model files made to harm: refused in one line, before anything is opened that should not be, or allocated."""
+"""Tries hostile model files: each is refused in one line, before anything harmful is opened or allocated."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 MOST_BYTES = 200 * 2**20
-"""How much more memory than this process, which it is forked from, a refusal may take."""
+"""How much more memory a refusal may take than this process, from which it is forked."""
 
 
 class Trap:
-    """Leaves a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -44,7 +44,7 @@ def scheduler(**changes) -> Callable[[Path, Path], object]:
 
 
 def header(change: Callable[[dict], object], pad: bytes = b"") -> Callable[[Path, Path], object]:
-    """Rewrites the header of the weights; the bytes after it stay."""
+    """Rewrites the header of the weights; the bytes after it stay the same."""
 
     def make(model: Path, mark: Path) -> None:
         path = model / WEIGHTS
@@ -180,7 +180,7 @@ def main(lab: Lab) -> None:
 
 
 def beside(lab: Lab, made: Path, model: Path, mark: Path) -> None:
-    """Pickles beside good weights: the model is used, and they are not opened."""
+    """Puts pickles beside good weights: the model is used, and the pickles are not opened."""
     shutil.rmtree(model, ignore_errors=True)
     shutil.copytree(made / "model", model)
     for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.pt", "pytorch_model.bin", "model.pkl"):
@@ -198,7 +198,7 @@ def beside(lab: Lab, made: Path, model: Path, mark: Path) -> None:
 
 
 def checkpoint(lab: Lab, made: Path, mark: Path) -> None:
-    """Checkpoints whose hashes are right, and whose contents are not a run's; pickles beside them."""
+    """Makes checkpoints with correct hashes but contents of no run, and pickles beside them."""
     from continuous_unet.training.checkpoints import MANIFEST, _hash
 
     def swap(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two gloo processes: signals and bad numbers in one of them, kills of both, sampling, another number of processes."""
+"""Runs two gloo processes: signals and bad numbers in one of them, kills of both, sampling, another number of them."""
 
 import json
 import os
@@ -44,7 +44,7 @@ Hook = Callable[[], None]
 
 
 def start(arguments: list[str], lab: Lab, count: int = 2, befores: list[Hook] | None = None) -> list[Child]:
-    """As many processes as a launcher would start, with something done in each before it begins."""
+    """Starts processes as a launcher would, and runs a hook in each before it begins."""
     hooks = befores or [lambda: None] * count
     environments = processes_environment(count)
     return [Child(arguments, lab.folder, before=b, environment=e) for b, e in zip(hooks, environments)]
@@ -57,7 +57,7 @@ def run_all(arguments: list[str], lab: Lab, count: int = 2, befores: list[Hook] 
 
 
 def wait_for_all(children: list[Child]) -> None:
-    """Until all have ended. As a launcher does, the others are ended some time after one has failed."""
+    """Waits until all have ended. Like a launcher, it ends the others some time after one has failed."""
     grace = 30.0
     while any([child.running() for child in children]):
         time.sleep(0.003)
@@ -74,7 +74,7 @@ def failed(children: list[Child], code: int = 0) -> list[str]:
 
 
 def same_losses(lab: Lab) -> Path:
-    """The same global batch in one process and in two; gives the folder of the run of two."""
+    """Trains with the same global batch in one process and in two; returns the run folder of the two."""
     one, two = lab.folder / "one", lab.folder / "two"
     no_dropout = {"block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": False}
     for changes in ({}, {"gradient_accumulation_steps": 2}):
@@ -109,7 +109,7 @@ def killed(lab: Lab, reference: Path) -> None:
 
 
 def one_is_told(lab: Lab, reference: Path) -> None:
-    """A signal to process 1 alone; process 0 leaves with it, and the run goes on exactly."""
+    """Sends a signal to process 1 alone; process 0 leaves with it, and the run is resumed exactly."""
 
     def phases(marker: Path) -> dict[str, Hook]:
         return {
@@ -146,7 +146,7 @@ def one_is_told(lab: Lab, reference: Path) -> None:
 
 
 def bad_numbers(lab: Lab) -> None:
-    """The loss of one image of process 1 is not finite in some steps, then in every one."""
+    """Makes the loss of one image of process 1 not finite in some steps, then in every step."""
 
     def poison(steps: range) -> Hook:
         def before() -> None:
@@ -198,7 +198,7 @@ def _not_finite(output: Path) -> list[str]:
 
 
 def another_number(lab: Lab) -> None:
-    """Two processes, then one: said not to be exact, and each image is seen once an epoch all the same."""
+    """Trains with two processes, then one: it says that this is not exact, and sees each image once per epoch."""
     bad, output, log = [], lab.folder / "changed", lab.folder / "seen"
     log.mkdir()
 
@@ -213,7 +213,7 @@ def another_number(lab: Lab) -> None:
 
         loop._Trainer._batches = batches
 
-    # 46 images: two processes see 32 of them, one the rest and then the next epoch's
+    # 46 images: two processes see 32 of them; one process sees the rest, and then those of the next epoch
     settings = {**STEPS, "steps": 8, "num_validation": 4096 - 46, "validate_every": 1000}
     bad += failed(run_all(train_arguments(tiny(output, **settings), lab.folder), lab, befores=[watch, watch]))
     alone = run(resume_arguments(output, "--steps", "40"), lab.folder, before=watch)
@@ -234,7 +234,7 @@ def another_number(lab: Lab) -> None:
 
 
 def sampling(lab: Lab, run_of_two: Path) -> None:
-    """`cunet sample` in one, two and three processes: the same bytes; a signal to one of them; a bad argument."""
+    """Samples in one, two and three processes, which gives the same bytes; then sends a signal to one of two."""
     bad = []
     options = ["--num", "21", "--steps", "3", "--batch-size", "4", "--device", "cpu"]
     for form in ("folder", "grid.png"):
@@ -263,7 +263,7 @@ def sampling(lab: Lab, run_of_two: Path) -> None:
 
 
 def full_disk(lab: Lab) -> None:
-    """Only the main process writes; both say why they leave."""
+    """Fills the disk of the main process, which alone writes; both say why they leave."""
 
     def full() -> None:
         def fail(*args, **options):

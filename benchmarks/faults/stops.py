@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in every phase; a second one; every verb."""
+"""Sends SIGINT and SIGTERM in every phase, a second one while saving, and to several verbs."""
 
 import signal
 import time
@@ -38,7 +38,7 @@ STEPS = {
 
 
 def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 0.05) -> Callable[[], None]:
-    """Makes a function slow from its n-th call on, and leave a mark then: the phase can be met, and lasts."""
+    """Makes a function slow from its n-th call on and leave a mark, so that a signal can meet the phase."""
 
     def before() -> None:
         real, calls = getattr(owner, name), [0]
@@ -56,7 +56,7 @@ def slowly(owner: Any, name: str, marker: Path, call: int = 1, seconds: float = 
 
 
 def phases(marker: Path) -> dict[str, Callable[[], None]]:
-    """What is slowed down, by the name of the phase it is in."""
+    """Returns what to slow down, by the name of its phase."""
     return {
         "looking at the data": slowly(dataset, "is_grey", marker, seconds=0.5),
         "a step of training": slowly(loop._Trainer, "_take_step", marker, call=4),
@@ -102,7 +102,7 @@ def training(lab: Lab) -> None:
 
 
 def twice(lab: Lab) -> None:
-    """The second Ctrl-C comes while a checkpoint is written, which takes seconds here."""
+    """Sends a second Ctrl-C while a checkpoint is being written, which takes seconds here."""
     bad, slowest = [], 0.0
     for attempt in range(lab.number(5, 1)):
         output, marker = lab.folder / f"twice-{attempt}", lab.folder / f"twice-{attempt}.mark"

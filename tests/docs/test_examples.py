@@ -1,12 +1,13 @@
-"""Every file in `examples/` is taken by the commands in its first lines; what it trains or compares can be built."""
+"""The commands in the first lines of an example accept it, and what it trains or compares can be built."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from continuous_unet.cli.arguments import read_config
+from continuous_unet.cli.main import main
 from continuous_unet.comparison import CompareConfig, load_sides
 from continuous_unet.training.config import TrainConfig
 
@@ -16,22 +17,20 @@ KINDS = {"train": TrainConfig, "compare": CompareConfig}
 
 
 def commands(path):
-    """The words of the commands that the file's comment gives."""
+    """Returns the words of the commands in the file's comment."""
     return [shlex.split(line) for line in re.findall(r"^#\s+(cunet .*)$", path.read_text("utf-8"), re.MULTILINE)]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_taken_by_their_commands(path, monkeypatch):
+def test_examples_are_accepted_by_their_commands(path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert commands(path)
-    for _, verb, *options in commands(path):
-        given = {name[2:].replace("-", "_"): value for name, value in zip(options[::2], options[1::2], strict=True)}
-        assert given.pop("config") == f"examples/{path.name}"
-        values = {**read_config(f"examples/{path.name}", KINDS[verb]), **given}
-        if "jobs" in given:
-            values["jobs"] = int(given["jobs"])
-        config = KINDS[verb](**values)
-        config.validate()
+    for _, verb, *words in commands(path):
+        assert words[:2] == ["--config", f"examples/{path.name}"]
+        assert main([verb, *words, "--print-config"]) == 0
+        printed = capsys.readouterr()
+        assert not printed.err, "an example uses an old spelling"
+        config = KINDS[verb].from_dict(yaml.safe_load(printed.out)).validate()
         if verb == "compare":
             for side in load_sides(config.sides, "small"):
                 side.build(config.image_size, 1)
