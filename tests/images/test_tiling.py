@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.images.tiling import Tiles, in_tiles
+from continuous_unet.models import size_multiple
 from continuous_unet.models.build import build_unet
 
 
@@ -50,7 +51,7 @@ def test_tiles_leave_no_seam():
     unet, image = restorer(), torch.rand(1, 1, 120, 104)
     clean = image - 0.1 * torch.randn_like(image)
     one = unet(image, 0).sample
-    tiled = whole(lambda tile: unet(tile, 0).sample, image, multiple=network_multiple(unet), tiles=Tiles(48, 16))
+    tiled = whole(lambda tile: unet(tile, 0).sample, image, multiple=size_multiple(unet), tiles=Tiles(48, 16))
     assert float(one.std()) > 0.05  # the network does something
 
     def psnr(result):

@@ -34,11 +34,6 @@ class Tiles:
         return Tiles(*(math.ceil(value / multiple) * multiple for value in (self.size, self.overlap)))
 
 
-def network_multiple(unet: Any) -> int:
-    """What height and width of a U-Net's input must be multiples of."""
-    return getattr(unet.config, "patch_size", 1) * 2 ** (len(unet.config.block_out_channels) - 1)
-
-
 def in_tiles(
     function: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -54,7 +49,7 @@ def in_tiles(
     Args:
         function: `(B, C, h, w)` to `(B, C', scale h, scale w)`, h and w multiples.
         images: `(B, C, H, W)`.
-        multiple: see `network_multiple`; images are padded to it by reflection.
+        multiple: see `continuous_unet.models.size_multiple`; images are padded to it by reflection.
         scale: how often the function enlarges.
         tiles: of the input.
         pad: at the edge of the image, to the multiple; False for a function that takes any size.

@@ -235,5 +235,6 @@ def without_foreign(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def pick(settings: Mapping[str, Any]) -> UNetConfig:
     """The configuration among a mapping's entries; lists, as JSON has them, become tuples."""
-    values: dict[str, Any] = {field.name: settings[field.name] for field in fields(UNetConfig)}
-    return UNetConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values = {field.name: settings[field.name] for field in fields(UNetConfig)}
+    tuples: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+    return UNetConfig(**tuples)

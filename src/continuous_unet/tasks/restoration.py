@@ -12,7 +12,8 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.images.decode import to_array
 from continuous_unet.images.grids import to_pil
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.images.tiling import Tiles, in_tiles
+from continuous_unet.models import size_multiple
 
 Images = Image.Image | Tensor | list
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -50,7 +51,7 @@ class RestorationPipeline(DiffusionPipeline):
         def evaluate(tile: Tensor) -> Tensor:
             return evaluated(self.unet, tile, timestep)
 
-        bands = in_tiles(evaluate, state, multiple=network_multiple(self.unet), tiles=tiles, before_tile=before_tile)
+        bands = in_tiles(evaluate, state, multiple=size_multiple(self.unet), tiles=tiles, before_tile=before_tile)
         return torch.cat(list(bands), dim=2)
 
 

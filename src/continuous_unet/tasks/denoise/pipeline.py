@@ -18,7 +18,8 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.predictions import clean_image
 from continuous_unet.images.noise_level import estimate_sigma
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple
+from continuous_unet.images.tiling import Tiles, in_tiles
+from continuous_unet.models import size_multiple
 from continuous_unet.tasks.restoration import (
     OUTPUT_TYPES,
     Images,
@@ -209,7 +210,7 @@ class DenoisingPipeline(RestorationPipeline):
             inputs = to_model_channels(tile * 2 - 1, self.channels)
             return from_model_channels(denoise(inputs), tile.shape[1])
 
-        multiple = network_multiple(self.unet)
+        multiple = size_multiple(self.unet)
         for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=before_tile):
             yield (band[0] + 1) / 2
 

@@ -18,7 +18,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.predictions import clean_image
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.images.resampling import enlarge
-from continuous_unet.images.tiling import Tiles, in_tiles, network_multiple, padded
+from continuous_unet.images.tiling import Tiles, in_tiles, padded
+from continuous_unet.models import size_multiple
 from continuous_unet.tasks.restoration import (
     LUMA,
     OUTPUT_TYPES,
@@ -139,7 +140,7 @@ class SuperResolutionPipeline(RestorationPipeline):
             residual = predict_residual(self.unet, self.scheduler, inputs)
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
-        multiple = network_multiple(self.unet)
+        multiple = size_multiple(self.unet)
         bands = in_tiles(
             one_tile,
             image[None],
