@@ -154,9 +154,9 @@ class ContinuousUNet(nn.Module):
             if embeddings.model is not self:
                 raise ValueError("these embeddings were precomputed by another model")
             if class_labels is None and not torch.is_grad_enabled():  # a table carries no gradient
-                conditioning = embeddings.at(timestep, len(sample))
+                conditioning = embeddings.at(timestep, sample.shape[0])
         if conditioning is None:
-            conditioning = Conditioning(self._embed(timestep, class_labels, len(sample), sample.device))
+            conditioning = Conditioning(self._embed(timestep, class_labels, sample.shape[0], sample.device))
 
         x = 2 * sample - 1.0 if architecture.center_input_sample else sample
         x = self.conv_in(pixel_unshuffle(x, architecture.patch_size))
