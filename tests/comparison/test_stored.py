@@ -1,4 +1,4 @@
-"""Comparisons that are kept in benchmarks/results: their rows are read, and give the verdicts that are kept with them."""
+"""Comparisons that are kept in benchmarks/results: their rows can be read, and give the verdicts beside them."""
 
 from dataclasses import asdict
 from pathlib import Path
