@@ -1,4 +1,4 @@
-"""Comparisons that are kept in benchmarks/results: their rows can be read, and give the verdicts beside them."""
+"""The rows of the comparisons in benchmarks/results give the verdicts that are kept with them."""
 
 from dataclasses import asdict
 from pathlib import Path

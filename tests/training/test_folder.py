@@ -93,9 +93,9 @@ from continuous_unet.training import TrainConfig, train
 from continuous_unet.training.trainer import Trainer
 real = Trainer.take_step
 def slow(self, batches):
+    real(self, batches)  # starts the workers
     print("training", flush=True)
     time.sleep(60)
-    return real(self, batches)
 Trainer.take_step = slow
 train(TrainConfig.load(sys.argv[1]), resume=True)
 """

@@ -76,7 +76,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tm
 
     def poisoned(model, *args, **options):
         loss = real(model, *args, **options)
-        return loss * torch.tensor([1, float("nan"), 1, 1]) if model.training else loss
+        return loss * torch.tensor([1, float("nan"), 1, 1]) if options["weighted"] else loss
 
     monkeypatch.setattr(generate, "prediction_error", poisoned)
     with pytest.raises(TrainingDiverged, match="4 steps in a row"):

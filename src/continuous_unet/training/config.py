@@ -153,11 +153,10 @@ class TrainConfig(Options):
 
     def changes(self, other: "TrainConfig") -> list[str]:
         """Returns how another configuration differs in what a run may not change when it goes on."""
-        fixed = [leaf.name for leaf in leaves(TrainConfig).values() if not leaf.field.metadata.get("may_change")]
         before, now = self.flat(), other.flat()
-        return [
-            f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in fixed if before.get(name) != now.get(name)
-        ]
+        fixed = [name for name, leaf in leaves(TrainConfig).items() if not leaf.field.metadata.get("may_change")]
+        shared = [name for name in fixed if name in before and name in now]  # tasks have options of their own
+        return [f"{name} {before[name]!r} -> {now[name]!r}" for name in shared if before[name] != now[name]]
 
     def with_absolute_paths(self) -> "Self":
         """Returns a copy whose paths do not depend on the working directory."""

@@ -29,16 +29,23 @@ class TrainResult(CallResult):
     stopped_by: int | None
     """Number of the signal that ended the run early, if one did."""
 
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() if _is_main() else {}
+
     def notes(self) -> list[str]:
-        """Returns one line, from the main process alone."""
         line = (
             f"{self.run}: {self.steps:,} training steps, loss {self.loss:.4f}, {duration(self.seconds)}, "
             f"{self.images_per_second:.0f} images/s"
         )
-        return [line] if int(os.environ.get("RANK", "0")) == 0 else []
+        return [line] if _is_main() else []
 
     def to_text(self) -> str:
         return ""
+
+
+def _is_main() -> bool:
+    """Whether this is the one of several processes that speaks for all."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def report_text(
