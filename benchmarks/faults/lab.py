@@ -187,10 +187,10 @@ def tiny(output: Path, **changes: Any) -> TrainConfig:
             "block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": False, "dropout": 0.1,
         },
         "learning_rate": 1e-3, "lr_warmup_steps": 2, "random_flip": True, "random_crop": True, "num_validation": 4,
-        "checkpoint_every": 3, "log_every": 1, "validate_every": 6, "sample_every": 12, "sample_steps": 2,
+        "checkpoint_every": 3, "log_every": 1, "validate_every": 6, "sample_every": 12, "sampling_steps": 2,
         "num_samples": 2, "device": "cpu",
     }  # fmt: skip
-    return TrainConfig(**{**options, **changes})
+    return TrainConfig.from_dict({**options, **changes})
 
 
 def train_arguments(config: TrainConfig, folder: Path) -> list[str]:

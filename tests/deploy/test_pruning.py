@@ -189,21 +189,21 @@ def test_models_whose_images_are_not_square_are_refused(tmp_path, capsys):
 
 
 def test_a_stopped_finetuning_goes_on(trained, tmp_path, monkeypatch):
-    from continuous_unet.training import trainer as loop
+    from continuous_unet.training.trainer import Trainer
 
     pytest.importorskip("sklearn", reason="the digits extra is not installed")
     options = PruneOptions(
         model=str(trained), data="digits", output=str(tmp_path / "out"), ratio=0.5, steps=3, batch_size=4, importance_images=32,
         num_validation=32,
     )  # fmt: skip
-    take_step = loop._Trainer._take_step
+    take_step = Trainer.take_step
 
     def stopped(self, batches):
         os.kill(os.getpid(), signal.SIGTERM)
         return take_step(self, batches)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Trainer, "_take_step", stopped)
+        patched.setattr(Trainer, "take_step", stopped)
         assert prune(options).stopped_by == signal.SIGTERM
     start = [
         load_pipeline(tmp_path / "out").unet.state_dict(),
