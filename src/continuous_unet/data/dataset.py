@@ -65,6 +65,9 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
+    def first(self, number: int) -> list[dict[str, Any]]:
+        return [self[index] for index in range(min(number, len(self)))]
+
     def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
         order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
         return self, {"batch_sampler": order}
@@ -81,7 +84,9 @@ class ImageDataset(TrainingData, Dataset):
                     self._reported.add(name)
                     logger.warning("%s can no longer be read (%s); another image takes its place", name, error)
                 position = int(self.indices[derive_seed("substitute", self.seed, index, attempt) % len(self)])
-        raise InputError(f"ten images in a row of {self.report.source} can no longer be read; is the disk there?")
+        raise InputError(
+            f"ten images in a row of {self.report.source} can no longer be read; check that its disk is connected"
+        )
 
 
 def open_dataset(
