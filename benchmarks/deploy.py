@@ -104,7 +104,8 @@ class Bench:
             print(f"export: {folder.name}", flush=True)
             size = self.pipeline(side).unet.config.sample_size
             options = ExportOptions(
-                model=str(self.run(side)), format=form, precision=precision, output=str(folder), solver_steps=solver_steps, repeats=0,
+                model=str(self.run(side)),
+                format=form, precision=precision, output=str(folder), solver_steps=solver_steps, repeats=0,
                 calibration_data=self.arguments.data if precision == "int8" else None, tolerance=10.0,
                 static_shape=f"1x{size}x{size}" if form in ("openvino", "executorch") else None,
             )  # fmt: skip
@@ -120,7 +121,11 @@ class Bench:
         """Returns a folder of `cunet prune`, and makes or finishes it if necessary."""
         folder = self.work / f"pruned-{ratio:g}"
         options = PruneOptions(
-            model=str(self.runs["ours"]), data=self.arguments.data, output=str(folder), ratio=ratio, steps=self.arguments.finetune_steps
+            model=str(self.runs["ours"]),
+            data=self.arguments.data,
+            output=str(folder),
+            ratio=ratio,
+            steps=self.arguments.finetune_steps,
         )
         report = json.loads((folder / "prune.json").read_text()) if (folder / "prune.json").is_file() else None
         if report is None or (options.steps and "finetuned" not in report):

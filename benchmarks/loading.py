@@ -19,10 +19,9 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 from rows import write
-from torch.utils.data import DataLoader
 
 from continuous_unet import ContinuousUNet2DModel
-from continuous_unet.data import EpochSampler, open_dataset
+from continuous_unet.data import open_dataset
 from continuous_unet.models import presets
 from continuous_unet.training import diffusion_loss
 
@@ -64,8 +63,7 @@ def main() -> None:
         dataset = open_dataset(name, image_size=64, random_flip=True, random_crop=True, progress=False)
         loaders = {}
         for workers in (0, 1, 2):
-            sampler = EpochSampler(len(dataset), BATCH)
-            loaders[workers] = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers))
+            loaders[workers] = dataset.loader(BATCH, num_workers=workers)
             next(loaders[workers])  # workers have started
         speeds: dict[int, list[float]] = {workers: [] for workers in loaders}
         trained = []
@@ -80,7 +78,8 @@ def main() -> None:
                 for _ in itertools.islice(loader, arguments.batches):
                     pass
                 speeds[workers].append(BATCH * arguments.batches / (time.perf_counter() - started))
-        del loader, loaders  # before the folder: workers would read on
+        for loader in loaders.values():
+            loader.close()  # before the folder goes: workers would read on
     rows = []
     for workers, found in speeds.items():
         ratio = statistics.median(loaded / taken for loaded, taken in zip(found, trained, strict=True))

@@ -4,6 +4,8 @@
     python benchmarks/restoration.py measure --data DIR         # rows to results/restoration.csv, then the model cards
     python benchmarks/restoration.py sides --data DIR           # ours, the control, a discrete U-Net, trained alike
     python benchmarks/restoration.py noising --data MNIST       # the table of arXiv 2310.20092: quality by noising step
+    python benchmarks/restoration.py peers --data DIR           # BM3D (if installed) and NL-means beside our denoiser
+    python benchmarks/restoration.py jpeg --data DIR            # our upscalers on small images that were compressed
     python benchmarks/restoration.py photograph                 # peak memory and speed on a 12-megapixel photograph
 
 DIR holds the sets of the literature, as folders: Train400, BSDS400-color, BSD68, Set12, Set5, Set14.
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from rows import write
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.options import EvaluateDenoiseOptions, EvaluateUpscaleOptions
+from continuous_unet.evaluation.quality.restoration import GaussianNoise, Quality, read_images
 from continuous_unet.evaluation.quality.run import evaluate_denoising, evaluate_upscaling
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
@@ -68,7 +72,7 @@ def pack(run: Path) -> None:
     facts["command"] = [Path(word).name if Path(word).is_absolute() else word for word in facts["command"]]
     (RESULTS / run.name / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     settings = TrainConfig.load(run / "config.yaml")
-    settings.data, settings.output = Path(settings.data).name, f"runs/{run.name}"
+    settings = settings.replaced(data=Path(settings.data.source).name, output=f"runs/{run.name}")
     settings.save(RESULTS / run.name / "config.yaml")
     config_file = target / "unet" / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
@@ -182,28 +186,20 @@ def side_models() -> dict[str, dict[str, Any]]:
 def sides(data: Path, steps: int, rate: float) -> None:
     """Denoisers trained alike for few steps; quality, cost, and speed in turns."""
     rows, models = [], {}
+    kept = ("sigma", "images", "psnr", "ssim", "parameters", "peak_memory_bytes")
     with tempfile.TemporaryDirectory() as folder:
         for name, options in side_models().items():
             run = Path(folder) / name.replace(" ", "-")
             config = TrainConfig.load(ROOT / "examples" / "denoise-grey.yaml")
-            config.data, config.output, config.steps, config.learning_rate = (
-                str(data / "Train400"),
-                str(run),
-                steps,
-                rate,
-            )
-            config.model_options, config.sample_every = options.get("model_options", {}), 10**9
-            config.preset, config.validate_every, config.device = options["preset"], steps, "cpu"
-            result = train(config)
-            pipeline = load_restorer(run, "denoise")
-            models[name] = pipeline.unet
+            lengths = {"steps": steps, "validate_every": steps, "sample_every": 10**9, "learning_rate": rate}
+            places = {"data": str(data / "Train400"), "output": str(run), "device": "cpu"}
+            result = train(config.replaced(**lengths, **places, **{"model_options": {}, **options}))
+            models[name] = load_restorer(run, "denoise").unet
             image = torch.zeros(1, 1, 320, 480)
-            macs = count_macs(pipeline.unet, image, 0).macs
+            macs = count_macs(models[name], image, 0).macs
             facts = {"side": name, "steps": steps, "learning_rate": rate, "macs_per_pixel": macs / image.numel()}
-            for row in evaluate_model(pipeline, str(data / "BSD68"), most=24):
-                kept = ("sigma", "images", "psnr", "ssim", "parameters", "peak_memory_bytes")
+            for row in evaluated("denoise", str(run), data / "BSD68", num=24):
                 rows.append({**facts, **{k: row[k] for k in kept}, "training_seconds": result.seconds})
-                print(rows[-1])
     with torch.no_grad():
         times = measure_latency({n: lambda m=m: m(image, 0) for n, m in models.items()}, repeats=10)
     for row in rows:
@@ -216,6 +212,7 @@ def sides(data: Path, steps: int, rate: float) -> None:
 def noising(data: Path, steps: int) -> None:
     """Two diffusion models trained alike; images noised to a timestep and brought back, in both modes."""
     discrete = {"block_out_channels": [24, 32, 32], "norm_num_groups": 8}
+    kept = ("step", "sigma", "images", "mode", "psnr", "ssim", "lpips", "input_psnr", "input_ssim", "parameters")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, options in {
@@ -223,37 +220,101 @@ def noising(data: Path, steps: int) -> None:
             "UNet2DModel": {"preset": "ddpm_small", "model_options": discrete},
         }.items():
             run = Path(folder) / name.replace(" ", "-")
-            config = TrainConfig(
-                data=str(data), output=str(run), steps=steps, image_size=28, channels=1, learning_rate=4e-3,
-                ema_decay=0.995, device="cpu", sample_every=10**9, num_samples=4, sample_steps=5, **options,
-            )  # fmt: skip
-            train(config)
-            pipeline = load_restorer(run, "denoise")
+            config = {
+                "data": str(data), "output": str(run), "steps": steps, "image_size": 28, "channels": 1,
+                "learning_rate": 4e-3, "ema_decay": 0.995, "device": "cpu", "sample_every": 10**9, "num_samples": 4,
+                "sampling_steps": 5, **options,
+            }  # fmt: skip
+            train(TrainConfig.from_dict(config))
             for mode in ("mean", "sample"):
-                found = evaluate_model(
-                    pipeline,
-                    str(data),
-                    steps=[50, 100, 150, 200, 250, 400],
-                    most=100,
-                    mode=mode,
-                    num_inference_steps=20,
+                found = evaluated(
+                    "denoise", str(run), data, timesteps=[50, 100, 150, 200, 250, 400], num=100, mode=mode
                 )
-                for row in found:
-                    kept = (
-                        "step",
-                        "sigma",
-                        "images",
-                        "mode",
-                        "psnr",
-                        "ssim",
-                        "lpips",
-                        "input_psnr",
-                        "input_ssim",
-                        "parameters",
-                    )
-                    rows.append({"side": name, "training_steps": steps, **{k: row[k] for k in kept}})
-                    print(rows[-1])
+                rows += [{"side": name, "training_steps": steps, **{k: row[k] for k in kept}} for row in found]
     write(RESULTS / "restoration-noising.csv", rows)
+
+
+Denoiser = Callable[[np.ndarray, float], np.ndarray]
+"""A noisy image `(H, W)`, uint8, and its sigma on the 0–255 scale, to a clean one on that scale."""
+
+
+def peer_denoisers() -> dict[str, Denoiser]:
+    """Our blind denoiser, and those of other packages, which are told the sigma; BM3D only if it is installed.
+
+    NL-means takes the settings that its documentation recommends for a known sigma (scikit-image), and the filter
+    strength that was best on four images of Train400 (OpenCV: 0.85 sigma, of 0.6 to 1.4).
+    """
+    import cv2
+    from skimage.restoration import denoise_nl_means
+
+    cv2.setNumThreads(1)
+    pipeline = load_restorer("denoise-grey", "denoise")
+
+    def ours(noisy: np.ndarray, sigma: float) -> np.ndarray:
+        image = torch.from_numpy(noisy.astype(np.float32) / 255)[None]
+        return pipeline(image, output_type="pt").images[0][0].numpy() * 255
+
+    def skimage(noisy: np.ndarray, sigma: float) -> np.ndarray:
+        how = {"h": 0.8 * sigma / 255, "sigma": sigma / 255, "fast_mode": True, "patch_size": 5, "patch_distance": 6}
+        return denoise_nl_means(noisy / 255, **how) * 255
+
+    def opencv(noisy: np.ndarray, sigma: float) -> np.ndarray:
+        return cv2.fastNlMeansDenoising(noisy, None, h=OPENCV_STRENGTH * sigma)
+
+    found: dict[str, Denoiser] = {"denoise-grey": ours}
+    try:
+        from bm3d import bm3d
+    except ImportError:
+        print("bm3d is not installed: it is left out", flush=True)
+    else:
+        found["BM3D (bm3d)"] = lambda noisy, sigma: bm3d(noisy / 255, sigma_psd=sigma / 255) * 255
+    return {**found, "NL-means (scikit-image)": skimage, "NL-means (OpenCV)": opencv}
+
+
+OPENCV_STRENGTH = 0.85
+
+
+def peers(data: Path, most: int | None) -> None:
+    """Denoisers beside each other on noisy 8-bit files: PSNR, SSIM, and seconds of one processor core."""
+    methods = peer_denoisers()
+    rows = []
+    for folder in SETS["denoise"]:
+        for sigma in (15.0, 25.0, 50.0):
+            quality = {name: Quality() for name in methods}
+            seconds = dict.fromkeys(methods, 0.0)
+            pixels = 0
+            for name, image in read_images(data / folder, 1, most):
+                noisy = GaussianNoise(sigma).trial(name, image, 0).given
+                file = (noisy[0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+                pixels += file.size
+                for method, denoise in methods.items():
+                    started = time.process_time()
+                    restored = denoise(file, sigma)
+                    seconds[method] += time.process_time() - started
+                    rounded = np.round(restored).clip(0, 255).astype(np.float32)
+                    quality[method].add(torch.from_numpy(rounded)[None], image * 255)
+            for method in methods:
+                means = quality[method].means()
+                rows.append({
+                    "method": method, "blind": method == "denoise-grey", "data": folder, "sigma": sigma,
+                    "images": quality[method].count, "psnr": means["psnr"], "ssim": means["ssim"],
+                    "cpu_seconds_per_megapixel": seconds[method] / pixels * 1e6,
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+    write(RESULTS / "restoration-peers.csv", rows)
+
+
+def jpeg(data: Path) -> None:
+    """Our upscalers on small images as they are, and compressed by JPEG."""
+    kept = ("model", "data", "scale", "jpeg", "images", "psnr", "ssim", "input_psnr", "input_ssim")
+    rows = []
+    for name in pretrained_models():
+        if name.startswith("upscale"):
+            for folder in SETS["upscale"]:
+                for quality in (None, 95, 75):
+                    (row,) = evaluated("upscale", name, data / folder, jpeg=quality)
+                    rows.append({key: row.get(key, "") for key in kept})
+    write(RESULTS / "restoration-jpeg.csv", rows)
 
 
 def photograph() -> None:
@@ -284,23 +345,24 @@ def photograph() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("pack", "measure", "sides", "noising", "photograph"))
+    parts = ("pack", "measure", "sides", "noising", "peers", "jpeg", "photograph")
+    parser.add_argument("part", choices=parts)
     parser.add_argument("run", nargs="*", type=Path, help="pack: runs, named as the models are to be")
     parser.add_argument("--data", type=Path, help="folder of the sets; noising: folder of MNIST")
     parser.add_argument("--steps", type=int, default=600, help="sides, noising: training steps of each side")
     parser.add_argument("--rate", type=float, default=4e-3, help="sides: learning rate")
+    parser.add_argument("--most", type=int, help="peers: number of images of each set; all if left out")
     arguments = parser.parse_args()
-    if arguments.part == "pack":
-        for run in arguments.run:
-            pack(run)
-    elif arguments.part == "measure":
-        measure(arguments.data)
-    elif arguments.part == "sides":
-        sides(arguments.data, arguments.steps, arguments.rate)
-    elif arguments.part == "noising":
-        noising(arguments.data, arguments.steps)
-    else:
-        photograph()
+    calls: dict[str, Callable[[], object]] = {
+        "pack": lambda: [pack(run) for run in arguments.run],
+        "measure": lambda: measure(arguments.data),
+        "sides": lambda: sides(arguments.data, arguments.steps, arguments.rate),
+        "noising": lambda: noising(arguments.data, arguments.steps),
+        "peers": lambda: peers(arguments.data, arguments.most),
+        "jpeg": lambda: jpeg(arguments.data),
+        "photograph": photograph,
+    }
+    calls[arguments.part]()
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ RIGHT = {
     "num_seeds": ["1", "2"],
     "num_samples": ["1", "100"],
     "inputs": ["photos/0.png", "photos"],
-    "mask": ["photos/0.png"],
+    "mask": ["mask.png"],
     "sigma": ["auto", "5", "25"],
 }
 KEYS = [
@@ -192,6 +192,9 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
     (folder / "photos").mkdir(parents=True)
     for i in range(4):
         Image.new("RGB", (8, 8), (i, i, i)).save(folder / "photos" / f"{i}.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(folder / "mask.png")
     (folder / "larger").mkdir()
     Image.effect_noise((24, 16), 60).save(folder / "larger" / "0.png")
     (folder / "spoilt").mkdir()
@@ -207,6 +210,7 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
         "ours.yaml",
         "photos",
         "photos/0.png",
+        "mask.png",
         "larger",
         "spoilt",
         "empty",
@@ -240,7 +244,7 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
     return {
         "denoise": [photo, "--model", run, "--steps", "2", *files],
         "upscale": [photo, *files],
-        "inpaint": [photo, "--mask", photo, "--model", run, *files,
+        "inpaint": [photo, "--mask", places["mask.png"], "--model", run, *files,
                     *shlex.split("--steps 2 --jump-length 1 --resamples 1")],
         "evaluate generate": ["--data", "shapes", "--model", run, *shlex.split("--num 100 --extractor-steps 1"),
                               *shlex.split("--image-size 8 --sampling-steps 1 --device cpu")],

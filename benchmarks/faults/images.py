@@ -36,6 +36,13 @@ def turned(path: Path) -> None:
     Image.fromarray(PIXELS).save(path, exif=exif)
 
 
+CASES = Path(__file__).parents[2] / "tests" / "cases"
+
+
+def copy_case(name: str, path: Path) -> None:
+    path.write_bytes((CASES / name).read_bytes())
+
+
 GOOD: dict[str, tuple[str, Callable[[Path], object]]] = {
     "CMYK": ("a.jpg", lambda p: Image.fromarray(PIXELS).convert("CMYK").save(p)),
     "palette with alpha": ("a.png", palette_with_alpha),
@@ -55,6 +62,15 @@ GOOD: dict[str, tuple[str, Callable[[Path], object]]] = {
     "name that is no UTF-8": (os.fsdecode(b"a\xff\xfe.png"), lambda p: p.write_bytes(encoded("PNG"))),
     "link to a file": ("a.png", lambda p: (p.with_name("x").write_bytes(encoded("PNG")), p.symlink_to("x"))),
     "one pixel": ("a.png", lambda p: Image.new("RGB", (1, 1)).save(p)),
+    "AVIF": ("a.avif", lambda p: Image.fromarray(PIXELS).save(p)),
+    "JPEG 2000": ("a.jp2", lambda p: Image.fromarray(PIXELS).save(p)),
+    "float beyond 1 by a resampler": ("a.tif", lambda p: copy_case("float_overshoot.tif", p)),
+    "float in [-1, 1]": ("a.tif", lambda p: copy_case("float_m1_1.tif", p)),
+    "8 bits in 32": ("a.tif", lambda p: copy_case("int32_8bit.tif", p)),
+    "16-bit grey with alpha": ("a.png", lambda p: copy_case("la16.png", p)),
+    "16-bit colour": ("a.png", lambda p: copy_case("rgb16.png", p)),
+    "EXIF that no parser expects": ("a.jpg", lambda p: copy_case("exif_garbage.jpg", p)),
+    "EXIF text where a number should be": ("a.jpg", lambda p: copy_case("x_ascii_in_short.jpg", p)),
 }  # fmt: skip
 
 BAD: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -103,6 +119,7 @@ def main(lab: Lab) -> None:
     unreadable(lab, photos)
     folders(lab, photos)
     archive(lab)
+    data_sets(lab)
     removed(lab, photos)
 
 
@@ -188,6 +205,110 @@ def archive(lab: Lab) -> None:
         1,
         [] if names == ["bad.png", "bomb.png"] else [check.output],
     )
+
+
+def tree(path: Path, *names: str) -> Path:
+    """Makes images of these names below a folder."""
+    for i, name in enumerate(names):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(encoded("PNG", Image.fromarray(np.roll(PIXELS, i, 0))))
+    return path
+
+
+def zipped(path: Path, names: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as out:
+        for name, content in names.items():
+            out.writestr(name, content)
+    return path.with_suffix(".zip")
+
+
+def with_files(path: Path, content: bytes, *names: str) -> Path:
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def dark_and_light(path: Path) -> Path:
+    path.mkdir()
+    for factor in (0.003, 1):
+        Image.fromarray(np.float32(PIXELS[..., 0] * factor)).save(path / f"{factor}.tif")
+    return path
+
+
+def hub(path: Path, pictures: list[Image.Image | None], labels: list[int] | None = None) -> str:
+    import datasets
+
+    table: dict[str, list] = {"picture": pictures}
+    kinds = {"picture": datasets.Image()}
+    if labels is not None:
+        table["kind"], kinds["kind"] = labels, datasets.ClassLabel(names=["a", "b"])
+    datasets.Dataset.from_dict(table, features=datasets.Features(kinds)).save_to_disk(path)
+    return f"hf:{path}"
+
+
+CATS_AND_DOGS = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+APPLE = ("._1.png", "__MACOSX/cat/._1.png", "cat/._1.png")
+SHADES: list[Image.Image | None] = [Image.new("L", (8, 8), 50 * i) for i in range(4)]
+RED = Image.new("RGB", (8, 8), "red")
+CLASSES = {"class_names": ["cat", "dog"]}
+
+DATA_SETS: dict[str, tuple[Callable[[Path], object], int, dict]] = {
+    "zip with backslashes": (lambda p: CASES / "back.zip", 0, {"num_images": 3, **CLASSES}),
+    "zip with absolute names": (lambda p: CASES / "abs.zip", 0, {"num_images": 3, **CLASSES}),
+    "zip of a folder in a folder": (
+        lambda p: zipped(p, {f"a/b/{n}": encoded("PNG") for n in CATS_AND_DOGS}), 0, {"num_images": 4, **CLASSES}),
+    "folder in a folder": (lambda p: tree(p / "a" / "b", *CATS_AND_DOGS).parents[1], 0, {"num_images": 4, **CLASSES}),
+    "train/, val/ and test/": (
+        lambda p: tree(p, *(f"{s}/{n}" for s in ("train", "val", "test") for n in CATS_AND_DOGS)), 0,
+        {"num_images": 4, **CLASSES}),
+    "an image beside the classes": (
+        lambda p: tree(p, *CATS_AND_DOGS, "stray.png"), 0, {"num_images": 5, "class_names": None}),
+    "AppleDouble files in a folder": (
+        lambda p: with_files(tree(p, *CATS_AND_DOGS), b"Mac OS X", *APPLE), 0, {"num_images": 4, **CLASSES}),
+    "AppleDouble files in a zip": (
+        lambda p: zipped(p, {n: encoded("PNG") for n in CATS_AND_DOGS} | dict.fromkeys(APPLE, b"x")), 0,
+        {"num_images": 4, **CLASSES}),
+    "kinds that are not read": (
+        lambda p: with_files(tree(p, *CATS_AND_DOGS), b"x", "1.heic", "2.HEIC", "3.dng"), 0,
+        {"num_images": 4, "left_aside": {".heic": 2, ".dng": 1}}),
+    "float images of which one is dark": (dark_and_light, 0, {"num_images": 2}),
+    "float images of an unusual range": (
+        lambda p: with_files(p, (CASES / "float_hdr4.tif").read_bytes(), "a.tif", "b.tif"), 1, {"num_images": 2}),
+    "hub set whose first image is grey": (lambda p: hub(p, [*SHADES, RED]), 0, {"num_images": 5, "channels": 3}),
+    "hub set with a missing image": (lambda p: hub(p, [SHADES[0], None, *SHADES[1:]]), 1, {"num_images": 4}),
+    "hub set without labels": (
+        lambda p: hub(p, SHADES, [-1, -1, -1, -1]), 0, {"num_images": 4, "class_names": None}),
+}  # fmt: skip
+"""Data sets as people and programs make them: how, the exit code of `data check`, and what it must find."""
+
+
+def data_sets(lab: Lab) -> None:
+    """Whole data sets that are not what one hopes for; then archives read by several workers."""
+    for name, (make, code, expected) in DATA_SETS.items():
+        source = str(make(fresh(lab.folder / "sets") / "set"))
+        check = run(["data", "check", source, "--json"], lab.folder)
+        found = json.loads(check.output) if check.output else {}
+        bad = [] if check.code == code else [f"exit code {check.code}: {check.output + check.errors[-800:]}"]
+        bad += [f"{key} is {found.get(key)!r}" for key, value in expected.items() if found.get(key) != value]
+        config = tiny(fresh(lab.folder / "run"), data=source, steps=2, batch_size=2, num_validation=0)
+        trained = run(train_arguments(config, lab.folder), lab.folder)
+        if "unusual range" in name:
+            bad += one_line(trained, 2, "--value-range")
+        else:
+            bad += [] if trained.code == 0 else [trained.errors[-800:]]
+        lab.row("images", f"used: {name}", 2, bad)
+    source = hub(fresh(lab.folder / "sets") / "set", SHADES, [0, -1, 1, 0])
+    refused = run(["data", "check", source], lab.folder)
+    lab.row("images", "refused and named: hub set with a missing label", 1, one_line(refused, 2, "1 of 4 labels"))
+
+    grains = {f"{i}.png": encoded("PNG", Image.fromarray(np.roll(PIXELS, i))) for i in range(100)}
+    output = fresh(lab.folder / "run")
+    config = tiny(output, data=str(zipped(lab.folder / "many", grains)), steps=40, num_validation=0, num_workers=4)
+    trained = run(train_arguments(config, lab.folder), lab.folder)
+    bad = [] if trained.code == 0 else [trained.errors[-800:]]
+    bad += [str(r) for r in map(json.loads, (output / "metrics.jsonl").open()) if "unreadable" in r]
+    lab.row("images", "an archive read by four forked workers", 1, bad)
 
 
 def removed(lab: Lab, photos: Path) -> None:

@@ -96,7 +96,10 @@ def test_an_earlier_result_is_replaced_only_if_that_is_allowed(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "x.json").touch()
-    for name, mark, message in (("file", None, "file exists already"), ("old", "x.json", r"already holds a result \(export\)")):
+    for name, mark, message in (
+        ("file", None, "file exists already"),
+        ("old", "x.json", r"already holds a result \(export\)"),
+    ):
         with pytest.raises(InputError, match=rf"{message}; go elsewhere, or replace it with --overwrite"):
             check_output(tmp_path / name, overwrite=False, mark=mark, what="export", instead="go elsewhere")
         assert check_output(tmp_path / name, overwrite=True, mark=mark) == tmp_path / name

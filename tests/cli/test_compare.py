@@ -19,7 +19,7 @@ CUNET = [sys.executable, "-m", "continuous_unet", "compare"]
         (["--data", "digits"], "--output is missing"),
         (["--data", "digits", "--output", "x", "--budget", "lots"], "must be images=N or minutes=M"),
         (["--data", "digits", "--output", "x", "--sides", "nobody"], "'nobody' is neither built in"),
-        (["--data", "digits", "--output", "x", "--curve-steps", "ten"], "--curve-steps 'ten' must be"),
+        (["--data", "digits", "--output", "x", "--curve-steps", "ten"], "--curve-steps ten must be integers"),
         (["--data", "digits", "--output", "x", "--side", "ours"], "did you mean --sides?"),
         (["--data", "nowhere", "--output", "x"], "nowhere does not exist"),
     ],

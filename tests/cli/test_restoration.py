@@ -1,6 +1,8 @@
 """The verbs that make better images of images, as they are typed."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,7 +176,7 @@ def test_bad_input_is_one_line_and_exit_code_2(kind, place, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     (line,) = output.err.splitlines()
-    assert line.startswith("cunet ")
+    assert line.startswith("cunet")
     assert ": error: " in line
     assert message in line
     assert sorted(place.rglob("*")) == before
@@ -209,6 +211,17 @@ def test_evaluating(place, capsys):
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(place / "larger" / "a.png")
     assert main(["evaluate", "upscale", "--data", "larger", "--model", "upscaler", "--json"]) == 0
     assert printed(capsys)["rows"][0]["scale"] == 3
+
+
+def test_a_name_that_neither_utf_8_nor_the_terminal_has(place):
+    name = os.fsdecode(b"\xff \xe2\x98\x83.png")
+    shutil.copy("photos/b.png", name)
+    command = [sys.executable, "-m", "continuous_unet", "denoise", name, "--model", "denoiser", "-o", f"clean {name}"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("clean \\udcff \\u2603.png\n")
+    assert (place / f"clean {name}").is_file()
 
 
 def test_a_signal_stops_the_batch(place):

@@ -123,11 +123,21 @@ def test_arrays_follow_the_same_rule(tmp_path):
 def test_the_range_is_part_of_what_must_stay_the_same(tmp_path):
     float_image(tmp_path / "a.tif", 0, 1)
     before = opened(tmp_path).report.to_dict()
+    float_image(tmp_path / "a.tif", 0.1, 0.8)  # within the same range
+    assert opened(tmp_path).report.differences(before) == []
     float_image(tmp_path / "a.tif", 0, 200)
     (changed,) = opened(tmp_path).report.differences(before)
-    assert changed.startswith("deep ")
+    assert changed == "value range of float images (0, 1) -> (0, 255)"
     del before["deep"]  # a run of before there was such a fact
     assert opened(tmp_path).report.differences(before) == []
+
+
+def test_lost_bits_are_reported(tmp_path):
+    for name in ("la16.png", "rgb16.png", "g16.png", "i.png"):
+        (tmp_path / name).write_bytes((CASES / name).read_bytes())
+    told = "2 with 16 bits per channel in colour or with transparency, read as 8 bits"
+    assert told in checked(tmp_path).to_text()
+    assert told in opened(tmp_path, image_size=8).report.summary()
 
 
 # --- classes and splits -----------------------------------------------------------------------------------------------
@@ -140,6 +150,15 @@ def test_names_as_other_programs_write_them(name):
     assert [data[i]["label"] for i in range(3)] == [0, 0, 1]
     assert data.source.names == ["cat/1.png", "cat/2.png", "dog/1.png"]
     assert checked(CASES / name).num_images == 3
+
+
+def test_absolute_and_relative_names_in_one_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in ("/cat/1.png", "dog/1.png"):
+            out.writestr(name, (CASES / "i.png").read_bytes())
+    data = opened(tmp_path / "a.zip")
+    assert data.report.class_names == ["cat", "dog"]
+    assert data.source.names == ["cat/1.png", "dog/1.png"]
 
 
 LAYOUTS = {

@@ -60,6 +60,14 @@ def test_batches_come_with_their_positions(kind, tmp_path):
     assert data.resume_promise.startswith("exact" if kind == "images" else "approximate")
 
 
+@pytest.mark.parametrize("kind", OPENERS)
+def test_the_first_items(kind, tmp_path):
+    pytest.importorskip("webdataset")
+    data = OPENERS[kind](tmp_path)
+    assert [item["index"] for item in data.first(3)] == [0, 1, 2]
+    assert len(data.first(40)) == (10 if kind == "images" else 40)
+
+
 def test_the_order_is_that_of_the_epochs(tmp_path):
     data = images(tmp_path)
     for seed, order in ((None, 3), (5, 5)):
@@ -87,7 +95,10 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(num_workers, tmp_path):
     shutil.rmtree(tmp_path)
     with pytest.raises(InputError) as caught:
         take(data.loader(4, num_workers=num_workers), 1)
-    assert str(caught.value) == f"ten images in a row of {tmp_path}/a\nb can no longer be read; is the disk there?"
+    assert (
+        str(caught.value)
+        == f"ten images in a row of {tmp_path}/a\nb can no longer be read; check that its disk is connected"
+    )
     assert multiprocessing.active_children() == []  # although `caught` still holds the exception
 
 

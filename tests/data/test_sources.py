@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import shutil
 import struct
 import tracemalloc
@@ -91,12 +92,21 @@ def test_pixels_and_labels(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_workers_see_the_same(name, tmp_path):
+def test_other_processes_see_the_same(name, tmp_path):
+    """Worker processes get a copy by fork, which is the default on Linux, or by pickle, after the source was used."""
     dataset = open_dataset(SOURCES[name][0](tmp_path), progress=False, random_flip=True, random_crop=True)
-    alone = list(torch.utils.data.DataLoader(dataset, 2))
-    loader = torch.utils.data.DataLoader(dataset, 2, num_workers=2, multiprocessing_context="spawn")
-    for a, b in zip(alone, loader, strict=True):
-        assert torch.equal(a["image"], b["image"])
+    alone = [dataset[i]["image"] for i in range(6)]
+    copy = pickle.loads(pickle.dumps(dataset))
+    for i, item in enumerate(torch.utils.data.DataLoader(dataset, None, num_workers=2)):
+        assert torch.equal(item["image"], alone[i])
+        assert torch.equal(copy[i]["image"], alone[i])
+
+
+def test_spawned_workers_see_the_same(tmp_path):
+    dataset = open_dataset(archive(tmp_path), progress=False)
+    loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context="spawn")
+    for i, item in enumerate(loader):
+        assert torch.equal(item["image"], dataset[i]["image"])
 
 
 def test_digits_are_the_real_ones():

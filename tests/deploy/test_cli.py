@@ -11,15 +11,18 @@ import pytest
 import yaml
 from PIL import Image
 
+from continuous_unet.base.signals import StopRequest
 from continuous_unet.cli.main import main
+from continuous_unet.deploy.options import RunOptions
+from continuous_unet.deploy.run_exported import run_exported
 from continuous_unet.deploy.standalone import runtime
 
 SOURCE = Path(__file__).parents[2] / "src"
 
 
 def test_run_makes_the_images_of_the_module(exported, tmp_path, capsys):
-    options = ["--num", "3", "--steps", "4", "--sampler", "dpm++", "--seed", "2", "--batch-size", "2"]
-    assert main(["run", "--model", str(exported), *options, "--output", str(tmp_path / "x"), "--json"]) == 0
+    options = ["--num", "3", "--steps", "4", "--scheduler", "dpm++", "--seed", "2", "--batch-size", "2"]
+    assert main(["run", str(exported), *options, "--output", str(tmp_path / "x"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 3
     images = runtime.to_pixels(runtime.generate(runtime.load(exported), 3, steps=4, sampler="dpm++", seed=2))
@@ -31,7 +34,7 @@ def test_run_takes_noise_out_of_an_image(exported, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noisy.png")
     options = ["--input", str(tmp_path / "noisy.png"), "--sigma", "30", "--output", str(tmp_path / "clean.png")]
-    assert main(["run", "--model", str(exported), *options]) == 0
+    assert main(["run", str(exported), *options]) == 0
     noisy = (pixels / np.float32(255))[None, None]
     expected = runtime.to_pixels(runtime.denoise(runtime.load(exported), noisy, 30))[0, :, :, 0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "clean.png")), expected)
@@ -39,41 +42,44 @@ def test_run_takes_noise_out_of_an_image(exported, tmp_path):
 
 def test_options_may_come_from_a_file(exported, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("num: 2\nsteps: 3\n")
-    assert main(["run", "--model", str(exported), "--config", str(tmp_path / "run.yaml"), "--print-config"]) == 0
+    assert main(["run", str(exported), "--config", str(tmp_path / "run.yaml"), "--print-config"]) == 0
     options = yaml.safe_load(capsys.readouterr().out)
-    assert (options["num"], options["steps"], options["sampler"]) == (2, 3, "ddim")
-    assert main(["export", "--model", "nope", "--output", "x", "--print-config"]) == 0
+    assert (options["num"], options["steps"], options["scheduler"]) == (2, 3, "ddim")
+    assert main(["export", "nope", "--output", "x", "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["format"] == "onnx"
 
 
 WRONG = {
-    "no model": (["run"], "required: --model"),
-    "missing": (["run", "--model", "nope"], "nope holds no exported model"),
-    "zero": (["run", "--model", "nope", "--num", "0"], "--num 0 must be at least 1"),
-    "steps": (["run", "--model", "{export}", "--steps", "5000"], "expected 1 to 1000"),
-    "class": (["run", "--model", "{export}", "--class-label", "1"], "trained without classes"),
-    "sigma": (["run", "--model", "{export}", "--sigma", "9"], "the noise of an image that is given"),
-    "no sigma": (["run", "--model", "{export}", "--input", "{image}"], "say how strong the noise"),
-    "no image": (["run", "--model", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
-    "many": (["run", "--model", "{export}", "--num", "9" * 15], "expected 1 to 1000000"),
-    "threads": (["run", "--model", "{export}", "--threads", "9" * 15], "expected 1 to 1024"),
-    "no name": (["run", "--model", "{export}", "--output", ""], "--output is empty"),
-    "pipe": (["run", "--model", "{export}", "--input", "/dev/null", "--sigma", "9"], "there is no such file"),
-    "under a file": (["run", "--model", "{export}", "--output", "{image}/x"], "cannot be written (Not a directory)"),
-    "long": (["run", "--model", "{export}", "--output", "x" * 300 + ".png"], "cannot be written (File name too long)"),
-    "jpeg": (["run", "--model", "{export}", "--output", "x.jpg"], "only .png files are written"),
-    "export nothing": (["export", "--output", "x"], "required: --model"),
-    "export missing": (["export", "--model", "nope", "--output", "x"], "nope does not exist"),
-    "export no output": (["export", "--model", "nope"], "--output is missing"),
-    "export format": (["export", "--model", "nope", "--format", "tflite"], "invalid choice: 'tflite'"),
-    "multiple": (["export", "--model", "{model}", "--output", "x", "--static-shape", "1x9x8"], "needs multiples of 2"),
-    "pixels": (["export", "--model", "nope", "--output", "x", "--static-shape", "1x65536x65536"], "16,777,216 pixels"),
-    "solver": (["export", "--model", "{model}", "--output", "x", "--solver-steps", "9999"], "more than the 1000"),
-    "web": (["export", "--model", "nope", "--output", "x", "--web", "--format", "torch"], "--web is for --format onnx"),
-    "export here": (["export", "--model", "{model}", "--output", "."], "name a new folder"),
-    "export long": (["export", "--model", "{model}", "--output", "x" * 300], "cannot be written (File name too long)"),
-    "prune here": (["prune", "--model", "{model}", "--data", "shapes", "--output", "."], "name a new folder"),
-    "export an export": (["export", "--model", "{export}", "--output", "x"], "holds no model"),
+    "no model": (["run"], "EXPORT is missing: folder that"),
+    "missing": (["run", "nope"], "nope holds no exported model"),
+    "zero": (["run", "nope", "--num", "0"], "--num 0 must be at least 1"),
+    "steps": (["run", "{export}", "--steps", "5000"], "expected 1 to 1000"),
+    "class": (["run", "{export}", "--class-label", "1"], "trained without classes"),
+    "sigma": (["run", "{export}", "--sigma", "9"], "the noise of an image that is given"),
+    "no sigma": (["run", "{export}", "--input", "{image}"], "say how strong the noise"),
+    "no image": (["run", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
+    "many": (["run", "{export}", "--num", "9" * 15], "expected 1 to 1000000"),
+    "threads": (["run", "{export}", "--threads", "9" * 15], "expected 1 to 1024"),
+    "no name": (["run", "{export}", "--output", ""], "--output is missing: PNG file"),
+    "pipe": (["run", "{export}", "--input", "/dev/null", "--sigma", "9"], "there is no such file"),
+    "under a file": (["run", "{export}", "--output", "{image}/x"], "cannot be written (Not a directory)"),
+    "long": (["run", "{export}", "--output", "x" * 300 + ".png"], "cannot be written (File name too long)"),
+    "jpeg": (["run", "{export}", "--output", "x.jpg"], "only .png files are written"),
+    "export nothing": (["export", "--output", "x"], "RUN_OR_MODEL is missing: run folder of"),
+    "export missing": (["export", "nope", "--output", "x"], "nope does not exist"),
+    "export no output": (["export", "nope"], "--output is missing"),
+    "export format": (["export", "nope", "--output", "x", "--format", "tflite"], "must be one of onnx, openvino"),
+    "multiple": (["export", "{model}", "--output", "x", "--static-shape", "1x9x8"], "needs multiples of 2"),
+    "pixels": (["export", "nope", "--output", "x", "--static-shape", "1x65536x65536"], "16,777,216 pixels"),
+    "solver": (["export", "{model}", "--output", "x", "--solver-steps", "9999"], "more than the 1000"),
+    "web": (
+        ["export", "nope", "--output", "x", "--web", "--format", "torch"],
+        "--web is not for --format torch, only for onnx",
+    ),
+    "export here": (["export", "{model}", "--output", "."], "name a new folder"),
+    "export long": (["export", "{model}", "--output", "x" * 300], "cannot be written (File name too long)"),
+    "prune here": (["prune", "{model}", "--data", "shapes", "--output", "."], "name a new folder"),
+    "export an export": (["export", "{export}", "--output", "x"], "holds no model"),
 }
 
 
@@ -99,7 +105,7 @@ def test_bad_input_is_one_line_and_exit_code_2(kind, exported, model, image, cap
 def test_images_that_are_there_are_not_written_over(exported, tmp_path, capsys):
     target = tmp_path / "images.png"
     target.write_bytes(b"mine")
-    options = ["run", "--model", str(exported), "--num", "1", "--steps", "1", "--output", str(target)]
+    options = ["run", str(exported), "--num", "1", "--steps", "1", "--output", str(target)]
     assert main(options) == 2
     assert "allow it with --overwrite" in capsys.readouterr().err
     assert target.read_bytes() == b"mine"
@@ -112,7 +118,7 @@ def test_run_imports_neither_torch_nor_diffusers(exported, tmp_path, without_tor
         "from continuous_unet.cli.main import main; code = main(sys.argv[1:]); "
         "sys.exit(code or (3 if {'torch', 'diffusers'} & set(sys.modules) else 0))"
     )
-    options = ["run", "--model", str(exported), "--num", "2", "--steps", "2", "--output", str(tmp_path / "x.png")]
+    options = ["run", str(exported), "--num", "2", "--steps", "2", "--output", str(tmp_path / "x.png")]
     command = [*without_torch["command"], without_torch["prelude"] + code, *options]
     run = subprocess.run(command, capture_output=True, text=True, env=without_torch["environment"])
     assert run.returncode == 0, run.stderr
@@ -131,11 +137,28 @@ def test_run_in_a_real_environment_without_torch(exported, tmp_path):
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
     options = ["--num", "2", "--steps", "3", "--seed", "7"]
     alone = [python, str(exported / "runtime.py"), *options, "--output", str(tmp_path / "alone.png")]
-    verb = [python, "-m", "continuous_unet", "run", "--model", str(exported), *options]
+    verb = [python, "-m", "continuous_unet", "run", str(exported), *options]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     for command in (alone, [*verb, "--output", str(tmp_path / "verb.png")]):
         run = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert run.returncode == 0, run.stderr
-    assert main(["run", "--model", str(exported), *options, "--output", str(tmp_path / "here.png")]) == 0
+    assert main(["run", str(exported), *options, "--output", str(tmp_path / "here.png")]) == 0
     pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("alone.png", "verb.png", "here.png")]
     assert all(np.abs(p.astype(int) - pictures[2]).max() <= 1 for p in pictures)
+
+
+def test_former_spellings_keep_working(exported, tmp_path, capsys):
+    options = ["--model", str(exported), "--num", "1", "--steps", "1", "--sampler", "dpm++"]
+    assert main(["run", *options, "--output", str(tmp_path / "x.png")]) == 0
+    notes = capsys.readouterr().err
+    assert "--sampler is now called --scheduler" in notes
+    assert "--model" in notes
+
+
+def test_a_stopped_run_writes_nothing(exported, tmp_path):
+    stop = StopRequest()
+    stop.signal = 15
+    options = RunOptions(model=str(exported), output=str(tmp_path / "x.png"))
+    result = run_exported(options, stop=stop)
+    assert (result.exit_code, result.to_text(), result.notes()) == (143, "", ["stopped; nothing was written"])
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
@@ -178,7 +178,7 @@ def test_a_wrong_network_is_noticed_and_nothing_is_left(model, tmp_path, monkeyp
 
     monkeypatch.setattr(module, "simplify", lose)
     options = ["--output", str(tmp_path / "x"), "--repeats", "0", "--solver-steps", "1"]
-    assert main(["export", "--model", str(model), *options]) == 1
+    assert main(["export", str(model), *options]) == 1
     error = capsys.readouterr().err
     assert "differs from PyTorch by" in error
     assert "tolerance of 0.0001" in error
@@ -277,7 +277,7 @@ REFUSED = {
     "shape": ({"static_shape": "1x8"}, "expected BATCHxHEIGHTxWIDTH"),
     "both": ({"static_shape": "1x8x8", "any_size": True}, "contradict each other"),
     "steps": ({"solver_steps": 0}, "must be at least 1"),
-    "tolerance": ({"tolerance": -1.0}, "must be positive"),
+    "tolerance": ({"tolerance": -1.0}, "--tolerance -1.0 must be above 0"),
     "no output": ({"output": ""}, "--output is missing"),
     "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
     "taken": ({"output": "taken"}, "is not empty and is not an earlier export"),
@@ -307,8 +307,13 @@ def test_what_cannot_be_is_refused(kind, tmp_path, monkeypatch):
 MODELS = {
     "adaptive": (lambda: pipeline(continuous(method="dopri5", gradient="backprop")), "chooses its steps while it runs"),
     "class embedding": (lambda: pipeline(continuous(class_embed_type="identity")), "cannot be exported"),
-    "no size": (lambda: pipeline(continuous(sample_size=None)), "say the size with --static-shape"),
+    "no size": (lambda: pipeline(continuous(sample_size=None)), "give the size with --static-shape"),
     "thresholding": (lambda: DiffusionSamplingPipeline(continuous(), DDPMScheduler(thresholding=True)), "thresholding"),
+    "condition": (lambda: pipeline(continuous(**SMALL, in_channels=2)), "takes 2 channels and gives 1"),
+    "flow matching": (
+        lambda: DiffusionSamplingPipeline(continuous(), FlowMatchEulerDiscreteScheduler()),
+        "FlowMatchEulerDiscreteScheduler is not supported",
+    ),
 }
 
 
@@ -322,7 +327,7 @@ def test_models_that_cannot_be_exported_are_refused(kind, tmp_path):
 
 def test_a_missing_extra_is_named(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert main(["export", "--model", str(model), "--output", str(tmp_path / "x")]) == 2
+    assert main(["export", str(model), "--output", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err
     assert "pip install 'continuous-unet[export]'" in error
     assert len(error.splitlines()) == 1

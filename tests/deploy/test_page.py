@@ -74,7 +74,7 @@ def page(tmp_path, node_modules):
     pytest.importorskip("onnxscript", reason="the export extra is not installed")
     small = {"block_out_channels": (8,), "mid_block_type": None}
     pipeline(continuous(num_class_embeds=3, **small)).save_pretrained(tmp_path / "model")
-    options = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "page"), "--web", "--repeats", "0"]
+    options = [str(tmp_path / "model"), "--output", str(tmp_path / "page"), "--web", "--repeats", "0"]
     assert main(["export", *options]) == 0
     (tmp_path / "page" / "ort").symlink_to(node_modules / "onnxruntime-web" / "dist")
     return tmp_path / "page"

@@ -184,7 +184,7 @@ def test_a_missing_torchao_is_named(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "executorch", ModuleType("executorch"))
     monkeypatch.setitem(sys.modules, "torchao", None)
     options = ["--format", "executorch", "--precision", "int8", "--calibration-data", "digits"]
-    assert main(["export", "--model", str(model), "--output", str(tmp_path / "x"), *options]) == 2
+    assert main(["export", str(model), "--output", str(tmp_path / "x"), *options]) == 2
     error = capsys.readouterr().err
     assert "needs torchao: pip install 'continuous-unet[executorch]'" in error
     assert error.count("\n") == 1
@@ -233,7 +233,7 @@ def test_batches_are_whole():
         (["--calibration-data", "shapes"], "3 channels and the model takes 1"),
         (["--calibration-data", "few"], "too few"),
         (["--calibration-data", "tiny"], "smaller than any"),
-        (["--calibration-data", "digits", "--solver-loop", "loop"], "no --solver-loop loop"),
+        (["--calibration-data", "digits", "--solver-loop", "loop"], "leave out --solver-loop loop"),
         (["--calibration-data", "nowhere"], "nowhere"),
     ],
 )
@@ -243,7 +243,7 @@ def test_refused_in_one_line(model, tmp_path, monkeypatch, capsys, options, word
     np.savez(tmp_path / "few.npz", images=np.zeros((5, 8, 8), np.uint8))
     np.savez(tmp_path / "tiny.npz", images=np.zeros((40, 4, 4), np.uint8))
     options = [f"{word}.npz" if word in ("few", "tiny") else word for word in options]
-    asked = ["--model", str(model), "--format", form, "--precision", "int8", "--output", "out", *options]
+    asked = [str(model), "--format", form, "--precision", "int8", "--output", "out", *options]
     assert main(["export", *asked]) == 2
     error = capsys.readouterr().err
     assert words in error

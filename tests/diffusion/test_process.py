@@ -1,5 +1,6 @@
 """The noise processes: diffusers' own formulas, round trips between all parametrisations, and what is refused."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import diffusers
@@ -225,3 +226,20 @@ def test_thresholding_does_not_leave_for_an_export():
     process = process_of(DDIMScheduler(thresholding=True))
     with pytest.raises(InputError, match="thresholding=True cannot be exported"):
         process.describe()
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_options_are_found_again(zero):
+    options = VariancePreservingOptions("v_prediction", "squaredcos_cap_v2", 50, 5.0)
+    assert options.make(zero_terminal_snr=zero).options() == options
+    assert process_of(options.make().make_sampler("dpm++")).options() == dataclasses.replace(
+        options, min_snr_gamma=None
+    )
+
+
+@pytest.mark.parametrize("other", [{"beta_end": 0.01}, {"trained_betas": [0.1] * 1000}])
+def test_a_process_that_no_options_make_is_refused(other):
+    with pytest.raises(
+        InputError, match=r"no noise process like this model's \(DDPMScheduler with"
+    ):
+        process_of(DDPMScheduler(**other)).options()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from continuous_unet.images.decode import (
     Unreadable,
@@ -99,6 +100,14 @@ def test_every_orientation_is_that_of_pillow(orientation, tmp_path):
 @pytest.mark.parametrize("name", ["exif_garbage.jpg", "x_ascii_in_short.jpg", "x_slong_orientation.jpg"])
 def test_odd_metadata_does_not_keep_the_picture(name):
     assert load_image(CASES / name).size in ((40, 32), (32, 40))
+
+
+def test_a_parser_that_fails_does_not_keep_the_picture(monkeypatch):
+    def refuse(self):
+        raise SyntaxError("not a TIFF file")  # which versions of Pillow before 13 raise here
+
+    monkeypatch.setattr(JpegImageFile, "getexif", refuse, raising=False)
+    assert load_image(CASES / "or6.jpg").size == (40, 32)
 
 
 def test_the_limit_of_pixels_is_named_and_can_be_raised(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import hub_utils
+from torch._dynamo.testing import CompileCounter
 
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.models import presets
@@ -17,6 +18,7 @@ from continuous_unet.models.blocks import DynamicBlock, SolverConfig
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning
 from continuous_unet.models.fields import FIELDS, FieldConfig
+from continuous_unet.models.unet import count_evaluations
 
 SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
 
@@ -129,7 +131,9 @@ def test_set_solver_refuses_and_changes_nothing():
 
 def test_evaluations_are_counted_per_block():
     model = make(method="rk4", gradient="backprop", num_solver_steps=3)
-    model(torch.randn(1, 1, 8, 8), 1)
+    with count_evaluations(model) as counts:
+        model(torch.randn(1, 1, 8, 8), 1)
+    assert set(counts.values()) == {12}
     stats = model.solver_stats()
     assert list(stats) == [
         "down_blocks.0.blocks.0",
@@ -139,6 +143,12 @@ def test_evaluations_are_counted_per_block():
         "up_blocks.1.blocks.0",
     ]
     assert {s["nfe"] for s in stats.values()} == {12}
+    adaptive = make(method="dopri5", gradient="backprop", field_type="general")
+    assert {s["nfe"] for s in adaptive.solver_stats().values()} == {None}  # found out while it runs
+    with count_evaluations(adaptive) as counts:
+        adaptive(torch.randn(1, 1, 8, 8), 1)
+    assert counts.keys() == stats.keys()
+    assert min(counts.values()) > 6
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -197,6 +207,48 @@ def test_models_of_different_horizons_compile_in_one_process():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         reference = gradients(model, x, timestep)
         assert float((gradients(compiled, x, timestep) - reference).norm() / reference.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("gradient", ["reversible", "backprop"])
+def test_repeated_blocks_compile_once_for_each_width(gradient):
+    """19 blocks of two widths: a graph for each block would exceed dynamo's limit."""
+    torch.compiler.reset()
+    model = make(gradient=gradient, layers_per_block=3, block_out_channels=(8, 8, 16))
+    x, timestep = torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
+    reference = gradients(model, x, timestep)
+    counter = CompileCounter()
+    model.compile_repeated_blocks(fullgraph=True, backend=counter)
+    ours = gradients(model, x, timestep)
+    assert float((ours - reference).norm() / reference.norm()) < 1e-5
+    assert len(model.solver_stats()) == 19
+    assert 2 <= counter.frame_count <= 3
+
+
+@pytest.mark.parametrize("kind", [{}, {"gradient": "checkpoint"}, {"gradient": "checkpoint", "block_type": "residual"}])
+def test_openvino_converts_by_example(kind):
+    openvino = pytest.importorskip("openvino")
+    model, x, timestep = make(**kind).eval(), torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
+    converted = openvino.convert_model(model, example_input={"sample": x, "timestep": timestep})
+    network = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        for sample in (x, -x):
+            ours = torch.tensor(network([sample.numpy(), timestep.numpy()])[0])
+            torch.testing.assert_close(ours, model(sample, timestep).sample, atol=1e-5, rtol=1e-4)
+
+
+def test_transforms_of_torch_func_say_what_to_do():
+    model, x = make(), torch.randn(2, 1, 8, 8)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters):
+        return torch.func.functional_call(model, parameters, (x, 5)).sample.square().mean()
+
+    with pytest.raises(RuntimeError, match="use gradient='backprop'"):
+        torch.func.grad(loss)(parameters)
+    model.set_solver(gradient="backprop")
+    expected = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    for ours, theirs in zip(torch.func.grad(loss)(parameters).values(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 FRESH = """

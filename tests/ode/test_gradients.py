@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from continuous_unet.evaluation import saved_bytes
-from continuous_unet.ode import GRADIENTS, METHODS, State, check_solver, guards, integrate
+from continuous_unet.ode import (
+    GRADIENTS,
+    METHODS,
+    Relaxation,
+    SplitFieldModule,
+    State,
+    check_solver,
+    guards,
+    integrate,
+    split_field,
+)
 
 from .fields import General, Split, make_field
 from .problems import ALL_METHODS, REVERSIBLE_METHODS
@@ -434,3 +444,170 @@ def test_a_captured_sibling_of_an_argument_is_refused():
     closure = lambda t, x, v, emb: field(t, x, v, emb + other)  # noqa: E731
     with pytest.raises(RuntimeError, match=r"args=\(tensor,\)"):
         integrate(closure, state, num_steps=2, method="rk4", gradient="adjoint", args=(one,)).state.x.sum().backward()
+
+
+class Recast(nn.Module):
+    """Keeps a layer's parameters in a storage dtype except while it runs, as diffusers' layerwise casting does."""
+
+    def __init__(self, layer, dtype):
+        super().__init__()
+        self.layer, self.dtype = layer.to(dtype), dtype
+
+    def forward(self, x):
+        self.layer.to(torch.float32)
+        result = self.layer(x)
+        self.layer.to(self.dtype)
+        return result
+
+
+class Twice(General):
+    """Uses one layer two times in an evaluation: its parameters have two places in the graph."""
+
+    def forward(self, t, x, v, emb):
+        return super().forward(t, x, v, emb) + self.outer(torch.sin(self.inner(torch.cat([v, x], -1))))
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", [General, Split, Twice])
+def test_parameters_that_are_recast_while_the_field_runs_keep_their_gradients(kind, dtype):
+    """Each recasting gives a parameter another accumulator. The gradients are as small as those of a real loss."""
+
+    def gradients(gradient):
+        torch.manual_seed(4)
+        field = kind(width=4)
+        for name in ("inner", "emb", "outer"):
+            setattr(field, name, Recast(getattr(field, name), dtype))
+        state, emb = State(torch.randn(8, 4), torch.randn(8, 4)), torch.randn(8, 2, requires_grad=True)
+        method = "kick_drift" if kind is Split else "reversible_leapfrog"
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            solution = integrate(field, state, num_steps=2, method=method, gradient=gradient, args=(emb,))
+        (1e-5 * solution.state.x.square().sum()).backward()
+        return [p.grad for p in (emb, *field.parameters())]
+
+    reference, ours = gradients("backprop"), gradients("reversible")
+    assert [g.dtype for g in ours] == [g.dtype for g in reference]
+    assert all(g.any() for g in reference)
+    assert difference(ours, reference) < 0.03  # a bfloat16 rounding
+
+
+def test_a_recast_parameter_is_refused_where_its_gradient_would_be_lost():
+    pytest.importorskip("torchdiffeq")
+    field = General()
+    field.outer = Recast(field.outer, torch.float16)
+    state, emb = State(torch.randn(4, 3), torch.randn(4, 3)), torch.ones(4, 2)
+
+    def run():
+        integrate(field, state, num_steps=2, method="rk4", gradient="adjoint", args=(emb,)).state.x.sum().backward()
+
+    with pytest.raises(RuntimeError, match="lose their gradients"):
+        run()
+
+
+class ConstantRate(SplitFieldModule):
+    """Its rate is a parameter itself, and another parameter is idle."""
+
+    def __init__(self):
+        super().__init__()
+        self.target = nn.Linear(3, 3)
+        self.rate = nn.Parameter(torch.tensor(0.3))
+        self.idle = nn.Parameter(torch.ones(3))
+
+    def terms(self, t, x):
+        return Relaxation(self.target(x), self.rate)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+def test_a_term_that_is_a_parameter_gets_its_gradient_and_an_idle_one_none(gradient):
+    torch.manual_seed(1)
+    field, state = ConstantRate(), State(torch.randn(4, 3), torch.randn(4, 3))
+    integrate(field, state, num_steps=2, method="kick_drift", gradient=gradient).state.x.square().sum().backward()
+    assert field.rate.grad is not None
+    assert field.rate.grad.abs() > 1e-3
+    assert field.idle.grad is None
+
+
+def test_a_term_that_is_captured_is_refused():
+    rate = torch.tensor(0.3, requires_grad=True)
+    field = split_field(lambda t, x: Relaxation(x * 0.5, rate))
+    state = State(torch.randn(4, 3, requires_grad=True), torch.randn(4, 3))
+
+    def run():
+        end = integrate(field, state, num_steps=2, method="kick_drift", gradient="reversible").state
+        end.x.sum().backward()
+
+    with pytest.raises(RuntimeError, match=r"args=\(tensor,\)"):
+        run()
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible", "adjoint"])
+def test_tensors_inside_tuples_and_dictionaries_get_their_gradients(gradient):
+    if gradient == "adjoint":
+        pytest.importorskip("torchdiffeq")
+
+    class Nested(General):
+        def forward(self, t, x, v, conditioning):
+            assert conditioning["name"] == "text"
+            return super().forward(t, x, v, conditioning["pair"][0] * conditioning["pair"][1])
+
+    torch.manual_seed(1)
+    field, method = Nested(), "rk4" if gradient == "adjoint" else "reversible_leapfrog"
+    pair = tuple(torch.randn(4, 2, requires_grad=True) for _ in range(2))
+    state = State(torch.randn(4, 3), torch.randn(4, 3))
+
+    def gradients(gradient):
+        args = ({"pair": pair, "name": "text"},)
+        end = integrate(field, state, num_steps=8, method=method, gradient=gradient, args=args).state
+        return torch.autograd.grad(end.x.square().sum(), (*pair, *field.parameters()))
+
+    assert difference(gradients(gradient), gradients("backprop")) < (0.01 if gradient == "adjoint" else 1e-5)
+
+
+TRANSFORMS = {
+    "grad": lambda function, x: torch.func.grad(lambda x: function(x).sum())(x),
+    "vmap": lambda function, x: torch.vmap(function)(x),
+    "jvp": lambda function, x: torch.func.jvp(function, (x,), (x,)),
+    "forward mode": lambda function, x: _forward_mode(function, x),
+}
+
+
+def _forward_mode(function, x):
+    with torch.autograd.forward_ad.dual_level():
+        return function(torch.autograd.forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("gradient", ["backprop", "reversible", "adjoint"])
+def test_transforms_of_torch_func_work_or_say_what_to_do(transform, gradient):
+    if gradient == "adjoint":
+        pytest.importorskip("torchdiffeq")
+    field, method = General(), "rk4" if gradient == "adjoint" else "reversible_leapfrog"
+
+    def function(x):
+        options = {"num_steps": 2, "method": method, "gradient": gradient, "args": (torch.ones(2),)}
+        return integrate(field, State(x, x), **options).state.x
+
+    x = torch.randn(4, 3) if transform == "vmap" else torch.randn(3)
+    if gradient == "backprop":
+        TRANSFORMS[transform](function, x)
+        return
+    with pytest.raises(RuntimeError, match="use gradient='backprop'"):
+        TRANSFORMS[transform](function, x)
+
+
+def test_a_trace_of_a_reversible_solve_runs_plain_steps():
+    class Run(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.field = Split()
+
+        def forward(self, x):
+            options = {"num_steps": 2, "method": "kick_drift", "gradient": "reversible", "args": (torch.ones(4, 2),)}
+            return integrate(self.field, State(x, x), **options).state.x
+
+    run, x = Run(), torch.randn(4, 3)
+    traced = torch.jit.trace(run, (x,), check_trace=False)
+    assert "PythonOp" not in str(traced.graph)
+    torch.testing.assert_close(traced(2 * x), run(2 * x))

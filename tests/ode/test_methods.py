@@ -84,6 +84,24 @@ def test_the_field_is_evaluated_at_the_nodes(method):
     assert times == pytest.approx(NODES[method])
 
 
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_method_knows_its_times_to_the_bit(method, gradient):
+    """Tables of embeddings are keyed by them."""
+    if gradient == "reversible" and method not in REVERSIBLE_METHODS:
+        pytest.skip("not reversible")
+    state = PROBLEMS["damped_oscillator"].state()
+    for t0, t1, num_steps in ((0.0, 1.0, 3), (0.0, 2.0, 7), (0.1, 0.73, 11), (1.0, -1 / 3, 6)):
+        times = []
+
+        def terms(t, x, times=times):
+            times.append(t)
+            return Damped(-x, torch.ones_like(x))
+
+        integrate(split_field(terms), state, num_steps=num_steps, t0=t0, t1=t1, method=method, gradient=gradient)
+        assert tuple(times) == METHODS[method].times(t0, (t1 - t0) / num_steps, num_steps)
+
+
 @pytest.mark.parametrize("method", ["midpoint", "heun", "rk4"])
 def test_same_values_as_torchdiffeq(method):
     torchdiffeq = pytest.importorskip("torchdiffeq")

@@ -1,13 +1,20 @@
 """Denoising: right where the answer is known in closed form, of any size and colour, saved and loaded."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DenoisingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.images.photographs import read_photograph
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.restoration import as_tensors
 from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser
+
+CASES = Path(__file__).parents[1] / "cases"
 
 
 def gaussian(prediction_type="epsilon", **options):
@@ -123,8 +130,6 @@ def test_grey_by_a_colour_model_stays_grey():
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 30), (65, 64)])
 def test_any_size_as_pil_image_too(size):
-    from PIL import Image
-
     for mode in ("L", "RGB"):
         image = Image.new(mode, size, "white")
         (restored,) = blind()(image, tiles=Tiles(32, 8)).images
@@ -156,3 +161,27 @@ def test_arguments_that_cannot_be():
     for wrong in (torch.rand(2, 8, 8), torch.full((1, 8, 8), float("nan")), "photo.png", torch.rand(1, 0, 8)):
         with pytest.raises(InputError, match="image"):
             blind()(wrong)
+
+
+def test_pictures_are_read_as_files_are():
+    """Upright, with the depth that they have; the same from a file, from memory and in a batch of the command line."""
+    pipeline = blind()
+    for name in ("g16.png", "float01.tif", "float_overshoot.tif", "or6.jpg", "la16.png"):
+        with Image.open(CASES / name) as image:
+            (tensor,) = as_tensors(image, torch.device("cpu"))
+            (restored,) = pipeline(image).images
+        photograph = read_photograph(CASES / name)
+        if photograph.alpha is None:
+            torch.testing.assert_close(tensor, photograph.tensor(), rtol=0, atol=1e-4)
+        assert restored.size == (tensor.shape[2], tensor.shape[1])
+        assert 0.3 < float(tensor.mean()) < 0.7
+
+
+def test_whole_numbers_are_on_the_scale_of_their_type_or_refused():
+    bytes_ = torch.randint(0, 256, (1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(as_tensors(bytes_, torch.device("cpu"))[0], bytes_ / 255)
+    for wrong in (bytes_.int(), bytes_.long(), bytes_.to(torch.int16)):
+        with pytest.raises(InputError, match="expected floats"):
+            blind()(wrong)
+    beyond = torch.tensor([[[-0.2, 1.3]]])
+    assert torch.equal(as_tensors(beyond, torch.device("cpu"))[0], beyond)

@@ -132,11 +132,11 @@ def test_hidden_files_are_passed_over_and_other_kinds_counted(folder):
     (folder / "in" / "._a.png").write_bytes(b"AppleDouble")
     (folder / "in" / "__MACOSX").mkdir()
     (folder / "in" / "__MACOSX" / "a.png").write_bytes(b"AppleDouble")
-    for name in ("x.HEIC", "y.heic", "z.avif"):
+    for name in ("x.HEIC", "y.heic", "z.jxl"):
         (folder / "in" / name).write_bytes(b"")
     result = run(["in"])
     assert [len(result.files), result.failed] == [3, []]
-    assert result.notes()[-1] == "left out, because these kinds are not read: 1 .avif, 2 .heic"
+    assert result.notes()[-1] == "left out, because these kinds are not read: 2 .heic, 1 .jxl"
 
 
 def test_a_trailing_slash_is_a_folder(folder):

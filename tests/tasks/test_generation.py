@@ -199,3 +199,65 @@ def test_the_discrete_u_net_can_be_sampled_from():
     pipeline = DiffusionSamplingPipeline(unet, make_scheduler("unipc", DDPMScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(1, num_inference_steps=3).images[0].mode == "RGB"
+
+
+class GaussianVelocity(ModelMixin):
+    """The best velocity of flow matching where every pixel of the data is normal with MEAN and STD."""
+
+    def __init__(self):
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+        self._config = SimpleNamespace(
+            sample_size=16, in_channels=1, out_channels=1, num_class_embeds=None, class_embed_type=None
+        )
+
+    @property
+    def config(self):
+        return self._config
+
+    def forward(self, sample, timestep, class_labels=None):
+        sigma = timestep / 1000  # x = (1 - sigma) clean + sigma noise, and the velocity is noise - clean
+        variance = (1 - sigma) ** 2 * STD**2 + sigma**2
+        centred = sample - (1 - sigma) * MEAN
+        clean = MEAN + (1 - sigma) * STD**2 / variance * centred
+        noise = sigma / variance * centred
+        return SimpleNamespace(sample=noise - clean)
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
+def test_flow_matching_samples_a_known_distribution(name):
+    import diffusers
+
+    pipeline = DiffusionSamplingPipeline(GaussianVelocity(), getattr(diffusers, name)())
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(32, torch.Generator().manual_seed(0), 60, output_type="pt").images * 2 - 1
+    assert float(images.mean()) == pytest.approx(MEAN, abs=0.01)
+    assert float(images.std()) == pytest.approx(STD, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"]
+)
+def test_flow_matching_ends_at_the_clean_image_of_a_model_that_knows_it(name):
+    """A model of one image predicts `noise - image` exactly, so that every path ends there."""
+    import diffusers
+
+    class Knowing(GaussianVelocity):
+        def forward(self, sample, timestep, class_labels=None):
+            return SimpleNamespace(sample=(sample - MEAN) / (timestep / 1000))
+
+    pipeline = DiffusionSamplingPipeline(Knowing(), getattr(diffusers, name)())
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(2, torch.Generator().manual_seed(0), 5, output_type="pt").images
+    torch.testing.assert_close(images, torch.full_like(images, MEAN / 2 + 0.5), rtol=0, atol=1e-4)
+
+
+def test_a_model_that_takes_a_condition_is_not_sampled():
+    sizes = {"sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4}
+    for taken, given in ((4, 1), (2, 1), (1, 2)):
+        unet = ContinuousUNet2DModel(in_channels=taken, out_channels=given, **sizes)
+        with pytest.raises(InputError, match=f"takes {taken} channels and gives {given}"):
+            DiffusionSamplingPipeline(unet, DDPMScheduler())(num_inference_steps=2)
+    learned = DiffusionSamplingPipeline(unet, DDPMScheduler(variance_type="learned_range"))
+    learned.set_progress_bar_config(disable=True)
+    assert learned(1, num_inference_steps=2, output_type="pt").images.shape == (1, 1, 8, 8)

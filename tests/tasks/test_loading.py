@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
-from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline
+from continuous_unet.tasks.generate.options import SampleOptions
+from continuous_unet.tasks.generate.run import sample_images
+from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline, load_restorer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -112,7 +114,7 @@ BAD = {
     "a path": (lambda p: edit(p / "model_index.json", unet=["../evil", "X"]), "wants code from"),
     "other class": (lambda p: edit(p / "model_index.json", unet=["diffusers", "AutoModel"]), "expected Continuous"),
     "no scheduler": (lambda p: edit(p / "model_index.json", scheduler=None), "names no scheduler"),
-    "not a scheduler": (lambda p: edit(p / "model_index.json", scheduler=["diffusers", "logging"]), "which is none"),
+    "not a scheduler": (lambda p: edit(p / "model_index.json", scheduler=["diffusers", "logging"]), "which is not one"),
     "new scheduler": (
         lambda p: edit(p / "model_index.json", scheduler=["diffusers", "XScheduler"]),
         "has no scheduler",
@@ -128,8 +130,8 @@ BAD = {
     ),
     "wrong option": (lambda p: edit(p / "unet" / "config.json", method="magic"), "method='magic' is unknown"),
     "truncated": (lambda p: (p / "unet" / WEIGHTS).write_bytes((p / "unet" / WEIGHTS).read_bytes()[:1000]), "damaged"),
-    "only a pickle": (only_a_pickle, "pickled ones, are not read"),
-    "only an honest pickle": (only_an_honest_pickle, "pickled ones, are not read"),
+    "only a pickle": (only_a_pickle, "pickled weights are not read"),
+    "only an honest pickle": (only_an_honest_pickle, "pickled weights are not read"),
     "a weight is missing": (drop_a_weight, "conv_in.weight"),
 }
 
@@ -189,3 +191,100 @@ def test_presets_by_name_and_solver_steps(saved):
         load_model_or_preset("tiny", solver_steps=0)
     with pytest.raises(InputError, match="multiples of 4"):
         load_model_or_preset("tiny", sample_size=15)
+
+
+def shard(saved, variant=None):
+    """Saves the U-Net anew, in several files."""
+    unet = load_pipeline(saved).unet
+    (saved / "unet" / WEIGHTS).unlink()
+    unet.save_pretrained(saved / "unet", max_shard_size="10KB", variant=variant)
+    return sorted((saved / "unet").glob("*-of-*.safetensors"))
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files(saved, unet, variant):
+    assert len(shard(saved, variant)) > 2
+    assert same(load_pipeline(saved).unet, unet)
+    assert same(load_pipeline(saved, variant=variant).unet, unet)
+
+
+def test_variants_by_name(saved, unet):
+    unet.save_pretrained(saved / "unet", variant="half")
+    for parameter in unet.parameters():
+        parameter.data.zero_()
+    unet.save_pretrained(saved / "unet", variant="zero")
+    assert load_pipeline(saved).unet.conv_in.weight.abs().sum() > 0  # without a variant as long as there is one
+    assert load_pipeline(saved, variant="zero").unet.conv_in.weight.abs().sum() == 0
+    with pytest.raises(InputError, match=r"no fp16 weights .*the variants half, zero exist, name one with --variant"):
+        load_pipeline(saved, variant="fp16")
+    (saved / "unet" / WEIGHTS).unlink()
+    with pytest.raises(InputError, match="the variants half, zero exist"):
+        load_pipeline(saved)
+    with pytest.raises(InputError, match=r"no \.\./\.\./x weights"):
+        load_pipeline(saved, variant="../../x")
+
+
+def name_a_file_elsewhere(saved, shards):
+    index = saved / "unet" / f"{WEIGHTS}.index.json"
+    edit(index, weight_map={"conv_in.weight": f"../{WEIGHTS}"})
+
+
+def name_no_shard(saved, shards):
+    edit(saved / "unet" / f"{WEIGHTS}.index.json", weight_map=[])
+
+
+def pickled_shard(saved, shards):
+    index = saved / "unet" / f"{WEIGHTS}.index.json"
+    edit(index, weight_map={"conv_in.weight": "diffusion_pytorch_model-1.bin"})
+
+
+def cut_a_shard(saved, shards):
+    shards[1].write_bytes(shards[1].read_bytes()[:-100])
+
+
+def narrow_a_weight(saved, shards):
+    tensors = load_file(shards[0])
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name][:1].clone()}, shards[0])
+
+
+SHARDS = {
+    "elsewhere": (name_a_file_elsewhere, "does not name shards"),
+    "none": (name_no_shard, "does not name shards"),
+    "a pickle": (pickled_shard, "does not name shards"),
+    "missing": (lambda saved, shards: shards[1].unlink(), "is missing; the model is incomplete"),
+    "cut off": (cut_a_shard, "it is damaged"),
+    "other shapes": (narrow_a_weight, "do not fit its config.json"),
+}
+
+
+@pytest.mark.parametrize("kind", SHARDS)
+def test_shards_are_checked_as_one_file_is(kind, saved):
+    spoil, message = SHARDS[kind]
+    spoil(saved, shard(saved))
+    with pytest.raises(InputError, match=message):
+        load_pipeline(saved)
+
+
+def test_loading_draws_no_random_numbers(saved):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_pipeline(saved)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_other_families_are_loaded_for_python_and_refused_by_the_verbs(saved, tmp_path):
+    from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+    for scheduler in (FlowMatchEulerDiscreteScheduler(), EDMEulerScheduler()):
+        shutil.rmtree(saved / "scheduler")
+        scheduler.save_pretrained(saved / "scheduler")
+        edit(saved / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])
+        assert type(load_pipeline(saved).scheduler) is type(scheduler)
+        for task in ("denoise", "inpaint"):
+            with pytest.raises(InputError, match=f"process of {type(scheduler).__name__} .*not supported"):
+                load_restorer(saved, task)
+        with pytest.raises(InputError, match="not supported"):
+            sample_images(SampleOptions(model=str(saved), output=str(tmp_path / "x.png"), num=1, steps=2))
+    assert not (tmp_path / "x.png").exists()

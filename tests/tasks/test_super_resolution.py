@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from continuous_unet import ContinuousUNet2DModel, SuperResolutionPipeline
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.predictions import clean_image, noise
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.resampling import enlarge
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.upscale.pipeline import RESIDUAL_SCALE
@@ -114,5 +114,5 @@ def test_predictions_are_understood(kind):
     image, eps, time = torch.rand(1, 1, 4, 4), torch.randn(1, 1, 4, 4), torch.tensor([300])
     noisy = scheduler.add_noise(image, eps, time)
     said = {"epsilon": eps, "sample": image, "v_prediction": scheduler.get_velocity(image, eps, time)}[kind]
-    torch.testing.assert_close(clean_image(scheduler, said, noisy, 300), image, rtol=0, atol=1e-5)
-    torch.testing.assert_close(noise(scheduler, said, noisy, 300), eps, rtol=0, atol=1e-5)
+    torch.testing.assert_close(process_of(scheduler).to_clean(said, noisy, 300), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(process_of(scheduler).to_noise(said, noisy, 300), eps, rtol=0, atol=1e-5)

@@ -65,7 +65,9 @@ def test_a_disk_that_is_gone_is_one_sentence(tiny, images, monkeypatch):
         return take_step(self, batches)
 
     monkeypatch.setattr(Trainer, "take_step", losing)
-    with pytest.raises(InputError, match=r"^ten images in a row of .* can no longer be read; is the disk there\?$"):
+    with pytest.raises(
+        InputError, match=r"^ten images in a row of .* can no longer be read; check that its disk is connected$"
+    ):
         train(tiny(data=str(images), num_workers=1, num_validation=0, steps=50, max_bad_images=1.0))
 
 

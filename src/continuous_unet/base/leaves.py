@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
+
+_WITHIN = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 
 
 class Word(str):
@@ -118,23 +121,17 @@ class Leaf:
         bounds = self.field.metadata.get("bounds", {})
         if not bounds or not isinstance(item, (int, float)):
             return
-        within = {
-            "at least": lambda limit: item >= limit,
-            "at most": lambda limit: item <= limit,
-            "above": lambda limit: item > limit,
-            "below": lambda limit: item < limit,
-        }
-        if not all(within[relation](limit) for relation, limit in bounds.items()):
+        if not all(_WITHIN[relation](item, limit) for relation, limit in bounds.items()):
             wanted = " and ".join(f"{relation} {limit:g}" for relation, limit in bounds.items())
             raise InputError(f"{self.label} {item} must be {wanted}")
 
     def _expectation(self, value: Any) -> str:
         choices = [str(choice) for choice in self.choices]
-        shown = str(value) if isinstance(value, Word) else value
+        typed = str(value) if isinstance(value, Word) else value
+        shown = " ".join(map(str, value)) if isinstance(value, list) else repr(typed)
         if not choices:
-            return f"{self.label} {shown!r} must be {' or '.join(_in_words(kind) for kind in reversed(self.kinds))}"
-        near = nearest(str(value), choices)
-        return f"{self.label} {shown!r} must be one of {', '.join(choices)}{near}"
+            return f"{self.label} {shown} must be {' or '.join(_in_words(kind) for kind in reversed(self.kinds))}"
+        return f"{self.label} {shown} must be one of {', '.join(choices)}{nearest(str(value), choices)}"
 
 
 def _origin(kind: Any) -> Any:

@@ -4,6 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+Json = dict[str, Any]
+"""Values by name, as JSON holds them."""
+
 
 @dataclass
 class CallResult:
@@ -18,7 +21,7 @@ class CallResult:
         stopped_by = getattr(self, "stopped_by", None)
         return 0 if stopped_by is None else 128 + int(stopped_by)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the values that `--json` prints."""
         return dataclasses.asdict(self)
 

@@ -3,7 +3,7 @@
 cunet prune runs/digits --data digits --ratio 0.3 --output runs/digits-pruned --steps 2000
 cunet prune --output runs/digits-pruned --resume
 
-The folder can be used like a run folder by cunet sample, profile and export. cunet train --start-from trains it further.
+cunet sample, profile and export take the folder like a run folder. cunet train --start-from trains it further.
 """
 
 from continuous_unet.cli.verb import Verb

@@ -105,7 +105,7 @@ def measure_training_speed(models: Models, batch_size: int, repeats: int) -> dic
 
 def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: int) -> dict[str, Speed]:
     """Returns the speed of whole sampling runs, 8 images at a time, by name."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     batch = 8
 
@@ -165,7 +165,7 @@ def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDat
 
     The list is empty if the model has no solver with a fixed number of steps.
     """
-    unet = pipeline.unet
+    unet: Any = pipeline.unet
     if not hasattr(unet, "set_solver") or unet.config.method not in METHODS:
         return []
     trained = unet.config.num_solver_steps

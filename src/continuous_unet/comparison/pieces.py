@@ -69,14 +69,14 @@ class PieceStore:
         """Returns the file of a piece."""
         return self.folder / "pieces" / f"{name}.json"
 
-    def once(self, name: str, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
-        """Returns a piece: read if its file exists, otherwise made and written."""
+    def once(self, name: str, kind: type[Kind], make: Callable[..., Any], *arguments: Any, **options: Any) -> Kind:
+        """Returns a piece: read if its file exists, otherwise made by `make(*arguments, **options)` and written."""
         if not self.path(name).is_file():
             self.stop.check()
             tqdm.write(f"{name} …", file=sys.stderr)
             try:
                 with leave_on_signals(self.stop):  # compilers take minutes; trainings save by themselves
-                    result = make()
+                    result = make(*arguments, **options)
             except KeyboardInterrupt as interrupt:
                 if self.stop.signal is None:
                     raise
@@ -86,11 +86,10 @@ class PieceStore:
 
     def all(self, kind: type[Kind], tasks: dict[str, Task]) -> list[Kind]:
         """Returns pieces that do not depend on each other, in the order of `tasks`, which are functions by name."""
-        todo = {name: task for name, task in tasks.items() if not self.path(name).is_file()}
         if self.jobs == 1:
-            for name, (function, *arguments) in todo.items():
-                self.once(name, kind, lambda function=function, arguments=arguments: function(*arguments))
-        elif todo:
+            return [self.once(name, kind, *task) for name, task in tasks.items()]
+        todo = {name: task for name, task in tasks.items() if not self.path(name).is_file()}
+        if todo:
             run_in_processes(todo, self.jobs, self.stop, self.write)
         return [self.read(name, kind) for name in tasks]
 

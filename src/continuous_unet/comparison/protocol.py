@@ -14,7 +14,7 @@ from continuous_unet.comparison import measure
 from continuous_unet.comparison import results as res
 from continuous_unet.comparison.config import CURVE_SCHEDULERS, CompareConfig
 from continuous_unet.comparison.pieces import PieceStore
-from continuous_unet.comparison.sides import Side
+from continuous_unet.comparison.sides import Side, square_side
 from continuous_unet.comparison.workers import ExtractorSpec, Task, measure_samples, train_side
 from continuous_unet.data import ImageDataset
 from continuous_unet.evaluation.costs.latency import Latency
@@ -53,7 +53,7 @@ class Protocol:
         self.pieces = pieces
         self.folder = pieces.folder
         self.device = device
-        self.size, self.channels = data.report.image_size, data.report.channels
+        self.size, self.channels = square_side(data.report), data.report.channels
 
     def run(self, machine: res.Machine) -> res.Comparison:
         """Measures everything that is not measured yet."""
@@ -68,9 +68,7 @@ class Protocol:
         distances, sampling = self._sample(runs, spec)
         for side in self.sides:
             name = side.name
-            losses = self.pieces.once(
-                f"dial/{name}", list[res.SolverStepsLosses], lambda side=side: self._solver_steps(side)
-            )
+            losses = self.pieces.once(f"dial/{name}", list[res.SolverStepsLosses], self._solver_steps, side)
             trained = res.TrainedSide(
                 rates[name], images[name], sweep[name], runs[name], distances[name], sampling[name], losses
             )
@@ -82,29 +80,24 @@ class Protocol:
         # the reference of all ratios comes first: the discrete U-Net, if there is one
         ordered = sorted(self.sides, key=lambda side: side.name != "discrete")
         models = {side.name: side.build(self.size, self.channels).to(self.device).eval() for side in ordered}
-        repeats, few = config.repeats, max(2, config.repeats // 4)
-        costs = once("costs", dict[str, res.SideCost], lambda: measure.measure_costs(models))
-        memory = once("memory", list[res.SavedMemory], lambda: measure.measure_memory(models))
-        speed = once(
-            "training-speed",
-            dict[str, res.Speed],
-            lambda: measure.measure_training_speed(models, config.batch_size, repeats),
-        )
-        eager, compiled = (
-            once(
+        costs = once("costs", dict[str, res.SideCost], measure.measure_costs, models)
+        memory = once("memory", list[res.SavedMemory], measure.measure_memory, models)
+        steps = models, config.batch_size, config.repeats
+        speed = once("training-speed", dict[str, res.Speed], measure.measure_training_speed, *steps)
+        kinds = ("eager", "compiled") if config.compiled else ("eager",)
+        latency = {
+            kind: once(
                 f"latency-{kind}",
                 dict[str, Latency | res.Failed],
-                lambda kind=kind: measure.measure_latencies(models, repeats, compiled=kind == "compiled"),
+                measure.measure_latencies,
+                models,
+                config.repeats,
+                compiled=kind == "compiled",
             )
-            if kind == "eager" or config.compiled
-            else {}
-            for kind in ("eager", "compiled")
-        )
-        sampling = once(
-            "sampling-time",
-            dict[str, res.Speed],
-            lambda: measure.measure_sampling_time(models, config.scheduler, config.sampling_steps, few),
-        )
+            for kind in kinds
+        }
+        runs = models, config.scheduler, config.sampling_steps, max(2, config.repeats // 4)
+        sampling = once("sampling-time", dict[str, res.Speed], measure.measure_sampling_time, *runs)
         return {
             side.name: res.SideResult(
                 name=side.name,
@@ -113,8 +106,8 @@ class Protocol:
                 memory=[row for row in memory if row.side == side.name],
                 speed=speed[side.name],
                 sampling_time=sampling[side.name],
-                eager=eager[side.name],
-                compiled=compiled.get(side.name),
+                eager=latency["eager"][side.name],
+                compiled=latency.get("compiled", {}).get(side.name),
             )
             for side in self.sides
         }
@@ -174,10 +167,10 @@ class Protocol:
         config, path = self.config, self.folder / "extractor" / "classifier.safetensors"
         kind = extractor_class(config.extractor)
         how: dict[str, Any] = {"steps": config.extractor_steps, "seed": 0, "device": self.device, "path": path}
-        facts = self.pieces.once("extractor", Facts, lambda: kind.prepare(self.data, self.held_out, **how))
+        facts = self.pieces.once("extractor", Facts, kind.prepare, self.data, self.held_out, **how)
         extractor = kind(path, facts, self.device)
-        floor = self.pieces.once("floor", quality.Distance, lambda: self._floor(extractor))
-        noise = self.pieces.once("noise", quality.Distance, lambda: self._noise(extractor))
+        floor = self.pieces.once("floor", quality.Distance, self._floor, extractor)
+        noise = self.pieces.once("noise", quality.Distance, self._noise, extractor)
         return (config.extractor, path, facts), res.Scale(extractor.name, floor, noise)
 
     def _floor(self, extractor: Extractor) -> quality.Distance:

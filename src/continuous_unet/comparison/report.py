@@ -14,6 +14,7 @@ from continuous_unet.comparison.formatting import MISSING, SCHEDULER_NAMES, figu
 from continuous_unet.comparison.plots import draw_plots
 from continuous_unet.comparison.results import Comparison, Scale, TrainedSides
 from continuous_unet.comparison.rows import QualityRow, SideRow, companion_tables, equal_budgets, make_rows, write_csv
+from continuous_unet.comparison.sides import square_side
 from continuous_unet.comparison.verdicts import Verdict, make_verdicts
 
 Columns = dict[str, Callable[[SideRow], object]]
@@ -42,7 +43,7 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
     rows = make_rows(comparison)
     verdicts = make_verdicts(
         rows,
-        comparison.data.image_size,
+        square_side(comparison.data),
         [row for side in comparison.sides for row in side.memory],
         {side.name: trained.solver_steps for side, trained in comparison.trained()},
     )

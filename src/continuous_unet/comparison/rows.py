@@ -80,14 +80,11 @@ class Row:
         found: dict[str, Any] = {}
         for field in fields(cls):
             if group := _group(field):
-                texts = [cells.get(_column(field, part), "") for part in fields(group)]
-                kinds = [
-                    float if part.type is float else lambda text: tuple(map(float, text.split()))
-                    for part in fields(group)
-                ]
-                found[field.name] = (
-                    group(*(kind(t) for kind, t in zip(kinds, texts, strict=True))) if texts[0] else None
-                )
+                texts = {part.name: cells.get(_column(field, part), "") for part in fields(group)}
+                seeds = tuple(map(float, texts.pop("seeds", "").split()))
+                values: dict[str, Any] = {name: float(text) for name, text in texts.items() if text}
+                values |= {"seeds": seeds} if values and group is Spread else {}
+                found[field.name] = group(**values) if values else None
             elif field.type in (str, int, float):
                 found[field.name] = field.type(cells[field.name])
         return found

@@ -19,7 +19,7 @@ from continuous_unet.comparison.protocol import Protocol
 from continuous_unet.comparison.report import write_reports
 from continuous_unet.comparison.results import Machine
 from continuous_unet.comparison.rows import SideRow
-from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts
+from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts, square_side
 from continuous_unet.comparison.verdicts import Verdict
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.evaluation.quality.extractors import extractor_class
@@ -62,7 +62,7 @@ def compare(config: CompareConfig, *, stop: StopRequest | None = None) -> Compar
     # Everything that can be refused is refused before anything is written.
     device = pick_device(config.device)
     data, held_out = _open_data(config)
-    size, channels = data.report.image_size, data.report.channels
+    size, channels = square_side(data.report), data.report.channels
     side_size = config.side_size if config.side_size != "auto" else "small" if size <= 32 else "base"
     sides = resolve_cuts(load_sides(config.sides, side_size), size, channels)
     for side in sides:

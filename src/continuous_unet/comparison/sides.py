@@ -10,6 +10,7 @@ import torch
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.presets import PRESETS
@@ -60,6 +61,17 @@ class Side(Options):
             )
         except (ValueError, TypeError) as error:
             raise InputError(f"the side {self.name} cannot be made: {error}") from error
+
+
+def square_side(report: DatasetReport) -> int:
+    """Returns the side of the images in pixels.
+
+    Raises:
+        InputError: if they are not square.
+    """
+    if isinstance(report.image_size, int):
+        return report.image_size
+    raise InputError(f"a comparison needs square images, and these have {report.image_size}; give --image-size SIDE")
 
 
 def built_in(size: str) -> list[str]:

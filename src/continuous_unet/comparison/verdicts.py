@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from continuous_unet.comparison.results import SavedMemory, SolverStepsLosses
-from continuous_unet.comparison.rows import SideRow, Spread
+from continuous_unet.comparison.rows import SideRow, Spread, Timing
 
 LIMITS = {"small": {"parameters": 0.25, "macs": 0.35}, "base": {"parameters": 0.25, "macs": 0.30}}
 """Goals of the project relative to the usual-size U-Net: `small` up to 32 pixels, `base` above."""
@@ -57,13 +57,8 @@ def make_verdicts(
                 limits["parameters"],
             ),
             _share("MACs per forward pass", ours.macs_per_forward, discrete.macs_per_forward, limits["macs"]),
-            *(
-                _share(f"latency per forward pass, {kind}", mine and mine.ratio, theirs and theirs.ratio, 0.2)
-                for kind, mine, theirs in (
-                    ("eager", ours.latency_eager, discrete.latency_eager),
-                    ("compiled", ours.latency_compiled, discrete.latency_compiled),
-                )
-            ),
+            _latency("eager", ours.latency_eager, discrete.latency_eager),
+            _latency("compiled", ours.latency_compiled, discrete.latency_compiled),
             _share("bytes saved for backward, as trained", ours.saved_for_backward_bytes, saved, 0.2),
             _share("bytes saved for backward, most frugal exact gradient", frugal, saved, 0.2),
             _loss("validation loss, equal images", "no worse", ours, discrete),
@@ -91,6 +86,12 @@ def _share(claim: str, mine: float | None, theirs: float | None, limit: float) -
     if mine is None or theirs is None:
         return None
     return Verdict(claim, f"at most {limit:.0%}", f"{mine / theirs:.1%}", _met(mine / theirs <= limit))
+
+
+def _latency(kind: str, mine: Timing | None, theirs: Timing | None) -> Verdict | None:
+    if mine is None or theirs is None:
+        return None
+    return _share(f"latency per forward pass, {kind}", mine.ratio, theirs.ratio, 0.2)
 
 
 def _loss(claim: str, target: str, ours: SideRow, other: SideRow | None, equal: str = "images") -> Verdict | None:

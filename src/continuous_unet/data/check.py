@@ -34,6 +34,8 @@ class DataCheck(CallResult):
     """Why folders that could be classes are not taken as such; empty otherwise."""
     deep: list[DeepImages] = field(default_factory=list)
     """How the values of high-depth images are read."""
+    lost_depth: int = 0
+    """The number of images with 16 bits per channel, of which 8 are read."""
     unusual_range: str | None = None
     """Why training needs `value_range`, if it does."""
     left_aside: dict[str, int] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def check_data(options: DataOptions, *, stop: StopRequest | None = None, progres
         not_searched=list(opened.not_searched),
         why_no_classes=opened.why_no_classes,
         deep=deep,
+        lost_depth=sum(look.loses_depth for look in found),
         unusual_range=unusual,
         left_aside=dict(opened.left_aside),
     )

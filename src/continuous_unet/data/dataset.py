@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.loading import TrainingData, first_batch
+from continuous_unet.data.loading import Share, TrainingData
 from continuous_unet.data.looking import Look, look_at, read_ranges, sizes_of, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
@@ -24,6 +24,7 @@ from continuous_unet.images.decode import Unreadable
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ImageDataset(TrainingData, Dataset):
     """The images of one source, indexed by `index` (as epoch 0) or `(epoch, index)`; see the package for the items.
 
@@ -32,35 +33,21 @@ class ImageDataset(TrainingData, Dataset):
     """
 
     resume_promise = "exact on a CPU with as many processes"
-
-    def __init__(
-        self,
-        source: Source,
-        indices: np.ndarray,
-        report: DatasetReport,
-        preparation: Preparation,
-        seed: int,
-    ) -> None:
-        self.source = source
-        self.indices = indices
-        """The positions in the source of the images that are used here."""
-        self.report = report
-        self.preparation = preparation
-        self.seed = seed
-        self._reported: set[str] = set()
+    source: Source
+    indices: np.ndarray
+    """The positions in the source of the images that are used here."""
+    report: DatasetReport
+    preparation: Preparation
+    seed: int
+    _reported: set[str] = field(default_factory=set, init=False)
+    """Names of images that have become unreadable, once a warning has named them."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
     def file_names(self) -> list[str] | None:
-        """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
         return self.source.names if self.source.files else None
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes, or None if the images have none."""
-        return None if self.report.class_names is None else len(self.report.class_names)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -78,11 +65,12 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def _reader(
-        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
-    ) -> tuple[Dataset, dict[str, Any]]:
-        first = first_batch(start, batch_size, world_size)
-        return self, {"batch_sampler": EpochSampler(len(self), batch_size, seed, first, rank, world_size)}
+    def first(self, number: int) -> list[dict[str, Any]]:
+        return [self[index] for index in range(min(number, len(self)))]
+
+    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
+        order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
+        return self, {"batch_sampler": order}
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
@@ -96,7 +84,9 @@ class ImageDataset(TrainingData, Dataset):
                     self._reported.add(name)
                     logger.warning("%s can no longer be read (%s); another image takes its place", name, error)
                 position = int(self.indices[derive_seed("substitute", self.seed, index, attempt) % len(self)])
-        raise InputError(f"ten images in a row of {self.report.source} can no longer be read; is the disk there?")
+        raise InputError(
+            f"ten images in a row of {self.report.source} can no longer be read; check that its disk is connected"
+        )
 
 
 def open_dataset(
@@ -180,6 +170,7 @@ def open_dataset(
         left_out=left_out,
         why_no_classes=opened.why_no_classes,
         deep=deep,
+        lost_depth=sum(look.loses_depth for look in found),
         left_aside=dict(opened.left_aside),
     )
     values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(deep)
@@ -230,21 +221,14 @@ def train_validation_split(
             f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
         )
     order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
-    parts = []
-    for chosen, augmented in ((order[num_validation:], True), (order[:num_validation], False)):
-        indices = dataset.indices[np.sort(chosen)]
-        parts.append(
-            ImageDataset(
-                dataset.source,
-                indices,
-                replace(dataset.report, num_images=len(indices)),
-                dataset.preparation
-                if augmented
-                else replace(dataset.preparation, random_flip=False, random_crop=False),
-                dataset.seed,
-            )
-        )
-    return parts[0], parts[1]
+    held_out, kept = (dataset.indices[np.sort(part)] for part in np.split(order, [num_validation]))
+    plain = replace(dataset.preparation, random_flip=False, random_crop=False)
+    return _part(dataset, kept, dataset.preparation), _part(dataset, held_out, plain)
+
+
+def _part(dataset: ImageDataset, indices: np.ndarray, preparation: Preparation) -> ImageDataset:
+    report = replace(dataset.report, num_images=len(indices))
+    return replace(dataset, indices=indices, report=report, preparation=preparation)
 
 
 def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -11,6 +11,21 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import outlive_first_signal
 from continuous_unet.data.order import batch_positions
 from continuous_unet.data.report import DatasetReport
+
+
+class Share(NamedTuple):
+    """Which part of the endless sequence of images one process reads."""
+
+    batch_size: int
+    start: int
+    rank: int
+    world_size: int
+    seed: int
+
+    @property
+    def first_batch(self) -> int:
+        """The number of the first batch that has no image before position `start`."""
+        return math.ceil(self.start / (self.batch_size * self.world_size))
 
 
 class TrainingData(ABC):
@@ -22,23 +37,25 @@ class TrainingData(ABC):
     """How exactly a resumed run goes on in this data, in words for people."""
 
     @property
-    @abstractmethod
     def num_classes(self) -> int | None:
         """The number of classes, or None if the images have none."""
+        return None if self.report.class_names is None else len(self.report.class_names)
 
     @property
-    @abstractmethod
     def file_names(self) -> list[str] | None:
-        """The names of all image files of the source, or None if the images are not files."""
+        """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
+        return None
 
     @abstractmethod
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
 
     @abstractmethod
-    def _reader(
-        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
-    ) -> tuple[Dataset, dict[str, Any]]:
+    def first(self, number: int) -> list[dict[str, Any]]:
+        """Returns the first items, or as many as there are; those of a stream are the ones that it begins with."""
+
+    @abstractmethod
+    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
         """Returns what a `DataLoader` reads, and its arguments that set the batches and their order."""
 
     def loader(
@@ -70,7 +87,8 @@ class TrainingData(ABC):
         Raises:
             InputError: if too many images can no longer be read; with the message alone if a worker raised it.
         """
-        dataset, order = self._reader(batch_size, start, rank, world_size, self.seed if seed is None else seed)
+        share = Share(batch_size, start, rank, world_size, self.seed if seed is None else seed)
+        dataset, order = self._reader(share)
         loader = DataLoader(
             dataset,
             num_workers=num_workers,
@@ -79,15 +97,10 @@ class TrainingData(ABC):
             **order,
         )
         try:
-            for number, batch in enumerate(loader, first_batch(start, batch_size, world_size)):
+            for number, batch in enumerate(loader, share.first_batch):
                 yield batch_positions(number, batch_size, rank, world_size), batch
         except InputError as error:
             # torch puts the whole traceback into the message of an exception that comes from a worker
             message = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()
             error.__traceback__ = None  # its frames hold the iterator, and that the workers
         raise InputError(message)
-
-
-def first_batch(start: int, batch_size: int, world_size: int) -> int:
-    """Returns the number of the first batch that has no image before position `start`."""
-    return math.ceil(start / (batch_size * world_size))

@@ -31,6 +31,8 @@ class Look:
     smallest: float = 0.0
     largest: float = 0.0
     """The range of its values, where it is deep."""
+    loses_depth: bool = False
+    """Whether 8 bits of 16 per channel are read."""
 
 
 def look_at(source: Source, progress: bool, stop: StopRequest | None = None) -> list[Look | str]:
@@ -48,7 +50,9 @@ def look_at(source: Source, progress: bool, stop: StopRequest | None = None) -> 
             return str(error)
         deep = deep_type(image)
         values = np.asarray(image) if deep is not None and image.width and image.height else np.zeros(1)
-        return Look(source.names[index], image.size, is_grey(image), deep, float(values.min()), float(values.max()))
+        low, high = float(values.min()), float(values.max())
+        lost = bool(image.info.get("loses_depth"))
+        return Look(source.names[index], image.size, is_grey(image), deep, low, high, lost)
 
     if not len(source):
         raise InputError(f"{source.kind} holds no image")

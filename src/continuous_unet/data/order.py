@@ -14,19 +14,19 @@ def batch_positions(batch: int, batch_size: int, rank: int = 0, world_size: int 
 
 
 class EpochSampler:
-    """An endless batch sampler: lists of `(epoch, index)`.
+    """Yields batches without end, as lists of `(epoch, index)`.
 
     Position p of the global sequence is image `permutation(seed, p // n)[p % n]`, so each image comes once an epoch,
     and batches run across the ends of epochs. Batch s of rank r of W holds the positions `(s W + r) B` to
-    `(s W + r + 1) B`. Beginning at any step costs nothing, and the sequence does not depend on the number of processes.
+    `(s W + r + 1) B`. Starting at any batch costs nothing, and the sequence does not depend on the number of processes.
 
     Args:
-        num_images: n.
-        batch_size: B, per process.
-        seed: of the order.
-        start_batch: first batch to give.
-        rank: r.
-        world_size: W.
+        num_images: the number of images, n.
+        batch_size: the number of images in a batch of one process, B.
+        seed: sets the order.
+        start_batch: the number of the first batch to yield.
+        rank: the number of this process, r.
+        world_size: the number of processes, W.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EpochSampler:
         self.world_size = world_size
 
     def positions(self, batch: int) -> range:
-        """Positions in the global sequence of one batch."""
+        """Returns the positions in the global sequence of one batch."""
         return batch_positions(batch, self.batch_size, self.rank, self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

@@ -52,6 +52,8 @@ class DatasetReport:
     """Why folders that could be classes are not taken as such; empty otherwise."""
     deep: list[DeepImages] = field(default_factory=list)
     """How the values of high-depth images are read."""
+    lost_depth: int = 0
+    """The number of images with 16 bits per channel, of which 8 are read: those in colour or with transparency."""
     left_aside: dict[str, int] = field(default_factory=dict)
     """The number of image files of each kind that is not read, by the ending of their names."""
 
@@ -92,9 +94,13 @@ class DatasetReport:
             moved: whether the data has another place now, so that everything known of it must be the same.
         """
         now = self.to_dict()
-        names = ["num_images", "image_size", "channels", "class_names", "deep"]
-        names += ["smallest", "largest"] if moved else []
+        names = ["num_images", "image_size", "channels", "class_names"] + (["smallest", "largest"] if moved else [])
         changed = [f"{n} {before[n]!r} -> {now[n]!r}" for n in names if n in before and before[n] != now[n]]
+        ranges = {images["kind"]: (images["black"], images["white"]) for images in before.get("deep", [])}
+        for images in self.deep:
+            taken = images.black, images.white
+            if ranges.get(images.kind, taken) != taken:
+                changed.append(f"value range of {images.kind} images {ranges[images.kind]} -> {taken}")
         new = len(self.left_out) - len(before.get("left_out", []))
         if moved and new > 0:
             changed.append(f"{new} images are missing or unreadable, such as {self.left_out[-1][0]}")
@@ -111,6 +117,8 @@ def describe_notes(found: Any) -> list[str]:
     """Returns the lines about `why_no_classes`, `deep` and `left_aside` of a report or a check."""
     lines = [found.why_no_classes] if found.why_no_classes else []
     lines += [str(images) for images in found.deep]
+    if found.lost_depth:
+        lines.append(f"{found.lost_depth:,} with 16 bits per channel in colour or with transparency, read as 8 bits")
     if found.left_aside:
         lines.append(f"left aside: {describe_left_out(found.left_aside)} (not read)")
     return lines

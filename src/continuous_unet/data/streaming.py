@@ -4,12 +4,12 @@ Shards are read in order and shuffled in a buffer. Nothing is indexed, so a resu
 begins a fresh pass in another order, and `resume_promise` says so in the run's record.
 """
 
-import copy
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.dataset import too_many_bad
-from continuous_unet.data.loading import TrainingData
+from continuous_unet.data.loading import Share, TrainingData
 from continuous_unet.data.options import parse_image_size, parse_value_range
 from continuous_unet.data.preparation import Preparation, deep_type
 from continuous_unet.data.report import DatasetReport
@@ -28,9 +28,7 @@ from continuous_unet.images.decode import Unreadable, is_grey, load_image, value
 from continuous_unet.images.names import is_image
 
 logger = logging.getLogger(__name__)
-RESUME = (
-    "approximate: a fresh pass over the shards, in another order; images of the pass that was cut off may come again"
-)
+Decode = Callable[[bytes], Image.Image]
 SHUFFLE_BUFFER = 1000
 USUAL_VALUES = {"I;16": (0.0, 65535.0), "I": (0.0, 65535.0), "F": (0.0, 1.0)}
 """Black and white of high-depth images where nobody has chosen them: a stream cannot look at all images first."""
@@ -49,67 +47,44 @@ def find_shards(source: str) -> list[str]:
     return [str(p) for p in sorted(path.glob("*.tar")) if p.is_file()] if path.is_dir() else []
 
 
+@dataclass(eq=False)
 class StreamDataset(TrainingData, IterableDataset):
     """Endless items `{"image": float32 (C, H, W) in [-1, 1], "index": int, "unreadable": bool}`.
 
     Each pass reads all shards, in an order drawn from `(seed, pass)`. They are divided among processes and their
     workers, and each of these shuffles its images in a buffer. An unusable image is left out, with a warning. There are
     no classes.
-
-    Args:
-        shards: .tar files, whose samples have one image each (webdataset).
-        report: what is known of them.
-        preparation: from image to tensor.
-        seed: sets the order and the augmentation.
-        max_bad_images: stop if more than this fraction of what one reader has read is unusable.
-        reader: decodes the bytes of an image; raises `Unreadable`.
-        rank: the number of this process.
-        world_size: the number of processes.
-        start: the number of images seen before; each number begins a pass in another order.
     """
 
-    def __init__(
-        self,
-        shards: list[str],
-        report: DatasetReport,
-        preparation: Preparation,
-        seed: int,
-        max_bad_images: float = 0.01,
-        reader: "ImageReader | None" = None,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-    ) -> None:
-        self.shards = shards
-        self.report = report
-        self.preparation = preparation
-        self.seed = seed
-        self.max_bad_images = max_bad_images
-        self.reader = reader or ImageReader()
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-
-    resume_promise = RESUME
-
-    @property
-    def num_classes(self) -> None:
-        """None: a stream has no classes."""
-
-    @property
-    def file_names(self) -> None:
-        """None: nobody has listed the images of a stream."""
+    resume_promise = (
+        "approximate: a fresh pass over the shards, in another order; images of the pass that was cut off may come "
+        "again"
+    )
+    shards: list[str]
+    """.tar files, whose samples have one image each (webdataset)."""
+    report: DatasetReport
+    preparation: Preparation
+    seed: int
+    """Sets the order and the augmentation."""
+    max_bad_images: float
+    """Stop if more than this fraction of what one reader has read is unusable."""
+    decode: Decode
+    rank: int = 0
+    world_size: int = 1
+    start: int = 0
+    """The number of images seen before; each number begins a pass in another order."""
 
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"
 
-    def _reader(
-        self, batch_size: int, start: int, rank: int, world_size: int, seed: int
-    ) -> tuple[Dataset, dict[str, Any]]:
-        reader = copy.copy(self)
-        reader.start, reader.rank, reader.world_size, reader.seed = start, rank, world_size, seed
-        return reader, {"batch_size": batch_size}
+    def first(self, number: int) -> list[dict[str, Any]]:
+        return list(islice(self, number))
+
+    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
+        start, rank, world_size, seed = share.start, share.rank, share.world_size, share.seed
+        part = replace(self, start=start, rank=rank, world_size=world_size, seed=seed)
+        return part, {"batch_size": share.batch_size}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -122,7 +97,7 @@ class StreamDataset(TrainingData, IterableDataset):
             shards = [self.shards[i] for i in order.permutation(len(self.shards))][slot::slots]
             seed = derive_seed("buffer", self.seed, self.start, pass_number, slot)
             good = bad = 0
-            for name, image in shuffled_samples(shards, seed, SHUFFLE_BUFFER, self.reader):
+            for name, image in shuffled_samples(shards, seed, SHUFFLE_BUFFER, self.decode):
                 if image is None:
                     bad += 1
                 else:
@@ -142,32 +117,27 @@ class StreamDataset(TrainingData, IterableDataset):
             )
 
 
-@dataclass(frozen=True)
-class ImageReader:
-    """Decodes the images of a stream."""
+def decode_image(content: bytes, chosen: tuple[float, float] | None, max_pixels: int | None) -> Image.Image:
+    """Returns the image in some bytes.
 
-    chosen: tuple[float, float] | None = None
-    """Black and white of high-depth images; `USUAL_VALUES` if None."""
-    max_pixels: int | None = None
+    Args:
+        content: of a file.
+        chosen: black and white of high-depth images; `USUAL_VALUES` if None.
+        max_pixels: as of `open_stream`.
 
-    def __call__(self, content: bytes) -> Image.Image:
-        """Returns the image in some bytes.
-
-        Raises:
-            Unreadable: if it cannot be used, also because its values would need a choice.
-        """
-        image = load_image(content, self.max_pixels)
-        kind = deep_type(image)
-        if kind is not None and self.chosen is None and kind != "I;16":
-            black, white, _ = value_range(image)
-            if (black, white) != USUAL_VALUES[kind]:
-                usual = "{:g} to {:g}".format(*USUAL_VALUES[kind])
-                raise Unreadable(f"its values do not count from {usual}; say which are black and white (--value-range)")
-        return image
+    Raises:
+        Unreadable: if it cannot be used, also because its values would need a choice.
+    """
+    image = load_image(content, max_pixels)
+    kind = deep_type(image)
+    if kind in ("I", "F") and chosen is None and value_range(image)[:2] != USUAL_VALUES[kind]:
+        usual = "{:g} to {:g}".format(*USUAL_VALUES[kind])
+        raise Unreadable(f"its values do not count from {usual}; say which are black and white (--value-range)")
+    return image
 
 
 def shuffled_samples(
-    shards: list[str], seed: int, buffer: int, reader: ImageReader
+    shards: list[str], seed: int, buffer: int, decode: Decode
 ) -> Iterator[tuple[str, Image.Image | None]]:
     """Yields names and images of some shards; None, with a warning, for what cannot be used."""
     try:
@@ -187,7 +157,7 @@ def shuffled_samples(
         for suffix in (key for key in sample if not key.startswith("__")):
             name = f"{sample['__key__']}.{suffix}"
             try:
-                yield name, reader(sample[suffix])
+                yield name, decode(sample[suffix])
             except Unreadable as error:
                 logger.warning("%s in %s is left out: %s", name, sample["__url__"], error)
                 yield name, None
@@ -243,8 +213,8 @@ def open_stream(
             f"{source} has {len(shards)} shards, and {readers} would read them (processes times --num-workers); make "
             "more shards, or use fewer workers"
         )
-    reader = ImageReader(chosen, max_pixels)
-    image = next((image for _, image in shuffled_samples(shards, 0, 1, reader) if image is not None), None)
+    decode = partial(decode_image, chosen=chosen, max_pixels=max_pixels)
+    image = next((image for _, image in shuffled_samples(shards, 0, 1, decode) if image is not None), None)
     if image is None:
         raise InputError(f"{source} holds no image that can be used")
     report = DatasetReport(
@@ -258,4 +228,4 @@ def open_stream(
     )
     values = USUAL_VALUES if chosen is None else dict.fromkeys(USUAL_VALUES, chosen)
     preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
-    return StreamDataset(shards, report, preparation, seed, max_bad_images, reader)
+    return StreamDataset(shards, report, preparation, seed, max_bad_images, decode)

@@ -7,15 +7,13 @@ import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from continuous_unet import __version__
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import check_output, replace_folder, replace_text
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
@@ -27,6 +25,7 @@ from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.tasks.loading import load_model
+from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
 
 WEB_FILES = ("index.html", "diffusion.js")
@@ -38,10 +37,10 @@ class ExportResult(CallResult):
     """What was exported."""
 
     output: str
-    info: dict[str, Any]
+    info: Json
     """The contents of `export.json`."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return self.info
 
     def to_text(self) -> str:
@@ -80,9 +79,7 @@ def export(options: ExportOptions, *, stop: StopRequest | None = None) -> Export
     return ExportResult(options.output, export_model(load_model(options.model), options, stop=stop))
 
 
-def export_model(
-    pipeline: DiffusionPipeline, options: ExportOptions, *, stop: StopRequest | None = None
-) -> dict[str, Any]:
+def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopRequest | None = None) -> Json:
     """Exports a pipeline in memory, and returns the contents of `export.json`.
 
     Args:
@@ -99,12 +96,18 @@ def export_model(
     for flag, is_asked in (("--web", options.web), ("--precision int8", options.precision == "int8")):
         if is_asked and about["task"] != "generation":
             raise InputError(f"{flag} is for models that make images, and this one is for {task}; leave it out")
+    taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
+    if about["task"] == "generation" and taken != given:
+        raise InputError(
+            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, which is "
+            "what exported models do"
+        )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
     network = prepare_network(pipeline.unet, options)
     if options.precision == "int8":
         network.calibration = _calibrate(pipeline, network, options)
-    info: dict[str, Any] = {}
+    info: Json = {}
 
     def write(folder: Path) -> None:
         folder.mkdir()
@@ -122,7 +125,7 @@ def export_model(
     return info
 
 
-def _task_of(pipeline: DiffusionPipeline) -> str:
+def _task_of(pipeline: Pipeline) -> str:
     """Returns the name of a pipeline's task in the registry.
 
     Raises:
@@ -135,7 +138,7 @@ def _task_of(pipeline: DiffusionPipeline) -> str:
     return task
 
 
-def _describe_task(pipeline: DiffusionPipeline, task: str) -> dict[str, Any]:
+def _describe_task(pipeline: Pipeline, task: str) -> Json:
     """Returns what `runtime.py` must know besides the network. Old names stay in files, which old runtimes read."""
     scheduler, config = pipeline.scheduler, None
     # a diffusion model that denoises is exported as such: `runtime.denoise` takes it
@@ -151,7 +154,7 @@ def _describe_task(pipeline: DiffusionPipeline, task: str) -> dict[str, Any]:
     }
 
 
-def _calibrate(pipeline: DiffusionPipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
+def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
     known = origin(options.model)
     size = (network.height, network.width)
     data = open_for(network.unet, str(options.calibration_data), known, "--calibration-data", size)
@@ -165,7 +168,7 @@ def _calibrate(pipeline: DiffusionPipeline, network: ExportNetwork, options: Exp
     return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
-def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> dict[str, Any]:
+def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> Json:
     config, axes = network.unet.config, network.axes()
     inputs = [
         {"name": "sample", "dtype": "float32", "shape": axes},
@@ -212,9 +215,7 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def _measure(
-    network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: dict[str, Any]
-) -> dict[str, Any]:
+def _measure(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: Json) -> Json:
     threads = torch.get_num_threads()
     exported = runtime.ExportedModel(written.open(folder / written.files[0], threads), info)
     reference = runtime.ExportedModel(network.reference(), info)
@@ -224,7 +225,7 @@ def _measure(
             f"the exported network differs from PyTorch by {parity['max_error']:.2g}, more than the tolerance of "
             f"{allowed:.2g}; nothing was written. Export in a higher precision, or allow more with --tolerance"
         )
-    result: dict[str, Any] = {"parity": {"tolerance": allowed, **parity}}
+    result: Json = {"parity": {"tolerance": allowed, **parity}}
     if options.repeats:
         inputs = tuple(tensor.numpy() for tensor in network.example_inputs(batch=network.batch or 1))
         functions = {"torch": lambda: reference(*inputs), "exported": lambda: exported(*inputs)}

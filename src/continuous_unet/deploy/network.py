@@ -1,7 +1,11 @@
 """The module that is exported: a U-Net with the inputs and outputs that every format has."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +23,8 @@ from continuous_unet.tasks.loading import set_solver_steps
 
 MOST_UNROLLED_STEPS = 4
 """Solver steps in a block up to which they are written out; see docs/export.md for the measurement."""
-
-
+Runnable = Callable[..., np.ndarray]
+"""A network as a function of arrays: sample, timesteps, and classes if it has them."""
 LARGEST_TRACED_BATCH = 63
 """diffusers' upsampling takes another way, to the same values, from 64 images on; a trace has one way."""
 
@@ -93,26 +97,52 @@ class ExportNetwork:
             shapes["class_labels"] = per_image
         if self.loop:
             self.unet.set_solver(keep_loop=True)
-        try:
-            with torch.no_grad():
-                return torch.export.export(
-                    self.module if module is None else module,
-                    self.example_inputs(),
-                    dynamic_shapes=shapes,
-                    strict=False,
-                )
-        except Exception as error:  # whatever tracing meets
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"this model cannot be exported: {reason}") from error
+        traced, inputs = self.module if module is None else module, self.example_inputs()
+        with explained("be exported"), torch.no_grad():
+            return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
 
-    def reference(self) -> Callable[..., np.ndarray]:
-        """PyTorch, eager, from arrays to arrays: what an exported network is compared with."""
+    def reference(self) -> Runnable:
+        """Returns PyTorch, eager: what an exported network is compared with."""
+        return on_arrays(self.module)
 
-        def network(*inputs: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return self.module(*map(torch.tensor, inputs)).numpy()
 
-        return network
+def on_arrays(module: Callable[..., Tensor]) -> Runnable:
+    """Returns a function of tensors as a function of arrays."""
+
+    def network(*inputs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(*map(torch.tensor, inputs)).numpy()
+
+    return network
+
+
+@contextlib.contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Within, tools give no remarks, and print nothing on standard output, where JSON may be."""
+    found = [logging.root, *map(logging.getLogger, loggers)]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def explained(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
+    """Within, it is `quiet`, and whatever a tool raises becomes one line: `this model cannot {failure}: …`."""
+    try:
+        with quiet(*loggers):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # tracing, lowering and compiling have dozens of classes
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"this model cannot {failure}: {reason}{advice}") from error
 
 
 def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:

@@ -64,7 +64,6 @@ class ExportOptions(Options):
     def validate(self) -> "Self":
         """Checks every option by itself, and against the format and the precision."""
         super().validate()
-        found = FORMATS[self.format]
         for flag, is_asked, names in (
             (f"--precision {self.precision}", True, [n for n, f in FORMATS.items() if self.precision in f.precisions]),
             ("--solver-loop loop", self.solver_loop == "loop", [n for n, f in FORMATS.items() if f.loops]),

@@ -1,10 +1,9 @@
 """Proof that what was exported is what was trained: errors against PyTorch on inputs and over whole sampling runs."""
 
-from typing import Any
-
 import numpy as np
 
 from continuous_unet.base.errors import RunFailed
+from continuous_unet.base.results import Json
 from continuous_unet.deploy.standalone.runtime import ExportedModel, Schedule, normal_noise, sample
 
 SHORT_STEPS, FULL_STEPS = 3, 20
@@ -14,7 +13,7 @@ class ParityError(RunFailed):
     """An exported network that does not compute what PyTorch does."""
 
 
-def measure_parity(exported: ExportedModel, reference: ExportedModel) -> dict[str, Any]:
+def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
     """Errors of an exported network against PyTorch on the same inputs, for `export.json`.
 
     Errors are the largest absolute difference, divided by the largest value of the reference where that is above one:
@@ -42,7 +41,7 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> dict[st
             arguments = (x, timestep.round(), labels)
             error = _error(exported(*arguments), reference(*arguments))
             inputs.append({"batch_size": batch, "timesteps": timestep.round().tolist(), "max_error": error})
-    runs: dict[str, Any] = {}
+    runs: Json = {}
     if exported.task != "generation":
         return {"inputs": inputs, "max_error": max(entry["max_error"] for entry in inputs)}
     for name, steps in (("short_sampling", SHORT_STEPS), ("full_sampling", FULL_STEPS)):

@@ -4,10 +4,7 @@ Convolutions are quantised: they have nearly all multiplications and most weight
 and make pixels, and everything of the timestep's embedding stay in float. Each runtime's own tool does the work.
 """
 
-import contextlib
-import io
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.deploy.network import quiet
 from continuous_unet.deploy.standalone.runtime import INPUTS
 from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
@@ -54,6 +52,7 @@ def quantize_onnx(
     of an activation is what the calibration shows, all of it.
     """
     import onnx
+    import onnxruntime
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -72,7 +71,8 @@ def quantize_onnx(
     graph = onnx.load(single).graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     kept = [node.name for node in convolutions if any(part in node.input[1] for part in float_layers)]
-    with _quiet():
+    onnxruntime.set_default_logger_severity(3)
+    with quiet():
         quantize_static(
             single,
             target,
@@ -85,6 +85,7 @@ def quantize_onnx(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+    onnxruntime.set_default_logger_severity(2)
 
 
 def quantize_openvino(model: Any, calibration: Calibration) -> Any:
@@ -104,7 +105,7 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     kept = [n.get_friendly_name() for n in convolutions if any(p in _weight_name(n) for p in FLOAT_LAYERS)]
     scope = nncf.IgnoredScope(names=kept, types=["MatMul", "Add", "Multiply"], validate=False)
-    with _quiet():
+    with quiet():
         return nncf.quantize(
             model,
             nncf.Dataset(calibration),
@@ -167,20 +168,3 @@ def _read_weights_separately(graph: fx.Graph) -> None:
 
 def _weight_name(node: Any) -> str:
     return node.input_value(1).get_node().get_friendly_name()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without remarks, and without progress bars on standard output, where JSON may be."""
-    import onnxruntime
-
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    onnxruntime.set_default_logger_severity(3)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.root.setLevel(level)
-        onnxruntime.set_default_logger_severity(2)

@@ -4,10 +4,9 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.deploy.options import RunOptions
 from continuous_unet.deploy.standalone import runtime
@@ -23,7 +22,7 @@ class RunResult(CallResult):
     stopped_by: int | None = None
     """The signal that ended the work, if one did; nothing was written then."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
         return {
             "images": self.images,
@@ -54,26 +53,12 @@ def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> Run
     started = time.perf_counter()
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
-            runtime.image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
-            images = runtime.run(
-                runtime.load(options.model, options.threads, {"executorch": _open_executorch}),
-                image=options.input,
-                num=options.num,
-                steps=options.steps,
-                sampler=options.scheduler,
-                seed=options.seed,
-                class_label=options.class_label,
-                sigma=options.sigma,
-                mode=options.mode,
-                batch_size=options.batch_size,
-                on_step=request.check,
-            )
-            paths = runtime.save_images(images, options.output, options.overwrite)
+            images, paths = runtime.run(options, {"executorch": _open_executorch}, request.check)
         except runtime.ExportedModelError as error:
             raise InputError(str(error)) from error
         except Stopped as stopped:
             return RunResult(0, [], time.perf_counter() - started, stopped.signal)
-    return RunResult(len(images), [str(path) for path in paths], time.perf_counter() - started)
+    return RunResult(images, [str(path) for path in paths], time.perf_counter() - started)
 
 
 def _open_executorch(path: Path, threads: int | None) -> runtime.Network:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 
 Times = Tensor | int
@@ -71,7 +72,7 @@ class Process(Protocol):
     def options(self) -> VariancePreservingOptions:
         """Returns the options that make this process; raises InputError if no options of `cunet train` do."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
 
 

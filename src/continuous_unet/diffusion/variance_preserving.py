@@ -3,6 +3,7 @@
 With `alpha^2 = alphas_cumprod[t]` and `sigma^2 = 1 - alpha^2`, where the table belongs to a diffusers scheduler.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Noised, Times
 from continuous_unet.diffusion.samplers import make_scheduler
@@ -128,26 +130,25 @@ class VariancePreserving:
 
     def options(self) -> VariancePreservingOptions:
         config = self.scheduler.config
-        schedule = config.get("beta_schedule", "linear")
-        options = VariancePreservingOptions(
-            self.prediction_type,
-            schedule,
-            self.num_train_timesteps,
-            self.min_snr_gamma,  # type: ignore[arg-type]
-        )
-        try:
+        values = {
+            "objective": self.prediction_type,
+            "noise_schedule": config.get("beta_schedule", "linear"),
+            "num_train_timesteps": self.num_train_timesteps,
+            "min_snr_gamma": self.min_snr_gamma,
+        }
+        again = None
+        with contextlib.suppress(InputError):
+            options = VariancePreservingOptions.from_dict(values).validate()
             zero = bool(config.get("rescale_betas_zero_snr", False))
-            again = options.validate().make(zero_terminal_snr=zero).describe()["alphas_cumprod"]
-        except InputError:
-            again = None
+            again = options.make(zero_terminal_snr=zero).describe()["alphas_cumprod"]
         if again != self.describe()["alphas_cumprod"]:
             raise InputError(
-                f"this model's noise process ({type(self.scheduler).__name__} with beta_schedule={schedule!r}) is not one "
-                "that `cunet train` has"
+                f"`cunet train` has no noise process like this model's ({type(self.scheduler).__name__} with "
+                f"beta_schedule={values['noise_schedule']!r})"
             )
         return options
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         if self.scheduler.config.get("thresholding", False):
             raise InputError("schedulers with thresholding=True cannot be exported; DDIM with clip_sample=True can")
         ddim = self.make_sampler("ddim")

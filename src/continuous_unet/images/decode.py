@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from continuous_unet.base.errors import first_line
 from continuous_unet.images.names import FORMATS
@@ -24,15 +24,6 @@ GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the I;16 family
 ALPHA_MODES = ("LA", "La", "RGBA", "RGBa", "PA")
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _bomb_check = threading.Lock()
 
 
@@ -77,6 +68,8 @@ def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = No
         raise
     except Image.DecompressionBombError as error:
         raise Unreadable(f"it has {too_large}") from error
+    except FileNotFoundError as error:
+        raise Unreadable("the file does not exist") from error
     except Image.UnidentifiedImageError as error:
         raise Unreadable(f"no image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
@@ -100,10 +93,18 @@ def _pillow_limit(limit: int) -> Iterator[None]:
 def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Image.Image:
     """Decodes one image wholly: its first frame, turned upright by its EXIF orientation.
 
-    Arguments and errors are those of `open_image`.
+    Arguments and errors are those of `open_image`. `info["loses_depth"]` of the image says what `loses_depth` does.
     """
-    with open_image(file, max_pixels) as image:
-        return upright(image)
+    with open_image(file, max_pixels) as opened:
+        lost = loses_depth(opened)
+        image = upright(opened)
+        image.info["loses_depth"] = lost
+        return image
+
+
+def loses_depth(opened: Image.Image) -> bool:
+    """Returns whether Pillow will read 8 bits of 16 per channel from an image that is not decoded yet."""
+    return not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -113,17 +114,17 @@ def upright(image: Image.Image) -> Image.Image:
         Unreadable: for values that are not finite.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+        turn = image.getexif().get(ORIENTATION, 1)
     except Exception:  # cameras and editors write what no parser expects
-        turn = None
+        turn = 1
     image.load()
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise Unreadable("it has values that are not finite")
-    if turn is None:
-        return image.copy()
-    turned = image.transpose(turn)
-    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
-        turned.info.pop(name, None)  # they would say that it must be turned once more
+    turned = image.copy()
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # nobody is to turn it once more
+        turned.info.pop(name, None)
+    turned.getexif()[ORIENTATION] = turn if turn in range(2, 9) else 1
+    ImageOps.exif_transpose(turned, in_place=True)
     return turned
 
 

@@ -5,35 +5,10 @@ from pathlib import PurePath
 
 from PIL import features
 
-SUFFIXES = {
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
+_PORTABLE = {".pbm", ".pgm", ".pnm", ".ppm"}
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_PORTABLE}
 """Endings of what is read."""
-NOT_READ = {
-    ".avif",
-    ".cr2",
-    ".dng",
-    ".heic",
-    ".heif",
-    ".j2k",
-    ".jp2",
-    ".jpx",
-    ".jxl",
-    ".nef",
-    ".svg",
-}
+NOT_READ = {".avif", ".cr2", ".dng", ".heic", ".heif", ".j2k", ".jp2", ".jpx", ".jxl", ".nef", ".svg"}
 """Endings of images of other kinds, which are counted and left out."""
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
 """What is decoded, whatever a file is named. Pillow knows more formats, and some of them run other programs."""

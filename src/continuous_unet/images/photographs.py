@@ -14,12 +14,13 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.files import replace_file
+from continuous_unet.base.files import explain_write_errors, replace_file
 from continuous_unet.images.decode import (
     ORIENTATION,
     ValueRange,
     has_alpha,
     is_deep,
+    loses_depth,
     normalise_mode,
     open_image,
     upright,
@@ -39,6 +40,8 @@ SUFFIXES = {
 """What is written, by the ending of the name."""
 _WITH_ALPHA = ("PNG", "TIFF", "WEBP")
 _WITH_16_BITS = ("PNG", "TIFF")
+_HOLDS = {"BMP": ("dpi",), "WEBP": ("icc_profile", "exif")}
+"""Metadata that a format holds, where it does not hold all."""
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 _RESOLUTION = (282, 283, 296)
@@ -125,7 +128,7 @@ def read_photograph(
     """
     with open_image(Path(file) if isinstance(file, str) else file, max_pixels) as opened:
         frames = getattr(opened, "n_frames", 1)
-        sixteen = not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
+        sixteen = loses_depth(opened)
         exif, lost = _metadata(opened)
         image = upright(opened)
         icc_profile, dpi = opened.info.get("icc_profile"), _dpi(opened)
@@ -235,17 +238,14 @@ def write_photograph(photograph: Photograph, path: Path) -> list[str]:
         InputError: for a format that cannot hold the image, or if it cannot be written.
     """
     check_fits(photograph, path)
-    kind, pixels, notes = SUFFIXES[path.suffix.lower()], photograph.pixels, []
+    kind, pixels = SUFFIXES[path.suffix.lower()], photograph.pixels
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if photograph.alpha is not None:
         image.putalpha(Image.fromarray(photograph.alpha))
     extras = {"icc_profile": photograph.icc_profile, "exif": photograph.exif, "dpi": photograph.dpi}
     extras = {name: value for name, value in extras.items() if value is not None}
     names = {"icc_profile": "colour profile", "exif": "EXIF data", "dpi": "resolution"}
-    if kind == "BMP":
-        notes = [f"a BMP file holds no {names[name]}" for name in extras if name != "dpi"]
-    if kind == "WEBP" and "dpi" in extras:
-        notes = ["a WebP file holds no resolution"]
+    notes = [f"a {kind} file holds no {names[name]}" for name in extras if name not in _HOLDS.get(kind, names)]
 
     def write(aside: Path) -> None:
         quality = _QUALITY.get(kind, {})
@@ -262,5 +262,7 @@ def write_photograph(photograph: Photograph, path: Path) -> list[str]:
             what = ", ".join(names[name] for name in extras)
             notes.append(f"left out, because the {kind} format cannot hold it: {what} ({first_line(error)})")
 
+    with explain_write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, write)
     return notes

@@ -112,12 +112,13 @@ class ResidualBlock(Block):
         step_size = self.solver.horizon / len(times)
         if x.dtype != torch.float32 and torch.is_autocast_enabled(x.device.type):
             x = x.float()  # as the state of the dynamic block
+        checkpointing = self.solver.gradient == "checkpoint" and torch.is_grad_enabled() and not torch.jit.is_tracing()
         for time in times:
 
             def update(x: Tensor, t: float = time) -> Tensor:
                 return x + step_size * self.field(t, x, conditioning)
 
-            x = checkpoint(update, x, use_reentrant=False) if self.solver.gradient == "checkpoint" else update(x)
+            x = checkpoint(update, x, use_reentrant=False) if checkpointing else update(x)
         return x
 
 

@@ -62,7 +62,7 @@ def solve_torchdiffeq(
     pair = (state.x, state.v)
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*pair, *parameters))
     if adjoint and differentiable:
-        refuse_transforms(problem, "adjoint")
+        refuse_transforms(problem, "adjoint", state)
         xs, vs = torchdiffeq.odeint_adjoint(derivative, pair, times, adjoint_params=parameters, **common)
         refuse_second_derivatives(problem, State(xs, vs), "adjoint")
     else:

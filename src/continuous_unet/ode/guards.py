@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from continuous_unet.ode.loop import Problem
@@ -35,7 +36,9 @@ def find_edges(problem: Problem, outputs: Iterable[Tensor], inputs: Sequence[Ten
     made = {(t.grad_fn, t.output_nr): number for number, t in enumerate(inputs) if t.grad_fn is not None}
     found = []
     seen = set()
-    stack = [(o.grad_fn, o.output_nr) for o in outputs if o.grad_fn is not None]
+    # an output may be a parameter itself, a constant rate for example
+    roots = (get_gradient_edge(output) for output in outputs if output.requires_grad)
+    stack = [(root.node, root.output_nr) for root in roots]
     while stack:
         edge = stack.pop()
         if edge in seen:
@@ -76,12 +79,12 @@ def captured_message(name: str) -> str:
     )
 
 
-def refuse_transforms(problem: Problem, gradient: str) -> None:
+def refuse_transforms(problem: Problem, gradient: str, state: State) -> None:
     """Raises inside a transform of `torch.func` (grad, vmap, jvp …), which cannot see through one node of the graph."""
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or any(unpack_dual(x).tangent is not None for x in state):
         raise RuntimeError(
             f"gradient={gradient!r} of {problem.name!r} does not work inside transforms of torch.func (grad, vmap, "
-            "jvp, …); use gradient='backprop'"
+            "jvp, …) or in forward mode; use gradient='backprop'"
         )
 
 

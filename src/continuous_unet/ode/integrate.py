@@ -140,6 +140,10 @@ def integrate(
     assert scheme is not None
     tracing = torch.compiler.is_compiling()  # a traced region must not change Python objects from outside it
     fixed_counter = None if tracing else Counter()
+    if not tracing and torch.jit.is_tracing():
+        gradient = (
+            "backprop"  # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
+        )
     end = _SOLVES[gradient](problem, state, args, fixed_counter)
     nfe = scheme.num_evaluations(problem.num_steps) if fixed_counter is None else fixed_counter.count
     return Solution(end, nfe, problem.num_steps)

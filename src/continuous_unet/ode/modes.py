@@ -51,8 +51,7 @@ def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], coun
     compiling = torch.compiler.is_compiling()
     if compiling and not _can_be_traced(problem):
         return solve_checkpoint(problem, state, args, counter)  # exact as well
-    # A trace of torch.jit cannot hold an autograd function (OpenVINO converts models by one).
-    if not torch.is_grad_enabled() or (not compiling and torch.jit.is_tracing()):
+    if not torch.is_grad_enabled():
         return solve_backprop(problem, state, args, counter)
     parameters = problem.parameters()
     if not any(t.requires_grad for t in (*state, *argument_tensors(args), *parameters)):
@@ -63,7 +62,7 @@ def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], coun
         return end
     if compiling:  # what is compiled has no second derivatives anyway, and says so
         return reversible_end(problem, state, args, parameters, counter)
-    refuse_transforms(problem, "reversible")
+    refuse_transforms(problem, "reversible", state)
     end = reversible_end(problem, state, args, parameters, counter)
     refuse_second_derivatives(problem, end, "reversible")
     return end

@@ -15,9 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from continuous_unet.ode.guards import find_edges, sample_values, should_check_drift, warn_if_drifted
+from continuous_unet.ode.guards import (
+    find_edges,
+    sample_values,
+    should_check_drift,
+    warn_if_drifted,
+)
 from continuous_unet.ode.loop import Counter, Problem, evaluator
 from continuous_unet.ode.methods import Carry
 from continuous_unet.ode.state import State
@@ -115,22 +121,40 @@ class _ReversibleSolve(torch.autograd.Function):
 
         everything = slice(None)
         carry_grads = pullback(lambda *c: tuple(method.finish(c)), carry)(grads, everything)
-        sums: tuple[Tensor, ...] | None = None
+        sums: Gradients = (None,) * (sum(tensors_wanted) + len(parameters))
+        accumulators: dict[int, GradientEdge] = {}
         with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
             for step in reversed(range(problem.num_steps)):
                 with contextlib.nullcontext() if ctx.randomness is None else ctx.randomness.replay(step):
-                    carry, carry_grads, grads_here = _reverse_step(
+                    carry, carry_grads, grads_here, accumulators = _reverse_step(
                         spec, problem.time(step), carry, carry_grads, tensors, tensors_wanted, parameters
                     )
-                sums = grads_here if sums is None else tuple(a + b for a, b in zip(sums, grads_here, strict=True))
+                sums = tuple(_sum(a, b) for a, b in zip(sums, grads_here, strict=True))
         first = method.finish(carry)
         state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
         if samples and should_check_drift(first.x.device):
             in_half = ctx.autocast is not None and ctx.autocast.enabled
             warn_if_drifted(problem, first, samples, ctx.autocast.dtype if in_half else None)
-        by_tensor = iter(sums or ())
+        by_tensor = iter(sums)
         tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
-        return (None, *state_grads, *tensor_grads, *by_tensor)
+        parameter_grads = list(by_tensor)
+        for number, edge in accumulators.items():
+            grad = parameter_grads[number]
+            if grad is not None and edge.node is not get_gradient_edge(parameters[number]).node:
+                # Layerwise casting stores parameters in another dtype than it computes in (offloading, on another
+                # device). The engine would round the gradient to the first, where it may underflow: it goes to the
+                # place where backpropagation adds it.
+                torch.autograd.backward([edge], [grad])
+                parameter_grads[number] = None
+        return (None, *state_grads, *tensor_grads, *parameter_grads)
+
+
+Gradients = tuple[Tensor | None, ...]
+"""None: what the gradient is of was not used."""
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def _reverse_step(
@@ -141,13 +165,14 @@ def _reverse_step(
     tensors: Carry,
     tensors_wanted: tuple[bool, ...],
     parameters: Carry,
-) -> tuple[Carry, Carry, tuple[Tensor, ...]]:
+) -> tuple[Carry, Carry, Gradients, dict[int, GradientEdge]]:
     """Undo one step and pull the gradient back through it, with one evaluation of the field.
 
     `inverse` evaluates the field exactly where `step` did. So the field is differentiated there, and the step itself,
     which is cheap arithmetic, is replayed with the field's value put in as an independent variable.
 
-    Returns the carry before the step, its gradient, and the gradients of wanted tensors and of parameters.
+    Returns the carry before the step, its gradient, the gradients of wanted tensors and of parameters, and (by the
+    parameter's number) where in the graph the gradient of a parameter is accumulated.
     """
     method, h = spec.problem.method, spec.problem.step_size
     tracing = torch.compiler.is_compiling()
@@ -180,12 +205,13 @@ def _reverse_step(
     # Of the replay's inputs and outputs: the carries come first, the field's value and its point after them.
     pull_step = pullback(replay, (*before, *value))
     value_grads = pull_step(carry_grads, slice(len(before), None))
-    point_grads, other_grads = pull(value_grads)
+    point_grads, other_grads, accumulators = pull(value_grads)
     before_grads = pull_step((*carry_grads, *point_grads), slice(len(before)))
-    return before, before_grads, other_grads
+    return before, before_grads, other_grads, accumulators
 
 
 Pull = Callable[[Sequence[Tensor], slice], tuple[Tensor, ...]]
+PullField = Callable[[Sequence[Tensor]], tuple[Carry, Gradients, dict[int, GradientEdge]]]
 
 
 def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
@@ -222,34 +248,36 @@ def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]]
 
 def _pull_field(
     spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
-) -> tuple[Carry, Callable[..., Any], Callable[..., tuple[Carry, Carry]]]:
+) -> tuple[Carry, Callable[..., Any], PullField]:
     """The field's value at a point, and the map from its gradient to those of (point), (wanted tensors, parameters)."""
     leaves = tuple(p.detach().requires_grad_() for p in point)
     arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(tensors, wanted, strict=True))
-    targets = (*leaves, *(a for a, w in zip(arguments, wanted, strict=True) if w), *parameters)
+    given = tuple(a for a, w in zip(arguments, wanted, strict=True) if w)
+    targets = (*leaves, *given, *parameters)
     with torch.enable_grad():
         value, rebuild = _unpack(evaluator(spec.problem, spec.fill(arguments), None)(t, *leaves))
     edges = find_edges(spec.problem, value, targets)
 
-    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients, dict[int, GradientEdge]]:
         pairs = [(v, g.to(v.dtype)) for v, g in zip(value, value_grads, strict=True) if v.requires_grad]
         grads: list[Tensor | None] = [None] * len(targets)
         if edges:
             outputs, output_grads = zip(*pairs, strict=True)
             parts = torch.autograd.grad(outputs, [edge for _, edge in edges], output_grads)
             for (number, _), part in zip(edges, parts, strict=True):
-                before = grads[number]
-                grads[number] = part if before is None else before + part
-        # what is not in the graph of the field's value is not used by it
-        whole = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(targets, grads, strict=True))
-        return whole[: len(leaves)], whole[len(leaves) :]
+                grads[number] = _sum(grads[number], part)
+        first = len(leaves) + len(given)
+        accumulators = {number - first: edge for number, edge in edges if number >= first}
+        # a point that is not in the graph of the field's value is not used by it
+        at_point = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads))
+        return at_point, tuple(grads[len(leaves) :]), accumulators
 
     return tuple(v.detach() for v in value), rebuild, pull
 
 
 def _pull_field_traced(
     spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
-) -> tuple[Carry, Callable[..., Any], Callable[..., tuple[Carry, Carry]]]:
+) -> tuple[Carry, Callable[..., Any], PullField]:
     field = spec.problem.field
     names = [n for n, p in field.named_parameters() if p.requires_grad] if isinstance(field, nn.Module) else []
     rebuilds = []
@@ -272,9 +300,9 @@ def _pull_field_traced(
     given = tuple(a for a, w in zip(tensors, wanted, strict=True) if w)
     value, pull_all = torch.func.vjp(value_of, *point, *given, *parameters)  # type: ignore[misc]
 
-    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Carry]:
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients, dict[int, GradientEdge]]:
         grads = pull_all(tuple(g.to(v.dtype) for v, g in zip(value, value_grads, strict=True)))
-        return grads[: len(point)], grads[len(point) :]
+        return grads[: len(point)], grads[len(point) :], {}
 
     return value, rebuilds[0], pull
 

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
@@ -162,9 +162,9 @@ class RestorationTask(Task[Restoring]):
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         context.processes.check(context.stop)
         device = context.model.device
-        clean = torch.stack([item["image"] for item in islice(context.images, min(self.num_samples, 8))]).to(device)
+        clean = torch.stack([item["image"] for item in context.images.first(min(self.num_samples, 8))]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))
         columns = torch.stack([degraded, restored, clean], dim=1).flatten(0, 1)
-        return make_grid((columns.cpu() / 2 + 0.5).clamp(0, 1), columns=3)
+        return make_grid(to_unit_range(columns.cpu()).clamp(0, 1), columns=3)

@@ -7,16 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.files import explain_write_errors
 from continuous_unet.base.results import CallResult
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.data.options import parse_value_range
 from continuous_unet.images.decode import Unreadable
 from continuous_unet.images.names import SUFFIXES as READABLE
 from continuous_unet.images.names import describe_left_out, is_hidden
@@ -202,41 +201,31 @@ def restore_files(
         fail(source, reason)
     started = time.perf_counter()
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
-        work = partial(_restore_file, restore=restore, options=options, stop=request, scale=scale)
         for source, target in tqdm(plan.jobs, "files", unit="file", disable=len(plan.jobs) < 2):
+            begun = time.perf_counter()
             try:
-                entry, megapixels = work(source, target)
+                request.check()
+                photograph = read_photograph(source, options.max_pixels, parse_value_range(options.value_range))
+                check_fits(photograph, target, scale)
+                _check_frames(photograph, source, target)
+                restored, facts_of_one = restore(photograph, request.check)
+                notes = [*restored.notes, *write_photograph(restored, target)]
             except Stopped as stopped:
                 result.stopped_by = stopped.signal
                 break
-            except (Unreadable, InputError) as error:
-                fail(source, str(error))
             except Exception as error:  # one bad file must not keep the others
-                fail(source, f"{type(error).__name__}: {first_line(error)}")
-            else:
-                result.files.append(entry)
-                result.megapixels += megapixels
+                known = isinstance(error, (Unreadable, InputError))
+                fail(source, str(error) if known else f"{type(error).__name__}: {first_line(error)}")
+                continue
+            height, width = restored.pixels.shape[:2]
+            seconds = round(time.perf_counter() - begun, 3)
+            entry = {"input": str(source), "output": str(target), "width": width, "height": height}
+            result.files.append({**entry, "seconds": seconds, "notes": notes, **facts_of_one})
+            result.megapixels += photograph.megapixels
     result.seconds = time.perf_counter() - started
     return result
 
 
-def _restore_file(
-    source: Path, target: Path, *, restore: Restore, options: FileOptions, stop: StopRequest, scale: int
-) -> tuple[dict[str, Any], float]:
-    """Restores one file; returns its entry in the result, and its megapixels."""
-    begun = time.perf_counter()
-    stop.check()
-    if not source.exists():
-        raise InputError("the file does not exist")
-    photograph = read_photograph(source, options.max_pixels, options.values())
-    check_fits(photograph, target, scale)
+def _check_frames(photograph: Photograph, source: Path, target: Path) -> None:
     if photograph.frames > 1 and target.exists() and target.samefile(source):
         raise InputError(f"it has {photograph.frames} frames, and only the first would be left; name another --output")
-    restored, facts = restore(photograph, stop.check)
-    with explain_write_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    notes = [*restored.notes, *write_photograph(restored, target)]
-    height, width = restored.pixels.shape[:2]
-    entry = {"input": str(source), "output": str(target), "width": width, "height": height}
-    seconds = round(time.perf_counter() - begun, 3)
-    return {**entry, "seconds": seconds, "notes": notes, **facts}, photograph.megapixels

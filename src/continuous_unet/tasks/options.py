@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
+from continuous_unet.data.options import parse_value_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,7 +30,8 @@ class FileOptions(Options):
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
     max_pixels: int | None = option(None, "refuse images with more pixels than this (default: 89478485)", at_least=1)
     value_range: str | None = option(
-        None, "LOW:HIGH, the values of black and white in 32-bit grey images (default: decided for each image)"
+        None,
+        "LOW:HIGH, the values of black and white in 16-bit and 32-bit grey images (default: decided for each image)",
     )
     skip_existing: bool = option(False, "leave out inputs whose result exists already")
     overwrite: bool = option(False, "replace results that exist already")
@@ -42,24 +44,8 @@ class FileOptions(Options):
             )
         if self.skip_existing and self.overwrite:
             raise InputError("--skip-existing and --overwrite contradict each other; give one of them")
-        self.values()
+        parse_value_range(self.value_range)
         return self
-
-    def values(self) -> tuple[float, float] | None:
-        """Returns `value_range` as the values of black and white, or None if each image decides.
-
-        Raises:
-            InputError: for a text that is no range.
-        """
-        if self.value_range is None:
-            return None
-        try:
-            low, high = (float(part) for part in self.value_range.split(":"))
-        except ValueError:
-            low = high = 0.0
-        if not -float("inf") < low < high < float("inf"):
-            raise InputError(f"--value-range {self.value_range} must be LOW:HIGH, two numbers, for example 0:4095")
-        return low, high
 
 
 @dataclass

@@ -7,7 +7,7 @@ from continuous_unet.data.sources.base import Reading, Source
 
 
 class ShapesSource(Source):
-    """A drawn set: one circle, square or triangle of random colour, size and place on a random ground; 4,096 images."""
+    """4,096 drawn images: a circle, square or triangle of random colour, size and place on a random ground."""
 
     kind = "shapes"
     alike = True

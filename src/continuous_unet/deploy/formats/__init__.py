@@ -1,16 +1,17 @@
 """What a model can be exported to, one file each: `write(network, folder, options) -> Written`.
 
-A new format is a file here, an entry in `FORMATS`, and one in `FORMATS` of `tests/deploy/test_export.py`. Imports neither
-torch nor NumPy: the command line reads the table.
+A new format is a file here, an entry in `FORMATS`, and one in `FORMATS` of `tests/deploy/test_export.py`. Imports
+neither torch nor NumPy: the command line reads the table.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
     from continuous_unet.deploy.network import ExportNetwork
@@ -47,7 +48,7 @@ class Written:
     """Names; the first one is the network."""
     open: "Callable[[Path, int | None], Network]"
     """Opens the network at a path with a number of threads."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
     """What goes into `export.json`: opset, operators, delegation."""
 
 

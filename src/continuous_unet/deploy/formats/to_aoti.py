@@ -4,17 +4,12 @@ Such a file holds compiled code, which runs when it is loaded: load only what yo
 `cunet run` does not load it.
 """
 
-import logging
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork
+from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, Runnable, explained, on_arrays
 from continuous_unet.deploy.options import ExportOptions
 
 FILE = "network.aoti.pt2"
@@ -27,23 +22,11 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
         InputError: if there is no C++ compiler, or the network cannot be compiled.
     """
     program = network.program()
-    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(program, package_path=str(folder / FILE))
-    except Exception as error:  # of the compiler, too
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"this model cannot be compiled: {reason}; is a C++ compiler there?") from error
+    with explained("be compiled", "torch._inductor", advice="; is a C++ compiler installed?"):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(folder / FILE))
     return Written([FILE], open_aoti, {"largest_batch": LARGEST_TRACED_BATCH})
 
 
-def open_aoti(path: Path, threads: int | None = None) -> Callable[..., np.ndarray]:
+def open_aoti(path: Path, threads: int | None = None) -> Runnable:
     """A package that was just written here; see above for those of others."""
-    compiled = torch._inductor.aoti_load_package(str(path))
-
-    def network(*inputs: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return compiled(*map(torch.tensor, inputs)).numpy()
-
-    return network
+    return on_arrays(torch._inductor.aoti_load_package(str(path)))

@@ -1,20 +1,16 @@
 """ExecuTorch with XNNPACK, for phones and boards: one `.pte` file."""
 
-import contextlib
-import io
 import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.results import Json
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import ExportNetwork
+from continuous_unet.deploy.network import ExportNetwork, Runnable, explained
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_pt2e
 from continuous_unet.deploy.standalone.runtime import ExportedModelError
@@ -28,22 +24,17 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     from executorch.exir import to_edge_transform_and_lower
 
     program = network.program()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            if options.precision == "int8":
-                program = network.program(quantize_pt2e(program, network.calibration))
-            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            delegation = count_delegated(edge.exported_program())
-            lowered = edge.to_executorch()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"this model cannot be lowered to ExecuTorch: {reason}") from error
+    with explained("be lowered to ExecuTorch"):
+        if options.precision == "int8":
+            program = network.program(quantize_pt2e(program, network.calibration))
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        delegation = count_delegated(edge.exported_program())
+        lowered = edge.to_executorch()
     (folder / FILE).write_bytes(lowered.buffer)
     return Written([FILE], open_executorch, {"delegation": {"backend": "xnnpack", **delegation}})
 
 
-def count_delegated(program: Any) -> dict[str, Any]:
+def count_delegated(program: Any) -> Json:
     """Operators that the backend took and that it left, and in how many pieces it has the graph."""
     delegated: Counter[str] = Counter()
     left: Counter[str] = Counter()
@@ -69,7 +60,7 @@ def _name(target: Any) -> str:
     return str(getattr(target, "_name", target)).removeprefix("aten::")
 
 
-def open_executorch(path: Path, threads: int | None = None) -> Callable[..., np.ndarray]:
+def open_executorch(path: Path, threads: int | None = None) -> Runnable:
     """A network in ExecuTorch's runtime for Python."""
     logging.getLogger("executorch").setLevel(logging.ERROR)
     try:

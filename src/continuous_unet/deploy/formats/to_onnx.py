@@ -1,20 +1,16 @@
 """ONNX, by torch's own exporter, for ONNX Runtime and everything else that reads it."""
 
-import contextlib
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
-from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
-from continuous_unet.deploy.network import ExportNetwork
+from continuous_unet.deploy.network import ExportNetwork, explained
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import Calibration, quantize_onnx
 from continuous_unet.deploy.standalone.runtime import INPUTS, open_onnx
@@ -46,34 +42,16 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     """
     names = list(INPUTS if network.class_conditional else INPUTS[:2])
     program = network.program()
-    try:
-        with _quiet():
-            exported = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["prediction"], verbose=False
-            )
+    with explained("be exported to ONNX", "torch.onnx"):
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["prediction"], verbose=False
+        )
         assert exported is not None
         model = simplify(exported.model_proto)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"this model cannot be exported to ONNX: {reason}") from error
     strip_metadata(model)
     _name_axes(model, network)
     onnx.checker.check_model(model)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on torchvision and on the versions of operators."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def strip_metadata(message: Any) -> None:

@@ -5,14 +5,12 @@ Such a file may hold pickles, which torch unpickles when it loads it: load only 
 """
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork
+from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, Runnable, on_arrays
 from continuous_unet.deploy.options import ExportOptions
 
 FILE = "network.pt2"
@@ -31,12 +29,6 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE], open_torch, facts)
 
 
-def open_torch(path: Path, threads: int | None = None) -> Callable[..., np.ndarray]:
+def open_torch(path: Path, threads: int | None = None) -> Runnable:
     """A program that was just written here; see above for those of others."""
-    module = torch.export.load(path).module()
-
-    def network(*inputs: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return module(*map(torch.tensor, inputs)).numpy()
-
-    return network
+    return on_arrays(torch.export.load(path).module())

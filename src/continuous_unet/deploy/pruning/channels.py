@@ -31,8 +31,8 @@ class Widths:
     fields: tuple[int, ...]
 
 
-def check_prunable(unet: Any) -> None:
-    """Raise InputError for a model that cannot be pruned, with the reason."""
+def prunable(unet: object) -> ContinuousUNet2DModel:
+    """Returns a model that can be pruned; raises InputError with the reason for any other."""
     if not isinstance(unet, ContinuousUNet2DModel):
         raise InputError(
             f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's "
@@ -42,6 +42,7 @@ def check_prunable(unet: Any) -> None:
         raise InputError("models with block_type='first_order' are here to be compared with and cannot be pruned")
     if unet.config.class_embed_type is not None:
         raise InputError(f"models with class_embed_type={unet.config.class_embed_type!r} cannot be pruned")
+    return unet
 
 
 def current_widths(unet: ContinuousUNet2DModel) -> Widths:
@@ -153,7 +154,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
         import torch_pruning as tp
     except ImportError as error:
         raise InputError(f"pruning needs torch-pruning: pip install 'continuous-unet[prune]' ({error})") from error
-    check_prunable(unet)
+    prunable(unet)
     score = {
         "taylor": tp.importance.GroupTaylorImportance,
         "magnitude": tp.importance.GroupMagnitudeImportance,
@@ -167,7 +168,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     narrow.requires_grad_(True).set_solver(num_steps=1, method="reversible_leapfrog", gradient="backprop")
     size = unet.size_multiple
     device = next(narrow.parameters()).device
-    inputs: dict[str, Any] = {
+    inputs = {
         "sample": torch.randn(2, config["in_channels"], size, size, device=device),
         "timestep": torch.tensor([1, 2], device=device),
     }

@@ -3,10 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
+from continuous_unet.base.results import Json
 
 REPORT = "prune.json"
 
@@ -53,7 +54,7 @@ class PruneOptions(Options):
     overwrite: bool = option(False, "replace an earlier result in --output")
 
 
-def read_report(folder: str | Path) -> dict[str, Any]:
+def read_report(folder: str | Path) -> Json:
     """Returns the contents of `prune.json`.
 
     Raises:
@@ -63,14 +64,14 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no pruned model to continue with; start without --resume")
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report: Json = json.loads(path.read_text(encoding="utf-8"))
         report["options"]["steps"], report["training"]["seed"], report["smallest_image"], report["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}); prune again") from error
     return report
 
 
-def begun_options(output: str) -> dict[str, Any]:
+def begun_options(output: str) -> Json:
     """Returns the options that the fine-tuning in a folder was begun with, to resume it."""
     report = read_report(output)
     return {"model": report["model"], **report["options"]}

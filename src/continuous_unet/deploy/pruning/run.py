@@ -8,21 +8,21 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.files import check_output, replace_folder, replace_text
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import ImageDataset, train_validation_split
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.pruning.channels import (
     accumulate_gradients,
-    check_prunable,
     current_widths,
+    prunable,
     prune_unet,
     pruned_widths,
 )
@@ -36,7 +36,7 @@ from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.run import make_task, train
 from continuous_unet.training.validation import validate
 
-Measured = dict[str, Any]
+Measured = Json
 """Parameters, multiply-accumulates of one image, validation loss and widths of a model."""
 
 
@@ -45,12 +45,12 @@ class PruneResult(CallResult):
     """What was pruned."""
 
     output: str
-    report: dict[str, Any]
+    report: Json
     """The contents of `prune.json`: `options`, and what was measured of `original`, `pruned` and `finetuned`."""
     stopped_by: int | None = None
     """The signal that ended the fine-tuning, if one did."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {**self.report, "stopped_by": self.stopped_by}
 
     def to_text(self) -> str:
@@ -108,13 +108,13 @@ def _prune(options: PruneOptions) -> None:
     resume = "continue its fine-tuning with --resume, choose another --output"
     target = check_output(options.output, overwrite=options.overwrite, mark=REPORT, what="pruned model", instead=resume)
     pipeline = load_pipeline(options.model)
-    check_prunable(pipeline.unet)
-    widths = pruned_widths(pipeline.unet, options.ratio)
+    unet = prunable(pipeline.unet)
+    widths = pruned_widths(unet, options.ratio)
     known = origin(options.model)
     data = open_for(pipeline.unet, options.data, known)
     process = process_of(pipeline.scheduler)
     config = _configure(pipeline, process.options(), known.config, options, data)
-    report: dict[str, Any] = {
+    report: Json = {
         "model": options.model,
         "smallest_image": known.smallest_image,
         "options": options.to_dict(),
@@ -123,11 +123,11 @@ def _prune(options: PruneOptions) -> None:
     seen, held_out = train_validation_split(data, config.data.num_validation, config.seed)
     report["original"] = _measure(pipeline, config, held_out)
     if options.importance == "taylor":
-        with_labels = pipeline.unet.config.num_class_embeds is not None
+        with_labels = unet.config.num_class_embeds is not None
         batch = noised_images(seen, process, options.importance_images, with_labels=with_labels, seed=config.seed)
-        report["timesteps"] = accumulate_gradients(pipeline.unet, process, batch)
+        report["timesteps"] = accumulate_gradients(unet, process, batch)
     torch.manual_seed(derive_seed("pruning", config.seed))  # importance="random" draws from it
-    narrow = DiffusionSamplingPipeline(prune_unet(pipeline.unet, widths, options.importance).eval(), pipeline.scheduler)
+    narrow = DiffusionSamplingPipeline(prune_unet(unet, widths, options.importance).eval(), pipeline.scheduler)
     report["pruned"] = _measure(narrow, config, held_out)
 
     def write(aside: Path) -> None:
@@ -171,20 +171,21 @@ def _configure(
     ).validate()
 
 
-def _finetuning(folder: Path, report: dict[str, Any]) -> TrainConfig:
+def _finetuning(folder: Path, report: Json) -> TrainConfig:
     """Returns the run's configuration, with paths from where the folder is now."""
     config = TrainConfig.from_dict(report["training"])
     return config.replaced(output=str(folder / "finetuning"), start_from=str(folder / "pruned"))
 
 
-def _held_out(pipeline: DiffusionSamplingPipeline, config: TrainConfig, report: dict[str, Any]) -> ImageDataset:
+def _held_out(pipeline: DiffusionSamplingPipeline, config: TrainConfig, report: Json) -> ImageDataset:
     data = open_for(pipeline.unet, config.data.source, Origin(config, report["smallest_image"]))
     return train_validation_split(data, config.data.num_validation, config.seed)[1]
 
 
 def _measure(pipeline: DiffusionSamplingPipeline, config: TrainConfig, images: ImageDataset) -> Measured:
     device = torch.device(pick_device(config.device))
-    unet = pipeline.unet.eval().to(device)
+    unet = prunable(pipeline.unet).eval()
+    nn.Module.to(unet, device)
     task = make_task(config)
     sample = torch.zeros_like(images[0]["image"], device=device)[None]
     labels = torch.zeros(1, dtype=torch.long, device=device) if task.class_conditional else None

@@ -821,42 +821,34 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) ->
 
 
 def run(
-    model: ExportedModel,
-    *,
-    image: str | os.PathLike | None,
-    num: int,
-    steps: int,
-    sampler: str,
-    seed: int,
-    class_label: int | None,
-    sigma: float | None,
-    mode: str,
-    batch_size: int = 64,
-    on_step: Callable[[], None] = nothing,
-) -> np.ndarray:
-    """What both command lines do: new images, or, if there is an image to begin with, that one cleaner or larger.
+    options: Any, more: dict[str, Opener] | None = None, on_step: Callable[[], None] = nothing
+) -> tuple[int, list[Path]]:
+    """Does what both command lines do: new images, or, if there is an input, that one cleaner or larger.
+
+    Args:
+        options: with the attributes that `main` parses.
+        more: formats beside `OPENERS`.
+        on_step: called before each evaluation; what it raises ends the work, and nothing is written.
 
     Returns:
-        Images `(B, C, H, W)` in [0, 1].
+        The number of images, and the files.
     """
-    if image is None:
-        if sigma is not None:
+    image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
+    model = load(options.model, options.threads, more)
+    common: dict[str, Any] = {"steps": options.steps, "on_step": on_step}
+    if options.input is None:
+        if options.sigma is not None:
             raise ExportedModelError("sigma is the noise of an image that is given; give one, or leave sigma out")
-        return generate(
-            model,
-            num,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            class_label=class_label,
-            batch_size=batch_size,
-            on_step=on_step,
-        )
-    if model.task == "upscale":
-        small = read_image(image, model.shape[0] // 2)
-        return upscale(model, small, mode=mode, steps=steps, seed=seed, on_step=on_step)
-    noisy = read_image(image, model.shape[0])
-    return denoise(model, noisy, sigma, mode=mode, steps=steps, class_label=class_label, on_step=on_step)
+        about = {"sampler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size}
+        images = generate(model, options.num, class_label=options.class_label, **about, **common)
+    elif model.task == "upscale":
+        small = read_image(options.input, model.shape[0] // 2)
+        images = upscale(model, small, mode=options.mode, seed=options.seed, **common)
+    else:
+        noisy = read_image(options.input, model.shape[0])
+        about = {"mode": options.mode, "class_label": options.class_label}
+        images = denoise(model, noisy, options.sigma, **about, **common)
+    return len(images), save_images(images, options.output, options.overwrite)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -873,26 +865,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sigma", type=float, help="standard deviation of its noise, of 255")
     parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
     parser.add_argument("--threads", type=int, help="threads of an evaluation")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_args(argv)
     try:
-        image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
-        images = run(
-            load(options.model, options.threads),
-            image=options.input,
-            num=options.num,
-            steps=options.steps,
-            sampler=options.scheduler,
-            seed=options.seed,
-            class_label=options.class_label,
-            sigma=options.sigma,
-            mode=options.mode,
-        )
-        paths = save_images(images, options.output, options.overwrite)
+        count, paths = run(options)
     except ExportedModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(images)} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
+    print(f"{count} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
 
 

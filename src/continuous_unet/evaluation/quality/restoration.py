@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -320,5 +321,6 @@ def peak_memory_of(pipeline: Any, largest: Tensor, how: RestoreOptions) -> dict[
     if pipeline.task == "upscale":
         height, width = (length // pipeline.config.scale for length in largest.shape[1:])
         largest, extra = largest[:, :height, :width], {}
-    size, how = peak_memory(lambda: pipeline(largest, output_type="pt", **vars(how), **extra), device=pipeline.device)
-    return {"peak_memory_bytes": size, "peak_memory_method": how, "peak_memory_shape": list(largest.shape)}
+    call = partial(pipeline, largest, output_type="pt", **vars(how), **extra)
+    size, method = peak_memory(call, device=pipeline.device)
+    return {"peak_memory_bytes": size, "peak_memory_method": method, "peak_memory_shape": list(largest.shape)}

@@ -185,14 +185,14 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     kind.check(device)
     pipelines = {name: _sampler(name, options, device) for name in options.model}
     real = _real_images(options, pipelines)
-    shape = {"image_size": real.report.image_size, "channels": real.report.channels}
+    shape: dict[str, Any] = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
     train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
     result = GenerationResult()
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
-        extractor_options = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
-        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **extractor_options), device)
+        how: dict[str, Any] = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
+        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **how), device)
         result.extractor = extractor.name
         halves = generation.real_halves(train, options.num, options.seed)
         reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)

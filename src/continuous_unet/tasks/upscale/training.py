@@ -7,6 +7,7 @@ from torch import Tensor
 
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
+from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.resampling import degraded
 from continuous_unet.tasks.base import RestorationTask, StepContext
 from continuous_unet.tasks.network import Network
@@ -50,7 +51,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
     def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = degraded(clean / 2 + 0.5, self.options.scale)[1] * 2 - 1
+        enlarged = to_model_range(degraded(to_unit_range(clean), self.options.scale)[1])
         return enlarged, RESIDUAL_SCALE * (clean - enlarged)
 
     def pipeline(self, model: Network) -> SuperResolutionPipeline:
