@@ -1,7 +1,6 @@
 """What a training task decides; everything else of a run is the trainer's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.data import TrainingData
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
@@ -50,7 +50,7 @@ class PictureContext:
 
     model: Network
     """In evaluation mode."""
-    images: Iterable[dict[str, Any]]
+    images: TrainingData
     """Held-out images if there are some, training images otherwise."""
     num_classes: int | None
     """Number of classes of a class-conditional model."""
