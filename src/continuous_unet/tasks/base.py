@@ -1,7 +1,9 @@
 """What a training task decides; everything else of a run is the trainer's."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.data import TrainingData
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
@@ -50,7 +51,7 @@ class PictureContext:
 
     model: Network
     """In evaluation mode."""
-    images: TrainingData
+    images: Iterable[dict[str, Any]]
     """Held-out images if there are some, training images otherwise."""
     num_classes: int | None
     """Number of classes of a class-conditional model."""
@@ -162,7 +163,7 @@ class RestorationTask(Task[Restoring]):
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         context.processes.check(context.stop)
         device = context.model.device
-        clean = torch.stack([item["image"] for item in context.images.first(min(self.num_samples, 8))]).to(device)
+        clean = torch.stack([item["image"] for item in islice(context.images, min(self.num_samples, 8))]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -90,7 +91,7 @@ class TrainingRun:
         """Makes a picture from the averaged weights, with all processes; given up if a signal comes."""
         classes = self.data.num_classes if self.task.class_conditional else None
         with self._until_stopped(), self.learner.averaged():
-            images = self.held_out or self.data
+            images = cast(Iterable[dict[str, Any]], self.held_out or self.data)  # which index or iterate
             context = PictureContext(self.learner.bare, images, classes, self.processes, self.stop)
             picture = self.task.picture(context)
             self.processes.by_main(lambda: write_png(picture, self.folder.picture(self.state.step)))
