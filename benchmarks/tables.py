@@ -2,184 +2,214 @@
 
 python benchmarks/tables.py           # rewrite what stands between the markers `<!-- table NAME -->` and `<!-- end -->`
 python benchmarks/tables.py --check   # exit 1 if a page is not up to date (a test runs this)
+
+Most tables are a `Spec`: where its rows come from, and for each column its heading and what it shows of a row.
 """
 
-import csv
 import itertools
 import json
 import math
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from continuous_unet.comparison.formatting import figure, kid, markdown_table, scaled, timing
+from continuous_unet.comparison.rows import SideRow, read_csv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+class Number(float):
+    """A number that is shown as it stands in the file, unless a format says otherwise."""
+
+    def __new__(cls, text: str) -> "Number":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else self.text
 
 
-def table(head: list[str], body: list[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def number(text: str) -> Any:
+    try:
+        return Number(text)
+    except ValueError:
+        return text
 
 
-def presets() -> str:
+def rows(name: str, **wanted: str) -> list[dict[str, Any]]:
+    """Returns the rows of a CSV file, numbers as such; only those with the wanted values."""
+    found = [row for row in read_csv(RESULTS / f"{name}.csv") if all(row[k] == v for k, v in wanted.items())]
+    return [{key: number(text) for key, text in row.items()} for row in found]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A table."""
+
+    rows: Callable[[], Iterable[Any]]
+    columns: dict[str, str | Callable[[Any], object]]
+    """By heading: a format of the row's values, such as `{ms:.2f} ms`, or a function of the row."""
+    missing: str = ""
+    """The command that measures the rows, if there may be none yet."""
+
+    def __call__(self) -> str:
+        try:
+            body = list(self.rows())
+        except FileNotFoundError:
+            body = []
+        if not body and self.missing:
+            return f"*Not measured yet: `python benchmarks/{self.missing}`.*"
+        show = [partial(str.format_map, c) if isinstance(c, str) else c for c in self.columns.values()]
+        return markdown_table(list(self.columns), [[cell(row) for cell in show] for row in body])
+
+
+# ------------------------------------------------------------------------------------------------- models and solvers
+
+
+def presets() -> Iterator[dict[str, Any]]:
     sides = rows("presets")
-    first = sides[0]
-    body = []
     for row in sides:
-        share = {k: float(row[k]) / float(first[k]) for k in ("parameters", "macs", "saved_for_backward_bytes")}
-        body.append([
-            row["model"],
-            f"{float(row['parameters']) / 1e6:.1f} M ({share['parameters']:.0%})",
-            f"{float(row['macs']) / 1e9:.2f} G ({share['macs']:.0%})",
-            f"{float(row['saved_for_backward_bytes']) / 2**20:.0f} MiB ({share['saved_for_backward_bytes']:.0%})",
-            f"{float(row['latency_ratio']):.0%} ({float(row['latency_ratio_p25']):.0%} to "
-            f"{float(row['latency_ratio_p75']):.0%})",
-        ])  # fmt: skip
-    return table(["64x64x3, one image", "parameters", "MACs", "saved for backward", "latency, 2 CPU cores"], body)
+        yield {**row, "first": sides[0]}
 
 
-def gradients() -> str:
-    body = []
+def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
+    return lambda row: scaled(row[key], unit, digits, row["first"][key])
+
+
+def gradients() -> Iterator[dict[str, Any]]:
     training = rows("solvers-training")
     for row in training:
-        if row["num_steps"] != "4" or row["t1"] != "4":
-            continue
-        same = ("field", "method", "gradient")
-        (long,) = (r for r in training if r["num_steps"] == "64" and all(r[k] == row[k] for k in same))
-        error = float(row["gradient_error"])
-        body.append([
-            f"`{row['method']}`",
-            f"`{row['gradient']}`" + (" (torchdiffeq)" if row["library"] == "torchdiffeq" else ""),
-            row["nfe"],
-            "exact" if error == 0 else f"{error:.0e}",
-            f"{float(row['saved_bytes']) / 1e6:.1f} MB",
-            f"{float(long['saved_bytes']) / 1e6:,.1f} MB",
-            f"{float(row['time_to_backprop']):.2f}",
-        ])  # fmt: skip
-    head = ["method", "gradient", "evaluations, 4 steps", "gradient error", "saved, 4 steps", "saved, 64 steps",
-            "time / its backprop"]  # fmt: skip
-    return table(head, body)
+        if row["num_steps"] == 4 and row["t1"] == 4:
+            same = ("field", "method", "gradient")
+            (long,) = (r for r in training if r["num_steps"] == 64 and all(r[k] == row[k] for k in same))
+            yield {**row, "long": long["saved_bytes"], "other": row["library"] == "torchdiffeq"}
 
 
 def accuracy() -> str:
     everything = rows("solvers-accuracy")
-    problem = everything[0]["problem"]
-    body = []
-    for method in dict.fromkeys(r["method"] for r in everything if r["problem"] == problem):
-        own = {r["nfe"]: float(r["error"]) for r in everything if r["problem"] == problem and r["method"] == method}
+    everything = [row for row in everything if row["problem"] == everything[0]["problem"]]
+    body: list[list[Any]] = []
+    for method in dict.fromkeys(row["method"] for row in everything):
+        own = [row for row in everything if row["method"] == method]
         if "dopri5" in method:
-            for row in everything:
-                if row["problem"] == problem and row["method"] == method:
-                    error = f"{float(row['error']):.1e} at {row['nfe']} evaluations"
-                    body.append([f"{method} ({row['library']})", "", "", "", error])
+            for row in own:
+                error = f"{row['error']:.1e} at {row['nfe']} evaluations"
+                body.append([f"{method} ({row['library']})", "", "", "", error])
         else:
-            body.append([f"`{method}`", *(f"{own[n]:.1e}" for n in ("4", "8", "16", "32"))])
-    return table(["method", "4 evaluations", "8", "16", "32"], body)
+            errors = {int(row["nfe"]): f"{row['error']:.1e}" for row in own}
+            body.append([f"`{method}`", *(errors[n] for n in (4, 8, 16, 32))])
+    return markdown_table(["method", "4 evaluations", "8", "16", "32"], body)
 
 
-def targets() -> str:
-    verdict = {"True": "met", "False": "**missed**"}
-    body = [
-        [row["target"], f"{float(row['measured']):.3g}", f"{float(row['limit']):g}", verdict[row["met"]]]
-        for row in rows("solvers-targets")
-    ]
-    return table(["target", "measured", "at most", ""], body)
-
-
-def runs() -> str:
-    body = []
+def runs() -> Iterator[dict[str, Any]]:
     for name in ("digits-tiny", "mnist-small"):
-        folder = RESULTS / name
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        last = [r for r in records if "loss" in r][-1]
-        validation = [r["validation_loss"] for r in records if "validation_loss" in r][-1]
+        facts = json.loads((RESULTS / name / "run.json").read_text(encoding="utf-8"))
+        lines = (RESULTS / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
         speeds = sorted(r["images_per_second"] for r in records if "images_per_second" in r)
-        data = facts["data"]
-        body.append([
-            f"`examples/{name.split('-')[0]}.yaml`",
-            f"{data['num_images']:,} images, {data['image_size']}x{data['image_size']}",
-            f"{facts['num_parameters']:,}",
-            f"{last['images_seen']:,}",
-            f"{speeds[len(speeds) // 2]:.0f}",
-            f"{validation:.4f}",
-        ])  # fmt: skip
-    return table(["run", "data", "parameters", "images seen", "images/s, 2 CPU cores", "validation loss (v)"], body)
+        yield {
+            **facts["data"],
+            "name": name.split("-")[0],
+            "num_parameters": facts["num_parameters"],
+            "images_seen": [r for r in records if "loss" in r][-1]["images_seen"],
+            "speed": speeds[len(speeds) // 2],
+            "validation": [r["validation_loss"] for r in records if "validation_loss" in r][-1],
+        }
 
 
-def _comparison(name: str) -> list[dict[str, str]]:
-    return rows(f"{name}/results")
+def search() -> Iterator[dict[str, Any]]:
+    """Yields variants of the block by validation loss, those of one size together."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows("search"):
+        groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
+    found = []
+    for (size, steps, _), own in groups.items():
+        losses = [float(row["validation_loss"]) for row in own]
+        spread = f" ({min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
+        mean = sum(losses) / len(losses)
+        facts = {
+            "mean": mean,
+            "loss": f"{mean:.4f}{spread}",
+            "seeds": len(losses),
+            "seen": steps * own[0]["batch_size"],
+        }
+        found.append({**own[0], **facts, "image_size": int(size)})
+    return iter(sorted(found, key=lambda row: (row["image_size"], row["mean"])))
 
 
-def comparison_verdicts(name: str) -> str:
-    verdict = {"missed": "**missed**"}
-    body = [
-        [row["claim"], row["target"], row["measured"], verdict.get(row["verdict"], row["verdict"])]
-        for row in rows(f"{name}/verdicts")
-    ]
-    return table(["claim", "target", "measured", ""], body)
+# --------------------------------------------------------------------------------------------------------- comparisons
 
 
-def comparison_costs(name: str) -> str:
-    sides = _comparison(name)
-    first = next(row for row in sides if row["side"] == "discrete")
-
-    def share(row: dict[str, str], key: str) -> str:
-        return f"{float(row[key]) / float(first[key]):.0%}"
-
-    def latency(row: dict[str, str], kind: str) -> str:
-        if not row[f"latency_{kind}_ratio"]:
-            return "–"
-        low, middle, high = (float(row[f"latency_{kind}_{part}"]) for part in ("ratio_p25", "ratio", "ratio_p75"))
-        return f"{middle:.0%} ({low:.0%} to {high:.0%})"
-
-    body = [
-        [
-            row["label"],
-            f"{float(row['parameters']) / 1e6:.2f} M ({share(row, 'parameters')})",
-            f"{float(row['macs_per_forward']) / 1e6:,.0f} M ({share(row, 'macs_per_forward')})",
-            latency(row, "eager"),
-            latency(row, "compiled"),
-            f"{float(row['saved_for_backward_bytes']) / 2**20:.1f} MiB ({share(row, 'saved_for_backward_bytes')})",
-            f"{float(row['training_time_ratio']):.0%}",
-        ]
-        for row in sides
-    ]
-    head = ["side", "parameters", "MACs", "latency, eager", "compiled", "saved for backward", "training step"]
-    return table(head, body)
+def sides(name: str) -> list[SideRow]:
+    return [SideRow.from_cells(cells) for cells in read_csv(RESULTS / name / "results.csv")]
 
 
-def comparison_quality(name: str) -> str:
-    def over_seeds(row: dict[str, str], key: str, digits: int) -> str:
-        if not row[key]:
-            return "–"
-        mean, low, high = (f"{float(row[f'{key}{end}']):.{digits}f}" for end in ("", "_low", "_high"))
-        return f"{mean} ({low} to {high})" if row["num_seeds"] != "1" else mean
+def discrete(name: str) -> SideRow:
+    return next(row for row in sides(name) if row.side == "discrete")
 
-    body = [
-        [
-            row["label"],
-            row["num_seeds"],
-            f"{float(row['learning_rate']):g}",
-            over_seeds(row, "validation_loss_equal_images", 4),
-            over_seeds(row, "validation_loss_equal_time", 4),
-            over_seeds(row, "fid", 2),
-            f"{1000 * float(row['kid']):.1f} ± {1000 * float(row['kid_std']):.1f}",
-        ]
-        for row in _comparison(name)
-    ]
-    head = ["side", "seeds", "learning rate", "loss, equal images", "loss, equal wall-clock", "FID", "KID x 1000"]
-    return table(head, body)
+
+def comparison_tables(name: str) -> dict[str, Spec]:
+    """Returns the tables of a folder of `results/` that `cunet compare` wrote."""
+
+    def of_discrete(key: str, unit: str, digits: int) -> Callable[[SideRow], str]:
+        return lambda row: scaled(getattr(row, key), unit, digits, getattr(discrete(name), key))
+
+    def quality(show: Callable[[Any], object]) -> Callable[[SideRow], object]:
+        return lambda row: show(row.quality)
+
+    return {
+        f"{name}-verdicts": Spec(
+            lambda: rows(f"{name}/verdicts"),
+            {
+                "claim": "{claim}",
+                "target": "{target}",
+                "measured": "{measured}",
+                "": lambda row: "**missed**" if row["verdict"] == "missed" else row["verdict"],
+            },
+        ),
+        f"{name}-costs": Spec(
+            lambda: sides(name),
+            {
+                "side": lambda row: row.label,
+                "parameters": of_discrete("parameters", "M", 2),
+                "MACs": of_discrete("macs_per_forward", "M", 0),
+                "latency, eager": lambda row: timing(row.latency_eager),
+                "compiled": lambda row: timing(row.latency_compiled),
+                "saved for backward": of_discrete("saved_for_backward_bytes", "MiB", 1),
+                "training step": lambda row: f"{row.training_time_ratio:.0%}",
+            },
+        ),
+        f"{name}-quality": Spec(
+            lambda: sides(name),
+            {
+                "side": lambda row: row.label,
+                "seeds": quality(lambda found: found.num_seeds),
+                "learning rate": quality(lambda found: f"{found.learning_rate:g}"),
+                "loss, equal images": quality(lambda found: figure(found.validation_loss_equal_images, 4)),
+                "loss, equal wall-clock": quality(lambda found: figure(found.validation_loss_equal_time, 4)),
+                "FID": quality(lambda found: figure(found.fid, 2)),
+                "KID x 1000": quality(lambda found: kid(found.kid, found.kid_std, 1)),
+            },
+        ),
+    }
+
+
+def comparison_rows(name: str) -> list[dict[str, str]]:
+    return read_csv(RESULTS / name / "results.csv")
 
 
 def _reached(name: str) -> str:
@@ -187,7 +217,7 @@ def _reached(name: str) -> str:
     if not (RESULTS / name / "curves.csv").is_file():
         return "–"
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in rows(f"{name}/curves"):
+    for row in read_csv(RESULTS / name / "curves.csv"):
         points = curves.setdefault((row["side"], row["seed"]), [])
         points.append((float(row["images_seen"]), float(row["validation_loss"])))
     shares = []
@@ -203,7 +233,7 @@ def _reached(name: str) -> str:
             shares.append(math.inf)
     if math.isinf(statistics.median(shares)):
         return "not reached"
-    step_time = next(float(row["training_time_ratio"]) for row in _comparison(name) if row["side"] == "ours")
+    step_time = next(float(row["training_time_ratio"]) for row in comparison_rows(name) if row["side"] == "ours")
     spread = "{:.0%} ({:.0%} to {:.0%})"
     middle = statistics.median(shares)
     return (
@@ -219,7 +249,7 @@ def claims() -> str:
     names = ("compare-costs64", "compare-mnist", "compare-scenes")
     pairs = []
     for name in names:
-        sides = {row["side"]: row for row in _comparison(name)}
+        sides = {row["side"]: row for row in comparison_rows(name)}
         pairs.append((sides["ours"], sides["discrete"]))
 
     def less(key: str) -> list[str]:
@@ -262,13 +292,13 @@ def claims() -> str:
         ["validation loss after as many images", *loss("validation_loss_equal_images")],
         ["validation loss after as many seconds", *loss("validation_loss_equal_time")],
     ]
-    return table(["the paper claims, up to", "64x64x3, costs alone", "MNIST, 32x32", "scenes, 32x32x3"], body)
+    return markdown_table(["the paper claims, up to", "64x64x3, costs alone", "MNIST, 32x32", "scenes, 32x32x3"], body)
 
 
 def summary() -> str:
     """Returns the README's table: ours relative to diffusers' `UNet2DModel`. A figure in bold misses its target."""
     names = ("compare-costs64", "compare-mnist", "compare-scenes")
-    sides = [{row["side"]: row for row in _comparison(name)} for name in names]
+    sides = [{row["side"]: row for row in comparison_rows(name)} for name in names]
 
     def cells(key: str, limit: float, form: str, beside: str = "discrete", offset: float = 0.0) -> list[str]:
         found = []
@@ -297,28 +327,10 @@ def summary() -> str:
         ["FID, against the weight-tied control", "no worse", *cells("fid", 0, change, "control", offset=1)],
     ]
     head = ["ours, relative to `UNet2DModel`", "target", "64x64x3, not trained", "MNIST, 32x32", "scenes, 32x32x3"]
-    return table(head, body)
+    return markdown_table(head, body)
 
 
-def search() -> str:
-    """Variants of the block by validation loss, those of one size together."""
-    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    for row in rows("search"):
-        groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
-    body = []
-    for (size, steps, variant), own in groups.items():
-        losses = [float(row["validation_loss"]) for row in own]
-        spread = f" ({min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
-        images = int(steps) * int(own[0]["batch_size"])
-        body.append([
-            int(size), sum(losses) / len(losses), variant, f"{int(own[0]['parameters']) / 1e6:.2f} M",
-            f"{int(own[0]['macs']) / 1e6:.1f} M", f"{sum(losses) / len(losses):.4f}{spread}", len(losses),
-            f"{images:,}",
-        ])  # fmt: skip
-    body.sort(key=lambda line: line[:2])
-    lines = [[variant, f"{size}x{size}", *rest] for size, _, variant, *rest in body]
-    return table(["variant", "images", "parameters", "MACs", "validation loss", "seeds", "images seen"], lines)
-
+# ----------------------------------------------------------------------------------------- faults, exports, restoration
 
 FAULTS = {
     "kills": "Kills", "disk": "Full and read-only disks", "flips": "Damaged checkpoints", "signals": "Signals",
@@ -335,212 +347,73 @@ def faults() -> str:
         trials, bad = (sum(int(row[k]) for row in own) for k in ("trials", "bad"))
         body.append([f"**{title}**", f"**{trials:,}**", f"**{bad}**", f"`python benchmarks/faults --only {part}`"])
         body += [[row["case"], f"{int(row['trials']):,}", row["bad"], row["figures"]] for row in own]
-    return table(["what was done", "times", "lost or wrong", "measured"], body)
+    return markdown_table(["what was done", "times", "lost or wrong", "measured"], body)
 
 
-def loading() -> str:
-    body = [
-        [
-            row["workers"],
-            row["images_per_second"],
-            row["training_images_per_second"],
-            f"{float(row['to_training']):.0f}",
-        ]
-        for row in rows("loading")
-    ]
-    return table(["workers", "images/s read", "images/s trained, preset `base`, CPU", "ratio, median of rounds"], body)
+def ratio(row: dict[str, Any]) -> str:
+    return "{ratio:.2f} ({ratio_p25:.2f} to {ratio_p75:.2f})".format_map(row)
 
 
-def solver_loops() -> str:
-    head = ["solver steps", "in the graph", "nodes", "export", "latency", "of eager PyTorch", "error"]
-    body = []
-    for row in rows("solver-loops"):
-        spread = f"({float(row['ratio_p25']):.2f} to {float(row['ratio_p75']):.2f})"
-        body.append([
-            row["solver_steps"],
-            row["solver"],
-            row["nodes"],
-            f"{float(row['export_seconds']):.0f} s",
-            f"{float(row['latency_ms']):.1f} ms",
-            f"{float(row['ratio']):.2f} {spread}",
-            row["max_error"],
-        ])  # fmt: skip
-    return table(head, body)
+def megabytes(row: dict[str, Any]) -> str:
+    return scaled(row["bytes"], "M", 2) + "B"
 
 
-def _deploy(part: str) -> list[dict[str, str]]:
-    return [row for row in rows("deploy") if row["part"] == part] if (RESULTS / "deploy.csv").is_file() else []
+def millions(key: str, digits: int) -> Callable[[dict[str, Any]], str]:
+    return lambda row: scaled(row[key], "M", digits)
 
 
-def _deploy_table(part: str, head: list[str], line: Callable[[dict[str, str]], list[Any]]) -> str:
-    own = _deploy(part)
-    if not own:
-        return f"*Not measured yet: `python benchmarks/deploy.py … --only {part}`.*"
-    return table(head, [line(row) for row in own])
+def deploy(part: str, columns: dict[str, str | Callable[[Any], object]]) -> Spec:
+    return Spec(lambda: rows("deploy", part=part), columns, f"deploy.py … --only {part}")
 
 
-def _ratio(row: dict[str, str]) -> str:
-    return f"{float(row['ratio']):.2f} ({float(row['ratio_p25']):.2f} to {float(row['ratio_p75']):.2f})"
-
-
-def deploy_exports() -> str:
-    return _deploy_table(
-        "exports",
-        ["side", "form", "size", "error of one evaluation", "worst error of 20 sampling steps"],
-        lambda row: [
-            row["side"], row["variant"], f"{float(row['bytes']) / 1e6:.2f} MB", f"{float(row['error']):.1e}",
-            f"{float(row['error_sampling']):.1e}",
-        ],
-    )  # fmt: skip
-
-
-def deploy_latency() -> str:
-    return _deploy_table(
-        "latency",
-        ["side", "form", "threads", "one image", "of eager PyTorch, same side"],
-        lambda row: [row["side"], row["variant"], row["threads"], f"{float(row['ms']):.2f} ms", _ratio(row)],
-    )
-
-
-def deploy_end_to_end() -> str:
-    return _deploy_table(
-        "end_to_end",
-        ["side", "form", "sampling steps", "FID", "images/s, 2 threads", "time, of the discrete side's fastest"],
-        lambda row: [
-            row["side"], row["variant"], row["steps"], f"{float(row['fid']):.2f}",
-            f"{float(row['images_per_second']):.1f}", _ratio(row),
-        ],
-    )  # fmt: skip
+SIDE = {"side": "{side}", "form": "{variant}"}
 
 
 def deploy_sampling() -> str:
     """A row per form, a column per number of steps."""
-    own = _deploy("sampling")
-    if not own:
-        return "*Not measured yet: `python benchmarks/deploy.py … --only sampling`.*"
+    own = rows("deploy", part="sampling")
     counts = sorted({int(row["steps"]) for row in own})
     forms: dict[tuple[str, str], dict[int, str]] = {}
     for row in own:
-        forms.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = f"{float(row['fid']):.2f}"
+        forms.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = f"{row['fid']:.2f}"
     head = ["side", "form", *(f"FID, {n} steps" for n in counts)]
-    return table(head, [[*form, *(fids.get(n, "–") for n in counts)] for form, fids in forms.items()])
+    return markdown_table(head, [[*form, *(fids.get(n, "–") for n in counts)] for form, fids in forms.items()])
 
 
-def deploy_operators() -> str:
-    return _deploy_table(
-        "operators",
-        ["side", "form", "operator", "time an image", "share"],
-        lambda row: [
-            row["side"], row["variant"], f"`{row['operator']}`", f"{float(row['ms']):.2f} ms",
-            f"{float(row['ratio']):.0%}",
-        ],
-    )  # fmt: skip
+TRAINED = {
+    "ours": "as trained",
+    "finetuned": "fine-tuned in float32",
+    "finetuned-aware": "fine-tuned with the rounding of int8",
+}
 
 
-def deploy_quality() -> str:
-    return _deploy_table(
-        "quality",
-        ["side", "form", "validation loss", "FID (small classifier)", "samples"],
-        lambda row: [
-            row["side"], row["variant"], f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}",
-            row["samples"],
-        ],
-    )  # fmt: skip
-
-
-def deploy_steps() -> str:
-    return _deploy_table(
-        "solver_steps",
-        ["solver steps", "form", "validation loss", "worst error of 20 sampling steps"],
-        lambda row: [
-            row["solver_steps"], row["variant"], f"{float(row['validation_loss']):.4f}",
-            f"{float(row['error_sampling']):.1e}",
-        ],
-    )  # fmt: skip
-
-
-def deploy_quantization_aware() -> str:
-    names = {
-        "ours": "as trained",
-        "finetuned": "fine-tuned in float32",
-        "finetuned-aware": "fine-tuned with the rounding of int8",
-    }
-
-    def line(row: dict[str, str]) -> list[Any]:
-        name, precision = row["variant"].split()
-        return [names[name], precision, f"{float(row['validation_loss']):.4f}", f"{float(row['fid']):.2f}"]
-
-    head = ["model", "ONNX file", "validation loss", "FID (small classifier)"]
-    return _deploy_table("quantization_aware", head, line)
-
-
-def deploy_float_layers() -> str:
-    return _deploy_table(
-        "float_layers",
-        ["convolutions", "size", "error of a prediction, root mean square", "validation loss"],
-        lambda row: [
-            row["variant"], f"{float(row['bytes']) / 1e6:.2f} MB", f"{float(row['error']):.4f}",
-            f"{float(row['validation_loss']):.4f}",
-        ],
-    )  # fmt: skip
-
-
-def deploy_pruning() -> str:
-    def line(row: dict[str, str]) -> list[Any]:
-        before = row.get("validation_loss_before_finetuning")
-        return [
-            row["variant"], f"{int(row['parameters']):,}", f"{int(row['macs']) / 1e6:,.1f} M", _ratio(row),
-            f"{float(before):.4f}" if before else "–", f"{float(row['validation_loss']):.4f}",
-            f"{float(row['fid']):.2f}",
-        ]  # fmt: skip
-
-    head = ["model", "parameters", "MACs", "latency, eager, 1 thread", "validation loss as pruned", "fine-tuned", "FID"]
-    return _deploy_table("pruning", head, line)
-
-
-def restoration(verb: str) -> str:
-    """What the models of the package reach, a line per set and strength of noise or scale."""
+def restoration(verb: str) -> Spec:
+    """What the models of the package reach, a line per set and strength of noise or factor."""
     key, before = ("sigma", "noisy") if verb == "denoise" else ("scale", "bicubic")
-    body = [
-        [
-            f"`{row['model']}`",
-            row["data"],
-            f"{float(row[key]):g}",
-            f"{float(row['input_psnr']):.2f}",
-            f"**{float(row['psnr']):.2f}**",
-            f"{float(row['ssim']):.4f}",
-            f"{int(row['parameters']) / 1e3:.0f} k",
-        ]
-        for row in rows("restoration")
-        if row["model"].startswith(verb)
-    ]
-    return table(["model", "set", key, f"PSNR, {before}", "PSNR, dB", "SSIM", "parameters"], body)
+    return Spec(
+        lambda: (row for row in rows("restoration") if row["model"].startswith(verb)),
+        {
+            "model": "`{model}`",
+            "set": "{data}",
+            key: f"{{{key}:g}}",
+            f"PSNR, {before}": "{input_psnr:.2f}",
+            "PSNR, dB": "**{psnr:.2f}**",
+            "SSIM": "{ssim:.4f}",
+            "parameters": lambda row: scaled(row["parameters"], "k", 0),
+        },
+    )
 
 
-def _not_yet(name: str, command: str) -> str | None:
-    """What stands in place of a table that has no rows yet."""
-    return None if (RESULTS / f"{name}.csv").is_file() else f"*Not measured yet: `{command}`.*"
+def by_sigma(name: str, label: str) -> list[dict[str, Any]]:
+    """Returns one row for each value of `label`, with the PSNR at each sigma as `sigma 15` and so on."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows(name):
+        key = tuple(row[part] for part in label.split())
+        found.setdefault(key, dict(row))[f"sigma {row['sigma']:g}"] = row["psnr"]
+    return list(found.values())
 
 
-def restoration_sides() -> str:
-    if missing := _not_yet("restoration-sides", "python benchmarks/restoration.py sides"):
-        return missing
-    everything = rows("restoration-sides")
-    body = []
-    for side in dict.fromkeys(row["side"] for row in everything):
-        own = [row for row in everything if row["side"] == side]
-        body.append([
-            side,
-            f"{int(own[0]['parameters']) / 1e3:.0f} k",
-            f"{float(own[0]['macs_per_pixel']) / 1e3:.1f} k",
-            *(f"{float(row['psnr']):.2f}" for row in own),
-            f"{float(own[0]['megapixels_per_second']):.2f}",
-            f"{float(own[0]['latency_ratio']):.0%}",
-            f"{int(own[0]['peak_memory_bytes']) / 2**20:.0f} MiB",
-        ])  # fmt: skip
-    sigmas = [f"PSNR, sigma {float(row['sigma']):g}" for row in everything if row["side"] == everything[0]["side"]]
-    head = ["side", "parameters", "MACs per pixel", *sigmas, "megapixels/s", "latency", "peak memory, 481x321"]
-    return table(head, body)
+PSNRS: dict[str, str | Callable[[Any], object]] = {f"PSNR, sigma {n}": f"{{sigma {n}:.2f}}" for n in (15, 25, 50)}
 
 
 def restoration_noising() -> str:
@@ -552,38 +425,219 @@ def restoration_noising() -> str:
         body.append([side, mode, *(f"{float(own[s]['psnr']):.2f} / {float(own[s]['ssim']):.3f}" for s in steps)])
     first = {row["step"]: row for row in everything}
     noisy = [f"{float(first[s]['input_psnr']):.2f} / {float(first[s]['input_ssim']):.3f}" for s in steps]
-    return table(["PSNR, dB / SSIM", "mode", *(f"step {s}" for s in steps)], [["noisy", "–", *noisy], *body])
-
-
-def restoration_photograph() -> str:
-    if missing := _not_yet("restoration-photograph", "python benchmarks/restoration.py photograph"):
-        return missing
-    body = [
-        [f"`cunet {row['verb']}`", row["input"], row["output"], f"{int(row['process_peak_bytes']) / 2**20:,.0f} MiB",
-         f"{float(row['seconds']):.0f} s"]
-        for row in rows("restoration-photograph")
-    ]  # fmt: skip
-    return table(["command", "grey image", "result", "most memory of the process", "time, shared machine"], body)
+    return markdown_table(["PSNR, dB / SSIM", "mode", *(f"step {s}" for s in steps)], [["noisy", "–", *noisy], *body])
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "solver-loops": solver_loops,
-    "presets": presets, "gradients": gradients, "accuracy": accuracy, "targets": targets, "runs": runs,
-    "claims": claims, "summary": summary, "search": search, "faults": faults, "loading": loading,
-    "deploy-exports": deploy_exports,
-    "deploy-latency": deploy_latency, "deploy-sampling": deploy_sampling, "deploy-end-to-end": deploy_end_to_end,
-    "deploy-operators": deploy_operators,
-    "deploy-quality": deploy_quality, "deploy-steps": deploy_steps, "deploy-pruning": deploy_pruning,
-    "deploy-quantization-aware": deploy_quantization_aware,
-    "deploy-float-layers": deploy_float_layers, "restoration-denoise": partial(restoration, "denoise"),
-    "restoration-upscale": partial(restoration, "upscale"), "restoration-sides": restoration_sides,
-    "restoration-noising": restoration_noising, "restoration-photograph": restoration_photograph,
-}  # fmt: skip
-# folders of `results/` that `cunet compare` wrote
+    "presets": Spec(
+        presets,
+        {
+            "64x64x3, one image": "{model}",
+            "parameters": of_first("parameters", "M", 1),
+            "MACs": of_first("macs", "G", 2),
+            "saved for backward": of_first("saved_for_backward_bytes", "MiB", 0),
+            "latency, 2 CPU cores": "{latency_ratio:.0%} ({latency_ratio_p25:.0%} to {latency_ratio_p75:.0%})",
+        },
+    ),
+    "gradients": Spec(
+        gradients,
+        {
+            "method": "`{method}`",
+            "gradient": lambda row: f"`{row['gradient']}`" + " (torchdiffeq)" * row["other"],
+            "evaluations, 4 steps": "{nfe}",
+            "gradient error": lambda row: f"{row['gradient_error']:.0e}" if row["gradient_error"] else "exact",
+            "saved, 4 steps": lambda row: f"{row['saved_bytes'] / 1e6:.1f} MB",
+            "saved, 64 steps": lambda row: f"{row['long'] / 1e6:,.1f} MB",
+            "time / its backprop": "{time_to_backprop:.2f}",
+        },
+    ),
+    "accuracy": accuracy,
+    "targets": Spec(
+        lambda: rows("solvers-targets"),
+        {
+            "target": "{target}",
+            "measured": "{measured:.3g}",
+            "at most": "{limit:g}",
+            "": lambda row: "met" if row["met"] == "True" else "**missed**",
+        },
+    ),
+    "solver-loops": Spec(
+        lambda: rows("solver-loops"),
+        {
+            "solver steps": "{solver_steps}",
+            "in the graph": "{solver}",
+            "nodes": "{nodes}",
+            "export": "{export_seconds:.0f} s",
+            "latency": "{latency_ms:.1f} ms",
+            "of eager PyTorch": ratio,
+            "error": "{max_error}",
+        },
+    ),
+    "runs": Spec(
+        runs,
+        {
+            "run": "`examples/{name}.yaml`",
+            "data": "{num_images:,} images, {image_size}x{image_size}",
+            "parameters": "{num_parameters:,}",
+            "images seen": "{images_seen:,}",
+            "images/s, 2 CPU cores": "{speed:.0f}",
+            "validation loss (v)": "{validation:.4f}",
+        },
+    ),
+    "claims": claims,
+    "summary": summary,
+    "search": Spec(
+        search,
+        {
+            "variant": "{variant}",
+            "images": "{image_size}x{image_size}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs", 1),
+            "validation loss": "{loss}",
+            "seeds": "{seeds}",
+            "images seen": "{seen:,.0f}",
+        },
+    ),
+    "faults": faults,
+    "loading": Spec(
+        lambda: rows("loading"),
+        {
+            "workers": "{workers}",
+            "images/s read": "{images_per_second}",
+            "images/s trained, preset `base`, CPU": "{training_images_per_second}",
+            "ratio, median of rounds": "{to_training:.0f}",
+        },
+    ),
+    "deploy-exports": deploy(
+        "exports",
+        {
+            **SIDE,
+            "size": megabytes,
+            "error of one evaluation": "{error:.1e}",
+            "worst error of 20 sampling steps": "{error_sampling:.1e}",
+        },
+    ),
+    "deploy-latency": deploy(
+        "latency",
+        {**SIDE, "threads": "{threads}", "one image": "{ms:.2f} ms", "of eager PyTorch, same side": ratio},
+    ),
+    "deploy-end-to-end": deploy(
+        "end_to_end",
+        {
+            **SIDE,
+            "sampling steps": "{steps}",
+            "FID": "{fid:.2f}",
+            "images/s, 2 threads": "{images_per_second:.1f}",
+            "time, of the discrete side's fastest": ratio,
+        },
+    ),
+    "deploy-sampling": deploy_sampling,
+    "deploy-operators": deploy(
+        "operators", {**SIDE, "operator": "`{operator}`", "time an image": "{ms:.2f} ms", "share": "{ratio:.0%}"}
+    ),
+    "deploy-quality": deploy(
+        "quality",
+        {
+            **SIDE,
+            "validation loss": "{validation_loss:.4f}",
+            "FID (small classifier)": "{fid:.2f}",
+            "samples": "{samples}",
+        },
+    ),
+    "deploy-steps": deploy(
+        "solver_steps",
+        {
+            "solver steps": "{solver_steps}",
+            "form": "{variant}",
+            "validation loss": "{validation_loss:.4f}",
+            "worst error of 20 sampling steps": "{error_sampling:.1e}",
+        },
+    ),
+    "deploy-quantization-aware": deploy(
+        "quantization_aware",
+        {
+            "model": lambda row: TRAINED[row["variant"].split()[0]],
+            "ONNX file": lambda row: row["variant"].split()[1],
+            "validation loss": "{validation_loss:.4f}",
+            "FID (small classifier)": "{fid:.2f}",
+        },
+    ),
+    "deploy-float-layers": deploy(
+        "float_layers",
+        {
+            "convolutions": "{variant}",
+            "size": megabytes,
+            "error of a prediction, root mean square": "{error:.4f}",
+            "validation loss": "{validation_loss:.4f}",
+        },
+    ),
+    "deploy-pruning": deploy(
+        "pruning",
+        {
+            "model": "{variant}",
+            "parameters": "{parameters:,.0f}",
+            "MACs": millions("macs", 1),
+            "latency, eager, 1 thread": ratio,
+            "validation loss as pruned": lambda row: (
+                f"{row['validation_loss_before_finetuning']:.4f}" if row["validation_loss_before_finetuning"] else "–"
+            ),
+            "fine-tuned": "{validation_loss:.4f}",
+            "FID": "{fid:.2f}",
+        },
+    ),
+    "restoration-denoise": restoration("denoise"),
+    "restoration-upscale": restoration("upscale"),
+    "restoration-peers": Spec(
+        lambda: by_sigma("restoration-peers", "data method"),
+        {
+            "set": "{data}, {images} images",
+            "method": "{method}",
+            "noise level": lambda row: "unknown" if row["blind"] == "True" else "given",
+            **PSNRS,
+            "CPU seconds per megapixel": "{cpu_seconds_per_megapixel:.1f}",
+        },
+        "restoration.py peers",
+    ),
+    "restoration-jpeg": Spec(
+        lambda: rows("restoration-jpeg"),
+        {
+            "model": "`{model}`",
+            "set": "{data}",
+            "JPEG quality": lambda row: row["jpeg"] or "not compressed",
+            "PSNR, bicubic": "{input_psnr:.2f}",
+            "PSNR, dB": "{psnr:.2f}",
+            "gain, dB": lambda row: f"{row['psnr'] - row['input_psnr']:+.2f}",
+        },
+        "restoration.py jpeg",
+    ),
+    "restoration-sides": Spec(
+        lambda: by_sigma("restoration-sides", "side"),
+        {
+            "side": "{side}",
+            "parameters": lambda row: scaled(row["parameters"], "k", 0),
+            "MACs per pixel": lambda row: scaled(row["macs_per_pixel"], "k", 1),
+            **PSNRS,
+            "megapixels/s": "{megapixels_per_second:.2f}",
+            "latency": "{latency_ratio:.0%}",
+            "peak memory, 481x321": lambda row: scaled(row["peak_memory_bytes"], "MiB", 0),
+        },
+        "restoration.py sides",
+    ),
+    "restoration-noising": restoration_noising,
+    "restoration-photograph": Spec(
+        lambda: rows("restoration-photograph"),
+        {
+            "command": "`cunet {verb}`",
+            "grey image": "{input}",
+            "result": "{output}",
+            "most memory of the process": lambda row: scaled(row["process_peak_bytes"], "MiB", 0),
+            "time, shared machine": "{seconds:.0f} s",
+        },
+        "restoration.py photograph",
+    ),
+}
 for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
-    TABLES[f"{_name}-verdicts"] = partial(comparison_verdicts, _name)
-    TABLES[f"{_name}-costs"] = partial(comparison_costs, _name)
-    TABLES[f"{_name}-quality"] = partial(comparison_quality, _name)
+    TABLES |= comparison_tables(_name)
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

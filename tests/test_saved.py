@@ -1,11 +1,14 @@
 """What version 0.1.0 saved still loads, and computes what it computed then."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline, load_restorer
 
@@ -36,3 +39,14 @@ def test_samples_of_a_saved_run_stay():
 def test_restored_photographs_stay(name, verb):
     restored = load_restorer(SAVED / name, verb)(REFERENCE["photo"], output_type="pt").images
     torch.testing.assert_close(restored, REFERENCE[f"{name}.restored"], **ROUNDING)
+
+
+def test_a_model_with_a_setting_that_is_gone_is_refused_by_name(tmp_path):
+    shutil.copytree(SAVED / "generation" / "model", tmp_path / "model")
+    path = tmp_path / "model" / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["read_velocity"] is False  # a file of version 0.1.0
+    path.write_text(json.dumps({**config, "read_velocity": True}))
+    with pytest.raises(InputError, match="read_velocity=True was removed") as refused:
+        load_model_or_preset(str(tmp_path / "model"))
+    assert len(str(refused.value).splitlines()) == 1

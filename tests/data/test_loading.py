@@ -60,14 +60,6 @@ def test_batches_come_with_their_positions(kind, tmp_path):
     assert data.resume_promise.startswith("exact" if kind == "images" else "approximate")
 
 
-@pytest.mark.parametrize("kind", OPENERS)
-def test_the_first_items(kind, tmp_path):
-    pytest.importorskip("webdataset")
-    data = OPENERS[kind](tmp_path)
-    assert [item["index"] for item in data.first(3)] == [0, 1, 2]
-    assert len(data.first(40)) == (10 if kind == "images" else 40)
-
-
 def test_the_order_is_that_of_the_epochs(tmp_path):
     data = images(tmp_path)
     for seed, order in ((None, 3), (5, 5)):

@@ -239,7 +239,5 @@ def test_options_are_found_again(zero):
 
 @pytest.mark.parametrize("other", [{"beta_end": 0.01}, {"trained_betas": [0.1] * 1000}])
 def test_a_process_that_no_options_make_is_refused(other):
-    with pytest.raises(
-        InputError, match=r"no noise process like this model's \(DDPMScheduler with"
-    ):
+    with pytest.raises(InputError, match=r"no noise process like this model's \(DDPMScheduler with"):
         process_of(DDPMScheduler(**other)).options()

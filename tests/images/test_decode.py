@@ -113,6 +113,7 @@ def test_a_parser_that_fails_does_not_keep_the_picture(monkeypatch):
 def test_the_limit_of_pixels_is_named_and_can_be_raised(tmp_path, monkeypatch):
     monkeypatch.setattr("continuous_unet.images.decode.MAX_PIXELS", 500)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses twice as much by itself
+    monkeypatch.setattr("warnings.showwarning", lambda *arguments: pytest.fail("a warning reached the user"))
     for side in (30, 40):
         Image.new("L", (side, side)).save(tmp_path / "x.png")
         with pytest.raises(Unreadable, match="limit of 500; raise it with --max-pixels"):

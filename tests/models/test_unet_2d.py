@@ -313,7 +313,7 @@ BAD = [
     ({"block_type": "first_order", "method": "kick_drift", "gradient": "backprop"}, "for example 'rk4'"),
     ({"initial_velocity": "magic"}, "expected one of features, timestep"),
     ({"norm_type": "magic"}, "expected one of group, pixel, none"),
-    ({"field_channels": (8, 6)}, "field_channels=(8, 6) must be multiples"),
+    ({"field_channels": (8, 6)}, "norm_num_groups=4 does not divide the width 6 of field_channels"),
 ]
 
 

@@ -224,8 +224,7 @@ def companion_tables(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
 
     return {
         "curves": [
-            {"side": side.name, "seed": run.seed, "images_seen": point.images_seen}
-            | {"validation_loss": point.validation_loss, **{band: getattr(point, band) for band in BANDS}}
+            {"side": side.name, "seed": run.seed, **asdict(point)}
             | {"seconds_at_own_speed": point.images_seen * side.speed.seconds_per_image}
             for side, done in trained
             for run in done.runs

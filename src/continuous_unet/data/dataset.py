@@ -65,9 +65,6 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def first(self, number: int) -> list[dict[str, Any]]:
-        return [self[index] for index in range(min(number, len(self)))]
-
     def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
         order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
         return self, {"batch_sampler": order}

@@ -51,10 +51,6 @@ class TrainingData(ABC):
         """Returns the name of the image at an index, for messages."""
 
     @abstractmethod
-    def first(self, number: int) -> list[dict[str, Any]]:
-        """Returns the first items, or as many as there are; those of a stream are the ones that it begins with."""
-
-    @abstractmethod
     def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
         """Returns what a `DataLoader` reads, and its arguments that set the batches and their order."""
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -77,9 +77,6 @@ class StreamDataset(TrainingData, IterableDataset):
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"
-
-    def first(self, number: int) -> list[dict[str, Any]]:
-        return list(islice(self, number))
 
     def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
         start, rank, world_size, seed = share.start, share.rank, share.world_size, share.seed

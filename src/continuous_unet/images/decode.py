@@ -3,6 +3,7 @@
 import contextlib
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from continuous_unet.base.errors import first_line
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.images.names import FORMATS
 from continuous_unet.images.ranges import to_model_range
 
@@ -54,17 +55,18 @@ def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = No
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     too_large = f"more than the limit of {limit}; raise it with --max-pixels"
     try:
-        with (
-            _pillow_limit(limit),
-            Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image,
-        ):
-            width, height = image.size
-            if width * height > limit:
-                raise Unreadable(f"{width}x{height} pixels, {too_large}")
-            if max(width, height) > LARGEST_ASPECT * min(width, height):
-                raise Unreadable(f"{width}x{height} pixels, more than {LARGEST_ASPECT} times as long as wide")
-            yield image
-    except Unreadable:
+        with _pillow_limit(limit):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked below
+                opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+            with opened as image:
+                width, height = image.size
+                if width * height > limit:
+                    raise Unreadable(f"{width}x{height} pixels, {too_large}")
+                if max(width, height) > LARGEST_ASPECT * min(width, height):
+                    raise Unreadable(f"{width}x{height} pixels, more than {LARGEST_ASPECT} times as long as wide")
+                yield image
+    except (Unreadable, InputError):
         raise
     except Image.DecompressionBombError as error:
         raise Unreadable(f"it has {too_large}") from error

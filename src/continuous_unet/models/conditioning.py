@@ -88,9 +88,8 @@ class AdaptiveScaleShift(nn.Module):
 
 def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`h (1 + scale) + shift` for `h` `(B, C, *size)` and the others `(B, C)`."""
-    per_channel = (..., *[None] * (h.ndim - 2))  # an index, not a view, which pruning would take for a flattened map
-    scale, shift = scale[per_channel], shift[per_channel]
-    return torch.addcmul(h + shift, h, scale)
+    everywhere = (..., *(None,) * (h.ndim - 2))
+    return torch.addcmul(h + shift[everywhere], h, scale[everywhere])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """The settings of a continuous U-Net of any dimension. They check themselves, and errors name the setting."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from continuous_unet.models.blocks import SolverConfig
 from continuous_unet.models.controls import BLOCKS
@@ -14,12 +14,8 @@ UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """All that makes a U-Net; `ContinuousUNet2DModel` says what each setting is.
-
-    Raises:
-        ValueError: for settings that do not fit together, by name.
-    """
+class Settings:
+    """All that makes a U-Net; `ContinuousUNet2DModel` says what each setting is."""
 
     sample_size: int | tuple[int, ...] | None = None
     in_channels: int = 3
@@ -54,6 +50,21 @@ class UNetConfig:
     solver_atol: float = 1e-4
     field_channels: tuple[int | None, ...] | None = None
     time_proj_channels: int | None = None
+
+
+if TYPE_CHECKING:
+
+    class SavedConfig(Settings, dict[str, Any]):
+        """What `unet.config` is: diffusers' frozen dictionary, whose entries are attributes as well."""
+
+
+@dataclass(frozen=True)
+class UNetConfig(Settings):
+    """The settings of a U-Net, what follows from them, and their checks.
+
+    Raises:
+        ValueError: for settings that do not fit together, by name.
+    """
 
     @property
     def levels(self) -> int:
@@ -114,19 +125,9 @@ class UNetConfig:
         for name in ("num_class_embeds", "attention_head_dim", "time_embedding_dim", "time_proj_channels"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
-        self._check_widths()
-        for name, allowed in (
-            ("norm_type", NORM_TYPES),
-            ("block_type", BLOCKS),
-            ("field_type", FIELDS),
-            ("initial_velocity", INITIAL_VELOCITIES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(allowed)}")
-        if self.mid_block_type not in ("UNetMidBlock2D", None):
-            raise ValueError(f"mid_block_type={self.mid_block_type!r} must be 'UNetMidBlock2D' or None")
-        if self.class_embed_type not in (None, "timestep", "identity"):
-            raise ValueError(f"class_embed_type={self.class_embed_type!r} must be None, 'timestep' or 'identity'")
+        self._check_levels()
+        for name, allowed in _CHOICES.items():
+            _check_choice(name, getattr(self, name), allowed)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
         if self.sample_size is not None:
@@ -134,50 +135,50 @@ class UNetConfig:
             check_size("sample_size", sides, self.size_multiple)
         BLOCKS[self.block_type].check(self.field_type, self.solver.method, self.solver.gradient)
 
-    def _check_widths(self) -> None:
+    def _check_levels(self) -> None:
         widths, groups = self.block_out_channels, self.norm_num_groups
-        if not widths or any(not _is_positive(width) for width in widths):
-            raise ValueError(
-                f"block_out_channels={tuple(widths)!r} must hold at least one width, each an integer of at least 1"
-            )
-        for width in widths:
-            if width % groups:
-                raise ValueError(f"norm_num_groups={groups} does not divide the width {width} of block_out_channels")
-        for name, allowed in (
-            ("field_channels", None),
-            ("down_block_types", DOWN_BLOCK_TYPES),
-            ("up_block_types", UP_BLOCK_TYPES),
-        ):
+        if not widths:
+            raise ValueError("block_out_channels=() must hold at least one width")
+        for name in ("field_channels", "down_block_types", "up_block_types"):
             values = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != self.levels:
+            if values is not None and len(values) != self.levels:
                 raise ValueError(
                     f"{name} has {len(values)} entries and block_out_channels {self.levels}: give one per level"
                 )
-            for value in values:
-                if allowed is not None and value not in allowed:
-                    raise ValueError(f"{name} holds {value!r}; expected {' or '.join(map(repr, allowed))}")
-        for hidden in self.field_channels or ():
-            if hidden is not None and (not _is_positive(hidden) or hidden % groups):
-                raise ValueError(
-                    f"field_channels={self.field_channels!r} must be multiples of norm_num_groups={groups}"
-                )
-        attended = {width for width, attention in zip(widths, self.down_attention, strict=True) if attention}
-        attended |= {width for width, attention in zip(widths[::-1], self.up_attention, strict=True) if attention}
-        if self.mid_block_type is not None and self.add_attention:
-            attended.add(widths[-1])
-        for width in attended:
-            if width % (self.attention_head_dim or width):
+        for name in ("block_out_channels", "field_channels"):
+            for width in getattr(self, name) or ():
+                if width is not None:
+                    _check_positive(f"{name}: width", width)
+                    if width % groups:
+                        raise ValueError(f"norm_num_groups={groups} does not divide the width {width} of {name}")
+        for kind in self.down_block_types or ():
+            _check_choice("down_block_types: type", kind, DOWN_BLOCK_TYPES)
+        for kind in self.up_block_types or ():
+            _check_choice("up_block_types: type", kind, UP_BLOCK_TYPES)
+        middle = self.mid_block_type is not None and self.add_attention
+        with_attention = (*self.down_attention, *self.up_attention[::-1], middle)
+        for width, attention in zip((*widths, *widths, widths[-1]), with_attention, strict=True):
+            if attention and width % (self.attention_head_dim or width):
                 raise ValueError(f"attention_head_dim={self.attention_head_dim} does not divide the width {width}")
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+_CHOICES: dict[str, Collection[str | None]] = {
+    "norm_type": NORM_TYPES,
+    "block_type": BLOCKS,
+    "field_type": FIELDS,
+    "initial_velocity": INITIAL_VELOCITIES,
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "class_embed_type": ("timestep", "identity", None),
+}
+
+
+def _check_choice(name: str, value: object, allowed: Collection[str | None]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; expected one of {', '.join(map(str, allowed))}")
 
 
 def _check_positive(name: str, value: object) -> None:
-    if not _is_positive(value):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
@@ -198,6 +199,7 @@ def check_size(name: str, sides: tuple[int, ...], multiple: int) -> None:
 
 RETIRED: dict[str, Any] = {"read_velocity": False, "initial_decay": 0.5}
 """Settings of version 0.1.0 that are gone, with the value that all other models had."""
+RETIRED_VELOCITIES = ("carried", "skips", "zero")
 OF_UNET2D: dict[str, Any] = {
     "time_embedding_type": "positional",
     "mid_block_scale_factor": 1,
@@ -217,52 +219,22 @@ def without_foreign(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if one has another value than its default, by name.
     """
-    for name, default in {**OF_UNET2D, **RETIRED}.items():
-        value = settings.get(name, default)
-        if value != default:
-            reason = (
-                "was removed after version 0.1.0, because it measured no better; use that version for this model"
-                if name in RETIRED
-                else f"is a setting of UNet2DModel that has no counterpart here; only {default!r} is accepted"
+    for name, value in settings.items():
+        if value != OF_UNET2D.get(name, value):
+            raise ValueError(
+                f"{name}={value!r} is a setting of UNet2DModel without a counterpart here; only its default, "
+                f"{OF_UNET2D[name]!r}, is accepted"
             )
-            raise ValueError(f"{name}={value!r} {reason}")
-    velocity = settings.get("initial_velocity")
-    if velocity in ("carried", "skips", "zero"):
-        raise ValueError(
-            f"initial_velocity={velocity!r} was removed after version 0.1.0, because it measured no better; use that "
-            "version for this model"
-        )
-    return {name: value for name, value in settings.items() if name not in OF_UNET2D and name not in RETIRED}
+        if value != RETIRED.get(name, value) or (name == "initial_velocity" and value in RETIRED_VELOCITIES):
+            raise ValueError(
+                f"{name}={value!r} was removed after version 0.1.0, because it measured no better; use that version "
+                "for this model"
+            )
+    return {name: value for name, value in settings.items() if name not in {**OF_UNET2D, **RETIRED}}
 
 
 def pick(settings: Mapping[str, Any]) -> UNetConfig:
     """The configuration among a mapping's entries; lists, as JSON has them, become tuples."""
-    values = {field.name: settings[field.name] for field in fields(UNetConfig) if field.name in settings}
-    return UNetConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-class SavedConfig(Protocol):
-    """What `unet.config` is: diffusers' frozen dictionary, whose entries are attributes as well."""
-
-    sample_size: int | tuple[int, ...] | None
-    in_channels: int
-    out_channels: int
-    block_out_channels: tuple[int, ...]
-    center_input_sample: bool
-    attention_head_dim: int | None
-    norm_num_groups: int
-    class_embed_type: str | None
-    num_class_embeds: int | None
-    patch_size: int
-    block_type: str
-    field_type: str
-    num_solver_steps: int
-    integration_time: float
-    method: str
-    gradient: str
-
-    def get(self, name: str, default: Any = None, /) -> Any: ...
-
-    def items(self) -> Any: ...
-
-    def __getitem__(self, name: str, /) -> Any: ...
+    values = {field.name: settings[field.name] for field in fields(UNetConfig)}
+    tuples: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+    return UNetConfig(**tuples)

@@ -124,7 +124,7 @@ class RelaxationField(SplitFieldModule):
     def _head(self, config: FieldConfig, kernel_size: int) -> Conv:
         return zeroed(conv(config.dim, self.trunk.out_channels, config.channels, kernel_size))
 
-    def terms(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Relaxation:  # type: ignore[override]
+    def terms(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Relaxation:
         """Target velocity and rate, both `(B, C, *size)`."""
         h = self.trunk(t, x, conditioning)
         return Relaxation(self.target(h), self.max_rate * torch.sigmoid(self.rate(h)))

@@ -149,7 +149,12 @@ class ContinuousUNet(nn.Module):
         if num_solver_steps is not None:
             block = self._blocks()[0]
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
-        conditioning = self._known(sample, timestep, class_labels, embeddings)
+        conditioning: Conditioning | None = None
+        if embeddings is not None and not torch.compiler.is_compiling():
+            if embeddings.model is not self:
+                raise ValueError("these embeddings were precomputed by another model")
+            if class_labels is None and not torch.is_grad_enabled():  # a table carries no gradient
+                conditioning = embeddings.at(timestep, len(sample))
         if conditioning is None:
             conditioning = Conditioning(self._embed(timestep, class_labels, sample.shape[0], sample.device))
 
@@ -169,22 +174,6 @@ class ContinuousUNet(nn.Module):
                 x = self.upsamplers[i](x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         return pixel_shuffle(x, architecture.patch_size)
-
-    def _known(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None,
-        embeddings: PrecomputedEmbeddings | None,
-    ) -> Conditioning | None:
-        """What has been computed before for this call, where that may be used: it carries no gradient."""
-        if embeddings is None or torch.compiler.is_compiling():
-            return None
-        if embeddings.model is not self:
-            raise ValueError("these embeddings were precomputed by another model")
-        if class_labels is not None or torch.is_grad_enabled():
-            return None
-        return embeddings.at(timestep, len(sample))
 
     def _embed(self, timestep: Tensor | float, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor:
         """Timestep and class to the embedding `(B, E)`, step by step as in `UNet2DModel`."""
@@ -238,9 +227,8 @@ class ContinuousUNet(nn.Module):
                         rows = zip(*(part.split(1) for part in clocks.scale_shift(t, emb)), strict=True)
                         for table, row in zip(by_row, rows, strict=True):
                             table[clocks, t] = row
-        rows_of_emb = zip(numbers, emb.split(1), by_row, strict=True)
-        table = {number: Conditioning(row, MappingProxyType(known)) for number, row, known in rows_of_emb}
-        return PrecomputedEmbeddings(self, MappingProxyType(table))
+        of_rows = [Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)]
+        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, of_rows, strict=True))))
 
     def solver_stats(self) -> dict[str, SolverStats]:
         """Per dynamic block: method, gradient mode, solver steps, and evaluations of its field in a forward pass."""

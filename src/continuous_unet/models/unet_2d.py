@@ -11,16 +11,19 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import SavedConfig, UNetConfig, pick, without_foreign
+from continuous_unet.models.config import UNetConfig, pick, without_foreign
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.unet import ContinuousUNet
+
+if TYPE_CHECKING:
+    from continuous_unet.models.config import SavedConfig
 
 # diffusers 0.42 warns at every cast of parts that should stay in float32, also where there are none, and no class
 # attribute makes it silent.
 logging.getLogger(ModelMixin.__module__).addFilter(lambda r: "should be kept in float32: []" not in r.getMessage())
 
 
-class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):
+class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: ignore[misc]  # their config_name differ
     """A U-Net whose residual stacks are second-order neural ODEs; a drop-in for diffusers' `UNet2DModel`.
 
     "The Missing U for Efficient Diffusion Models" (Calvo-Ordoñez et al., TMLR 2024, arXiv 2310.20092). Words that
@@ -77,19 +80,19 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _repeated_blocks = ("DynamicBlock", "FirstOrderBlock", "ResidualBlock")
-    _skip_layerwise_casting_patterns = ("norm",)
-    ignore_for_config = ("kwargs",)
+    _repeated_blocks = ["DynamicBlock", "FirstOrderBlock", "ResidualBlock"]  # noqa: RUF012 (diffusers' annotation)
+    _skip_layerwise_casting_patterns = ("norm",)  # type: ignore[assignment]  # diffusers' says None
+    ignore_for_config = ["kwargs"]  # noqa: RUF012
 
     if TYPE_CHECKING:
 
         @property
-        def config(self) -> SavedConfig: ...
+        def config(self) -> "SavedConfig": ...
 
     @register_to_config
     def __init__(
         self,
-        sample_size: int | tuple[int, int] | None = UNetConfig.sample_size,
+        sample_size: int | tuple[int, ...] | None = UNetConfig.sample_size,
         in_channels: int = UNetConfig.in_channels,
         out_channels: int = UNetConfig.out_channels,
         center_input_sample: bool = UNetConfig.center_input_sample,
@@ -120,7 +123,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):
         gradient: str = UNetConfig.gradient,
         solver_rtol: float = UNetConfig.solver_rtol,
         solver_atol: float = UNetConfig.solver_atol,
-        field_channels: tuple[int, ...] | None = UNetConfig.field_channels,
+        field_channels: tuple[int | None, ...] | None = UNetConfig.field_channels,
         time_proj_channels: int | None = UNetConfig.time_proj_channels,
         **kwargs: Any,
     ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations  # torch.compile cannot trace the annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +83,12 @@ class _ReversibleSolve(torch.autograd.Function):
         tracing = torch.compiler.is_compiling()
         ctx.autocast = None if tracing else _Autocast.current(x.device.type)
         ctx.randomness = None if tracing else _RandomStates(x.device)
+        random_state = None if tracing else ctx.randomness.current()
         carry = problem.method.start(State(x, v))
         for step in range(problem.num_steps):
-            if ctx.randomness is not None:
-                ctx.randomness.before_step(step)
             carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
-        if ctx.randomness is not None:
-            ctx.randomness.after_last_step()
+            if not tracing:
+                random_state = ctx.randomness.keep_if_moved(step, random_state)
         ctx.spec = spec
         samples = () if tracing else (sample_values(x), sample_values(v))
         ctx.num_samples = len(samples)
@@ -121,14 +120,12 @@ class _ReversibleSolve(torch.autograd.Function):
 
         everything = slice(None)
         carry_grads = pullback(lambda *c: tuple(method.finish(c)), carry)(grads, everything)
+        inputs = _Inputs(tensors, tensors_wanted, parameters, {})
         sums: Gradients = (None,) * (sum(tensors_wanted) + len(parameters))
-        accumulators: dict[int, GradientEdge] = {}
         with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
             for step in reversed(range(problem.num_steps)):
                 with contextlib.nullcontext() if ctx.randomness is None else ctx.randomness.replay(step):
-                    carry, carry_grads, grads_here, accumulators = _reverse_step(
-                        spec, problem.time(step), carry, carry_grads, tensors, tensors_wanted, parameters
-                    )
+                    carry, carry_grads, grads_here = _reverse_step(spec, problem.time(step), carry, carry_grads, inputs)
                 sums = tuple(_sum(a, b) for a, b in zip(sums, grads_here, strict=True))
         first = method.finish(carry)
         state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
@@ -138,14 +135,9 @@ class _ReversibleSolve(torch.autograd.Function):
         by_tensor = iter(sums)
         tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
         parameter_grads = list(by_tensor)
-        for number, edge in accumulators.items():
-            grad = parameter_grads[number]
-            if grad is not None and edge.node is not get_gradient_edge(parameters[number]).node:
-                # Layerwise casting stores parameters in another dtype than it computes in (offloading, on another
-                # device). The engine would round the gradient to the first, where it may underflow: it goes to the
-                # place where backpropagation adds it.
-                torch.autograd.backward([edge], [grad])
-                parameter_grads[number] = None
+        for number, edge in inputs.elsewhere.items():  # after all evaluations, which recast gradients, too
+            torch.autograd.backward([edge], [parameter_grads[number]])
+            parameter_grads[number] = None
         return (None, *state_grads, *tensor_grads, *parameter_grads)
 
 
@@ -157,22 +149,31 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
+class _Inputs(NamedTuple):
+    """What the field is a function of, beside its point."""
+
+    tensors: Carry
+    wanted: tuple[bool, ...]
+    """Which tensors need gradients."""
+    parameters: Carry
+    elsewhere: dict[int, GradientEdge]
+    """By the number of a parameter: where its gradient is to be added, if not where it is on the way out.
+
+    Layerwise casting stores a parameter in another dtype than it computes in (offloading, on another device). On the
+    way out autograd would round the gradient to the first, where it may underflow, so it goes where backpropagation
+    adds it.
+    """
+
+
 def _reverse_step(
-    spec: _Reversal,
-    t: float,
-    carry: Carry,
-    carry_grads: Carry,
-    tensors: Carry,
-    tensors_wanted: tuple[bool, ...],
-    parameters: Carry,
-) -> tuple[Carry, Carry, Gradients, dict[int, GradientEdge]]:
+    spec: _Reversal, t: float, carry: Carry, carry_grads: Carry, inputs: _Inputs
+) -> tuple[Carry, Carry, Gradients]:
     """Undo one step and pull the gradient back through it, with one evaluation of the field.
 
     `inverse` evaluates the field exactly where `step` did. So the field is differentiated there, and the step itself,
     which is cheap arithmetic, is replayed with the field's value put in as an independent variable.
 
-    Returns the carry before the step, its gradient, the gradients of wanted tensors and of parameters, and (by the
-    parameter's number) where in the graph the gradient of a parameter is accumulated.
+    Returns the carry before the step, its gradient, and the gradients of wanted tensors and of parameters.
     """
     method, h = spec.problem.method, spec.problem.step_size
     tracing = torch.compiler.is_compiling()
@@ -182,7 +183,7 @@ def _reverse_step(
     rebuilds = []
 
     def evaluate_and_keep(t_field: float, *point: Tensor) -> Any:
-        value, rebuild, pull = pull_field(spec, t_field, point, tensors, tensors_wanted, parameters)
+        value, rebuild, pull = pull_field(spec, t_field, point, inputs)
         pulls.append(pull)
         values.append(value)
         rebuilds.append(rebuild)
@@ -205,13 +206,13 @@ def _reverse_step(
     # Of the replay's inputs and outputs: the carries come first, the field's value and its point after them.
     pull_step = pullback(replay, (*before, *value))
     value_grads = pull_step(carry_grads, slice(len(before), None))
-    point_grads, other_grads, accumulators = pull(value_grads)
+    point_grads, other_grads = pull(value_grads)
     before_grads = pull_step((*carry_grads, *point_grads), slice(len(before)))
-    return before, before_grads, other_grads, accumulators
+    return before, before_grads, other_grads
 
 
 Pull = Callable[[Sequence[Tensor], slice], tuple[Tensor, ...]]
-PullField = Callable[[Sequence[Tensor]], tuple[Carry, Gradients, dict[int, GradientEdge]]]
+PullField = Callable[[Sequence[Tensor]], tuple[Carry, Gradients]]
 
 
 def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
@@ -247,36 +248,35 @@ def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]]
 
 
 def _pull_field(
-    spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
+    spec: _Reversal, t: float, point: Carry, inputs: _Inputs
 ) -> tuple[Carry, Callable[..., Any], PullField]:
     """The field's value at a point, and the map from its gradient to those of (point), (wanted tensors, parameters)."""
     leaves = tuple(p.detach().requires_grad_() for p in point)
-    arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(tensors, wanted, strict=True))
-    given = tuple(a for a, w in zip(arguments, wanted, strict=True) if w)
-    targets = (*leaves, *given, *parameters)
+    arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(inputs.tensors, inputs.wanted, strict=True))
+    targets = (*leaves, *(a for a in arguments if a.requires_grad), *inputs.parameters)
     with torch.enable_grad():
         value, rebuild = _unpack(evaluator(spec.problem, spec.fill(arguments), None)(t, *leaves))
     edges = find_edges(spec.problem, value, targets)
 
-    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients, dict[int, GradientEdge]]:
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients]:
         pairs = [(v, g.to(v.dtype)) for v, g in zip(value, value_grads, strict=True) if v.requires_grad]
         grads: list[Tensor | None] = [None] * len(targets)
         if edges:
             outputs, output_grads = zip(*pairs, strict=True)
             parts = torch.autograd.grad(outputs, [edge for _, edge in edges], output_grads)
-            for (number, _), part in zip(edges, parts, strict=True):
+            for (number, edge), part in zip(edges, parts, strict=True):
                 grads[number] = _sum(grads[number], part)
-        first = len(leaves) + len(given)
-        accumulators = {number - first: edge for number, edge in edges if number >= first}
+                if edge.node is not get_gradient_edge(targets[number]).node:
+                    inputs.elsewhere[number - len(targets) + len(inputs.parameters)] = edge
         # a point that is not in the graph of the field's value is not used by it
         at_point = tuple(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads))
-        return at_point, tuple(grads[len(leaves) :]), accumulators
+        return at_point, tuple(grads[len(leaves) :])
 
     return tuple(v.detach() for v in value), rebuild, pull
 
 
 def _pull_field_traced(
-    spec: _Reversal, t: float, point: Carry, tensors: Carry, wanted: tuple[bool, ...], parameters: Carry
+    spec: _Reversal, t: float, point: Carry, given: _Inputs
 ) -> tuple[Carry, Callable[..., Any], PullField]:
     field = spec.problem.field
     names = [n for n, p in field.named_parameters() if p.requires_grad] if isinstance(field, nn.Module) else []
@@ -284,8 +284,8 @@ def _pull_field_traced(
 
     def value_of(*inputs: Tensor) -> tuple[Tensor, ...]:
         here = inputs[: len(point)]
-        given = iter(inputs[len(point) : len(inputs) - len(names)])
-        arguments = spec.fill([next(given) if w else a for a, w in zip(tensors, wanted, strict=True)])
+        rest = iter(inputs[len(point) : len(inputs) - len(names)])
+        arguments = spec.fill([next(rest) if w else a for a, w in zip(given.tensors, given.wanted, strict=True)])
         if isinstance(field, nn.Module):
             replaced = dict(zip(names, inputs[len(inputs) - len(names) :], strict=True))
             # functional_call knows `forward` only, where a SplitFieldModule gives its terms for v=None
@@ -297,12 +297,12 @@ def _pull_field_traced(
         rebuilds.append(rebuild)
         return value
 
-    given = tuple(a for a, w in zip(tensors, wanted, strict=True) if w)
-    value, pull_all = torch.func.vjp(value_of, *point, *given, *parameters)  # type: ignore[misc]
+    wanted = (a for a, w in zip(given.tensors, given.wanted, strict=True) if w)
+    value, pull_all = torch.func.vjp(value_of, *point, *wanted, *given.parameters)  # type: ignore[misc]
 
-    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients, dict[int, GradientEdge]]:
+    def pull(value_grads: Sequence[Tensor]) -> tuple[Carry, Gradients]:
         grads = pull_all(tuple(g.to(v.dtype) for v, g in zip(value, value_grads, strict=True)))
-        return grads[: len(point)], grads[len(point) :], {}
+        return grads[: len(point)], grads[len(point) :]
 
     return value, rebuilds[0], pull
 
@@ -328,49 +328,27 @@ class _Autocast:
 class _RandomStates:
     """Remembers the random state before each step of a field that draws random numbers (dropout), and replays it.
 
-    Costs nothing for fields that draw none: states are kept only where a step moved the generator. They are kept per
-    step, a few kilobytes each, because a generator cannot run backwards.
+    States are kept only where a step moved the generator. They are kept per step, a few kilobytes each, because a
+    generator cannot run backwards.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.cuda = [device] if device.type == "cuda" else []
         self.states: dict[int, list[Tensor]] = {}
-        self._last: tuple[int, list[Tensor]] | None = None
 
-    def _current(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
+    def current(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
 
-    def before_step(self, step: int) -> None:
-        current = self._current()
-        self._keep_if_moved(current)
-        self._last = (step, current)
-
-    def after_last_step(self) -> None:
-        self._keep_if_moved(self._current())
-        self._last = None
-
-    def _keep_if_moved(self, current: list[Tensor]) -> None:
-        if self._last is not None:
-            step, before = self._last
-            if any(not torch.equal(a, b) for a, b in zip(before, current, strict=True)):
-                self.states[step] = before
+    def keep_if_moved(self, step: int, before: list[Tensor]) -> list[Tensor]:
+        """The state after a step; the one before it is kept if they differ."""
+        after = self.current()
+        if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+            self.states[step] = before
+        return after
 
     @contextlib.contextmanager
     def replay(self, step: int) -> Iterator[None]:
-        if step not in self.states:
+        with torch.random.fork_rng(self.cuda, enabled=step in self.states):
+            for state, device in zip(self.states.get(step, ()), [None, *self.cuda]):
+                torch.set_rng_state(state) if device is None else torch.cuda.set_rng_state(state, device)
             yield
-            return
-        now = self._current()
-        self._set(self.states[step])
-        try:
-            yield
-        finally:
-            self._set(now)
-
-    def _set(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], self.device)

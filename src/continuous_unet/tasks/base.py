@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -162,7 +163,7 @@ class RestorationTask(Task[Restoring]):
         """Returns degraded, restored and clean image side by side, a row for each image, halfway through the times."""
         context.processes.check(context.stop)
         device = context.model.device
-        clean = torch.stack([item["image"] for item in context.images.first(min(self.num_samples, 8))]).to(device)
+        clean = torch.stack([item["image"] for item in islice(context.images, min(self.num_samples, 8))]).to(device)
         noise = normal(self.seed, Stream.PICTURES, range(len(clean)), clean.shape[1:], device)
         times = self.process.draw_times(torch.full((len(clean),), 0.5, device=device))
         degraded, restored = self.restored(StepContext(context.model, self.process, clean, noise, times))

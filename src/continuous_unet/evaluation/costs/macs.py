@@ -54,20 +54,12 @@ class MacCount:
         return 2 * self.macs
 
 
-def _convolution_backward(
-    grad_output: Tensor,
-    sample: Tensor,
-    weight: Tensor,
-    bias_sizes: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    output_mask: list[bool],
-) -> int:
-    """As many as the forward pass for each of the two gradients that are wanted: of the input and of the weight."""
+def _convolution_backward(grad_output: Tensor, sample: Tensor, weight: Tensor, *rest: Any) -> int:
+    """Counts as many as the forward pass for each of the two gradients that are wanted: of the input and the weight.
+
+    `rest` is bias_sizes, stride, padding, dilation, transposed, output_padding, groups and output_mask.
+    """
+    *_, transposed, _, _, output_mask = rest
     forward = conv_flop_count(list(sample.shape), list(weight.shape), list(grad_output.shape), transposed)
     return forward * sum(output_mask[:2])
 

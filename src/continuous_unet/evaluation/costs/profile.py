@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import CallResult
@@ -140,7 +139,7 @@ def profile_model(
     return ModelProfile(
         model=type(model).__name__,
         sample_shape=shape,
-        num_parameters=_num_parameters(model),
+        num_parameters=sum(p.numel() for p in model.parameters()),
         macs=macs.macs,
         flops=macs.flops,
         unknown_operations=macs.unknown_operations,
@@ -192,7 +191,3 @@ def _try(forward: Callable[[], Any], shape: tuple[int, ...]) -> None:
     except (ValueError, RuntimeError) as error:
         size = f"{shape[2]}x{shape[3]}"
         raise InputError(f"the model cannot take the size {size} (input of shape {shape}): {error}") from error
-
-
-def _num_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
