@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 Tensors = dict[str, dict[str, Tensor]]
 """Tensors by file and name."""
 
-if TYPE_CHECKING:
-    
 
 @dataclass
 class TrainState:
