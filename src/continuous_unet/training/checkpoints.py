@@ -9,20 +9,20 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import explain_write_errors, replace_folder
+from continuous_unet.base.results import Json
 from continuous_unet.training.state import Tensors
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: Json) -> Path:
     """Writes `folder/step-XXXXXXXX`, atomically, and returns it.
 
     Args:
@@ -87,7 +87,7 @@ def find_damage(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[Tensors, Json]:
     """Returns the tensors by file, and the state, of a whole checkpoint.
 
     Raises:

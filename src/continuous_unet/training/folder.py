@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors, replace_text, sync
+from continuous_unet.base.results import Json
 from continuous_unet.data import TrainingData
 from continuous_unet.training.config import TrainConfig
 
@@ -30,6 +31,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+PACKAGES = ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow")
+"""Packages whose versions are recorded."""
 _LOCKS: set[TextIO] = set()
 """Lock files that this process holds."""
 
@@ -162,12 +165,12 @@ class RunFolder:
                 facts = {"data": data.report.to_dict(), "num_parameters": num_parameters, "resume": data.resume_promise}
                 replace_text(self.facts, json.dumps({**_environment(), **facts}, indent=1))
 
-    def _recorded_data(self) -> dict[str, Any]:
+    def _recorded_data(self) -> Json:
         """Returns what is known of the data that the run was started with; nothing if the file is missing."""
         facts = _read(self.facts, "resume without a check that the data is the same")
         return {} if facts is None else facts["data"]
 
-    def recorded_names(self) -> dict[str, Any]:
+    def recorded_names(self) -> Json:
         """Returns the names of the images and of the classes that the run was started with, for `open_dataset`.
 
         Raises:
@@ -182,7 +185,7 @@ class RunFolder:
         """Returns the path of the picture that is made at a step."""
         return self.samples / f"step-{step:08d}.png"
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[Json]:
         """Yields the records so far. A last line that a crash cut off, and damaged lines, are left out."""
         text = self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
         for line in text.splitlines():
@@ -235,27 +238,21 @@ def _read(path: Path, remedy: str) -> Any:
     return content
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> Json:
     """Returns what else one needs to repeat or judge a run."""
-    packages: dict[str, str | None] = {}
-    for name in ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow"):
-        try:
+    packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
             packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
     return {
         "command": ["cunet", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": packages,
-        "git_commit": _git_commit(),
+        "git_commit": commit,
     }
-
-
-def _git_commit() -> str | None:
-    try:
-        run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None if run.returncode == 0 else None

@@ -9,6 +9,7 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError, RunFailed
 from continuous_unet.base.processes import Processes
 from continuous_unet.data import TrainingData, too_many_bad
+from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.state import TrainState
 
@@ -40,41 +41,26 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class GradientGuard:
-    """Counts the steps in a row without a finite gradient, names their images, and gives up after too many."""
+class Guard:
+    """Watches the steps of a run, records what went wrong by the names of the images, and gives up after too much."""
 
-    limit: int
+    config: TrainConfig
     data: TrainingData
     processes: Processes
     folder: RunFolder
 
-    def check(self, state: TrainState, norm: Tensor, seen: Seen) -> bool:
-        """Returns whether the gradient of step `state.step + 1` may be used.
+    def check_gradient(self, state: TrainState, finite: bool, seen: Seen) -> None:
+        """Counts in `state.non_finite` the steps in a row whose gradient is not finite, up to step `state.step + 1`.
 
-        Args:
-            state: counters of the run; `non_finite` is updated.
-            norm: of the gradient summed over all processes, so that all of them decide alike.
-            seen: the images of the step.
+        The images, of all processes, whose loss is not finite are named; all images of the step if each loss is.
 
         Raises:
-            TrainingDiverged: at the limit.
+            TrainingDiverged: after `max_non_finite_steps` of them.
         """
-        if bool(torch.isfinite(norm)):
-            state.non_finite = 0
-            return True
-        state.non_finite += 1
-        self._name_images(state.step + 1, seen)
-        if state.non_finite >= self.limit:
-            raise TrainingDiverged(
-                f"the gradient was not finite in {state.non_finite} steps in a row, up to step {state.step + 1}; look "
-                "at the images that metrics.jsonl names, or start a new run with a smaller --learning-rate; the last "
-                "checkpoint is good"
-            )
-        return False
-
-    def _name_images(self, step: int, seen: Seen) -> None:
-        """Names the images, of all processes, whose loss is not finite; all images of the step if each loss is."""
-        times, losses = torch.cat(seen.times).tolist(), torch.cat(seen.losses).tolist()
+        state.non_finite = 0 if finite else state.non_finite + 1
+        if finite:
+            return
+        step, times, losses = state.step + 1, torch.cat(seen.times).tolist(), torch.cat(seen.losses).tolist()
         rows = self.processes.gather(list(zip(seen.indices, times, losses, strict=True)))
         rows = [row for row in rows if not math.isfinite(row[2])] or rows
         names = [self.data.name_of(index) for index, _, _ in rows]
@@ -83,23 +69,18 @@ class GradientGuard:
         if self.processes.main:
             # under the number that the step's other records have, so that a resumption drops it with them
             self.folder.record(step=step, non_finite=True, images=names, timesteps=[row[1] for row in rows])
+        if state.non_finite >= self.config.optimizer.max_non_finite_steps:
+            raise TrainingDiverged(
+                f"the gradient was not finite in {state.non_finite} steps in a row, up to step {step}; look at the "
+                "images that metrics.jsonl names, or start a new run with a smaller --learning-rate; the last "
+                "checkpoint is good"
+            )
 
-
-@dataclass(frozen=True)
-class ImageGuard:
-    """Counts the images that turn out unreadable while training, and gives up when there are too many."""
-
-    limit: float | None
-    """Largest fraction of the images, one of which is always allowed; None to allow none."""
-    data: TrainingData
-    processes: Processes
-    folder: RunFolder
-
-    def check(self, state: TrainState, seen: Seen) -> None:
-        """Adds the unreadable images of step `state.step + 1` to `state.unreadable`, and records their names.
+    def check_images(self, state: TrainState, seen: Seen) -> None:
+        """Adds the images that became unreadable up to step `state.step + 1` to `state.unreadable`, and records them.
 
         Raises:
-            InputError: in all processes, above the limit.
+            InputError: in all processes, if there are more than `max_bad_images`, or any with `on_bad_image: error`.
         """
         new = sorted(set(seen.unreadable) - state.unreadable)
         if not any(count for (count,) in self.processes.gather_numbers([len(new)])):
@@ -109,9 +90,9 @@ class ImageGuard:
         names = [self.data.name_of(index) for index in new]
         if self.processes.main:
             self.folder.record(step=state.step + 1, unreadable=True, images=names)
-        num_images = self.data.report.num_images
-        if self.limit is None or too_many_bad(len(state.unreadable), num_images, self.limit):
+        settings, num_bad, num_images = self.config.data, len(state.unreadable), self.data.report.num_images
+        if settings.on_bad_image == "error" or too_many_bad(num_bad, num_images, settings.max_bad_images):
             raise InputError(
-                f"{len(state.unreadable)} of {num_images} images can no longer be read ({', '.join(names[:3])}); put "
-                "them back, or raise max_bad_images, and go on with --resume; the last checkpoint is good"
+                f"{num_bad} of {num_images} images can no longer be read ({', '.join(names[:3])}); put them back, or "
+                "raise max_bad_images, and go on with --resume; the last checkpoint is good"
             )

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.files import replace_folder, replace_text
+from continuous_unet.base.files import replace_folder
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import Stopped, StopRequest
 from continuous_unet.data import ImageDataset, TrainingData
@@ -20,8 +20,7 @@ from continuous_unet.tasks.base import PictureContext, Task
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
-from continuous_unet.training.guards import TrainingDiverged
-from continuous_unet.training.report import TrainResult, duration, plot_losses, report_text
+from continuous_unet.training.guards import Guard, TrainingDiverged
 from continuous_unet.training.state import Learner, TrainState
 from continuous_unet.training.validation import validate
 
@@ -49,6 +48,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.state = TrainState(draws=DRAWS, num_processes=self.processes.count)
+        self.guard = Guard(self.config, self.data, self.processes, self.folder)
         self.started = time.perf_counter()
 
     def mean_loss(self) -> float:
@@ -63,11 +63,11 @@ class TrainingRun:
             return
         state = self.state
         values = {"learning_rate": float(self.learner.lr_scheduler.get_last_lr()[0]), **values}
-        self.folder.record(step=state.step, images_seen=state.images_seen, seconds=round(self._seconds(), 3), **values)
+        self.folder.record(step=state.step, images_seen=state.images_seen, seconds=round(self.seconds(), 3), **values)
         if self.config.records.logger != "none":
             self.accelerator.log(values, step=state.step)
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
         """Returns the time spent on this run, also before it was resumed."""
         return self.state.seconds + time.perf_counter() - self.started
 
@@ -106,7 +106,7 @@ class TrainingRun:
     def save(self) -> None:
         """Writes checkpoint and model, by the main process."""
         state = self.state
-        if not self.learner.is_finite():  # the same in all processes
+        if not all(p.isfinite().all() for p in self.learner.model.parameters()):  # the same in all processes
             raise TrainingDiverged(
                 f"the weights are not finite after step {state.step}, and are not saved; the last checkpoint is good; "
                 "start a new run with a smaller --learning-rate"
@@ -117,7 +117,7 @@ class TrainingRun:
         def write() -> None:
             self.folder.sync_records()  # without the records before it, a checkpoint could not be resumed exactly
             tensors, numbers = self.learner.state_dict()
-            numbers |= dataclasses.replace(state, seconds=self._seconds()).to_dict()
+            numbers |= dataclasses.replace(state, seconds=self.seconds()).to_dict()
             checkpoints.save_checkpoint(self.folder.checkpoints, state.step, tensors, numbers)
             self._write_model()
             checkpoints.remove_old(self.folder.checkpoints, state.step, self.config.records.keep_checkpoints)
@@ -180,21 +180,6 @@ class TrainingRun:
     def is_due(self, every: int) -> bool:
         """Whether something is to be done at this step; a run that a signal stops leaves it for its resumption."""
         return self.stopped_by is None and (self.state.step == self.config.steps or self.state.step % every == 0)
-
-    def write_report(self, result: TrainResult) -> None:
-        has_plot = plot_losses(self.folder.records(), self.folder.path / "loss.png")
-        text = report_text(
-            self.config,
-            self.data.report,
-            result,
-            picture=f"samples/{self.folder.picture(result.steps).name}",
-            has_plot=has_plot,
-            usage=self.task.usage(result.run),
-            model=f"{type(self.learner.model).__name__}, {result.num_parameters:,} parameters",
-            device=str(self.accelerator.device),
-            time=duration(self._seconds()),
-        )
-        replace_text(self.folder.report, text)
 
     def leave(self) -> None:
         """Leaves the group of processes when nothing that communicates is left; the last thing to do.

@@ -16,14 +16,14 @@ from continuous_unet.ode import ADAPTIVE_METHODS
 FLOAT_LAYERS = ("conv_in.", "conv_out.")
 """Parts of the names of weights that stay in float in int8 models; see docs/deploy.md for the measurement."""
 EXACT_GRADIENTS = ("backprop", "checkpoint")
-"""Modes that see the very numbers of the forward pass. The others rebuild them, and what is nearly the same number may
-round to the next level."""
+"""Gradient modes that see the exact numbers of the forward pass. The others rebuild them, and a number that is only
+nearly the same may round to the next level."""
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
-"""Of a tensor that is zero everywhere."""
+"""The scale of a tensor that is zero everywhere."""
 
 
 def round_weight(weight: Tensor) -> Tensor:
-    """`(out, in, …)`, to 255 levels around zero, with one scale an output channel."""
+    """Rounds weights `(out, in, …)` to 255 levels around zero, with one scale for each output channel."""
     scale = (weight.detach().abs().flatten(1).amax(1) / 127).clamp_min(SMALLEST_SCALE)
     return torch.fake_quantize_per_channel_affine(
         weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127
@@ -31,7 +31,7 @@ def round_weight(weight: Tensor) -> Tensor:
 
 
 def round_activation(x: Tensor) -> Tensor:
-    """Of any shape, to 256 levels from its smallest to its largest value, zero among them."""
+    """Rounds a tensor of any shape to 256 levels from its smallest to its largest value, zero among them."""
     low, high = torch.aminmax(x.detach())
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = ((high - low) / 255).clamp_min(SMALLEST_SCALE)
@@ -41,25 +41,18 @@ def round_activation(x: Tensor) -> Tensor:
 class RoundedConv2d(nn.Conv2d):
     """A convolution from 8-bit weights and activations to 8-bit activations, simulated in float32.
 
-    ONNX Runtime and XNNPACK round what a convolution gives, too; OpenVINO does not. The range of an activation is that
-    of the batch at hand; an exported network has fixed ones, from its calibration.
+    ONNX Runtime and XNNPACK round the output of a convolution, too; OpenVINO does not. The range of an activation is
+    that of the batch at hand; an exported network has fixed ranges, from its calibration.
     """
 
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> "RoundedConv2d":
-        """The same convolution, with the very parameters of `conv`."""
-        rounded = cls.__new__(cls)
-        rounded.__dict__.update(conv.__dict__)
-        return rounded
-
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, H, W)`, as `nn.Conv2d`."""
+        """Returns the rounded convolution of `(B, C, H, W)`."""
         rounded = self._conv_forward(round_activation(x.float()), round_weight(self.weight.float()), self.bias)
         return round_activation(rounded.float())
 
 
-def round_convolutions(model: Any) -> int:
-    """Let a U-Net compute as its int8 export will; how many convolutions were changed.
+def round_convolutions(model: Any) -> None:
+    """Makes a U-Net compute as its int8 export will.
 
     A continuous U-Net whose gradients are not exact in every bit (see `EXACT_GRADIENTS`) is set to `checkpoint`.
 
@@ -74,12 +67,6 @@ def round_convolutions(model: Any) -> int:
             )
         if model.config.gradient not in EXACT_GRADIENTS:
             model.set_solver(gradient="checkpoint")
-    convolutions = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and not any(part in f"{name}." for part in FLOAT_LAYERS)
-    ]
-    for name, module in convolutions:
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, RoundedConv2d.of(module))
-    return len(convolutions)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and not any(part in f"{name}." for part in FLOAT_LAYERS):
+            module.__class__ = RoundedConv2d  # keeps the parameters, their names and all settings

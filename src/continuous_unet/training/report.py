@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from continuous_unet.base.files import replace_file
-from continuous_unet.base.results import CallResult
-from continuous_unet.data import DatasetReport
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.base.files import replace_file, replace_text
+from continuous_unet.base.results import CallResult, Json
+
+if TYPE_CHECKING:
+    from continuous_unet.training.outputs import TrainingRun
 
 
 @dataclass
@@ -29,7 +30,7 @@ class TrainResult(CallResult):
     stopped_by: int | None
     """Number of the signal that ended the run early, if one did."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return super().to_dict() if _is_main() else {}
 
     def notes(self) -> list[str]:
@@ -48,59 +49,44 @@ def _is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def report_text(
-    config: TrainConfig,
-    data: DatasetReport,
-    result: TrainResult,
-    *,
-    picture: str,
-    has_plot: bool,
-    usage: str,
-    **rows: str,
-) -> str:
-    """Returns the page of a run, in Markdown.
-
-    Args:
-        config: of the run.
-        data: what it was trained on.
-        result: what it came to.
-        picture: path of the last picture.
-        has_plot: whether `loss.png` is there.
-        usage: command that uses the model.
-        rows: further rows of the table.
-    """
+def write_report(run: "TrainingRun", result: TrainResult) -> None:
+    """Writes the page of a run, in Markdown, and the loss curve if matplotlib is installed."""
+    config, data = run.config, run.data.report
     height, width = data.size
     rows = {
         "data": f"{data.num_images:,} images of {width}x{height} pixels, {data.channels} channel(s)",
         "training": f"{result.steps:,} training steps, {result.images_seen:,} images seen",
         "speed": f"{result.images_per_second:.1f} images per second",
         "training loss": f"{result.loss:.4f}",
-        **rows,
+        "model": f"{type(run.learner.model).__name__}, {result.num_parameters:,} parameters",
+        "device": str(run.accelerator.device),
+        "time": duration(run.seconds()),
     }
     if config.model.quantization_aware:
         rows["precision"] = "rounded as in int8, also for losses and samples"
     if result.validation_loss is not None:
         rows["validation loss"] = f"{result.validation_loss:.4f} (averaged weights; the same noise each time)"
-    plot = "\n![loss](loss.png)\n" if has_plot else ""
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    return f"""# {config.model.start_from or config.model.preset} on {config.data.source}
+    plot = "\n![loss](loss.png)\n" if plot_losses(run.folder.records(), run.folder.path / "loss.png") else ""
+    text = f"""# {config.model.start_from or config.model.preset} on {config.data.source}
 
 | | |
 | --- | --- |
 {table}
 
-![samples]({picture})
+![samples](samples/{run.folder.picture(result.steps).name})
 {plot}
 To use the model, or to train it further:
 
 ```bash
-{usage}
+{run.task.usage(result.run)}
 cunet train --output {result.run} --resume --steps {2 * result.steps}
 ```
 """
+    replace_text(run.folder.report, text)
 
 
-def plot_losses(records: Iterable[dict[str, Any]], path: Path) -> bool:
+def plot_losses(records: Iterable[Json], path: Path) -> bool:
     """Draws training and validation loss against training steps; returns False if matplotlib is missing."""
     try:
         import matplotlib

@@ -3,33 +3,38 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
+from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest, stop_on_signals
-from continuous_unet.data import DatasetReport, ImageDataset, TrainingData, open_dataset, train_validation_split
+from continuous_unet.data import ImageDataset, TrainingData, open_dataset, train_validation_split
 from continuous_unet.data.streaming import is_stream, open_stream
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
-from continuous_unet.training.ema import make_ema
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.quantization_aware import round_convolutions
 from continuous_unet.training.report import TrainResult
-from continuous_unet.training.start import load_start
 from continuous_unet.training.state import Learner
 from continuous_unet.training.trainer import Trainer
+
+EMA_WARMUP: Json = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 0.75}
+"""The decay of the averaged weights rises by `1 - (1 + step)^(-3/4)` up to the one that is set."""
 
 
 def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None = None) -> TrainResult:
@@ -84,7 +89,6 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(config, task, data)
-    try_model(model, data.report, task.class_conditional)
     learner = make_learner(config, model, accelerator)
     trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
     origin = config.model.start_from or config.model.preset
@@ -111,7 +115,7 @@ def make_task(config: TrainConfig) -> Task:
 
 
 def open_data(
-    config: TrainConfig, task: Task, processes: Processes, recorded: dict[str, Any] | None = None
+    config: TrainConfig, task: Task, processes: Processes, recorded: Json | None = None
 ) -> tuple[TrainingData, ImageDataset | None]:
     """Returns what to train on, and what is held out (None for nothing).
 
@@ -125,35 +129,18 @@ def open_data(
         InputError: for data that cannot be used.
     """
     settings = config.data
-    names = (
-        "image_size",
-        "fit",
-        "random_crop",
-        "channels",
-        "random_flip",
-        "max_bad_images",
-        "value_range",
-        "max_pixels",
-    )
-    common: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    for name in ("image_size", "fit", "random_crop"):
-        if common[name] is None:
-            common[name] = getattr(task, name)
+    names = "image_size", "fit", "random_crop", "channels", "random_flip", "max_bad_images", "value_range", "max_pixels"
+    common: Json = {name: getattr(settings, name) for name in names}
+    common |= {name: getattr(task, name) for name in names[:3] if common[name] is None}
     common["seed"] = config.seed
     if is_stream(settings.source):
         if settings.num_validation or task.class_conditional:
             raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
-        readers = processes.count * max(1, settings.num_workers)
-        stream = open_stream(settings.source, **common, readers=readers)
+        stream = open_stream(settings.source, **common, readers=processes.count * max(1, settings.num_workers))
         processes.say(stream.report.summary())
         return stream, None
-    dataset = open_dataset(
-        settings.source,
-        **common,
-        **(recorded or {}),
-        on_bad_image=settings.on_bad_image,
-        progress=processes.main,
-    )
+    common |= {"on_bad_image": settings.on_bad_image, "progress": processes.main, **(recorded or {})}
+    dataset = open_dataset(settings.source, **common)
     processes.say(dataset.report.summary())
     if task.class_conditional and dataset.num_classes is None:
         raise InputError(f"--class-conditional needs data with classes, and {settings.source} has none")
@@ -164,6 +151,8 @@ def open_data(
 def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module:
     """Returns the model of a run: a preset's new one, or that of `start_from`.
 
+    It is tried on one image of zeros, so that one that cannot compute is refused before anything is written.
+
     Raises:
         InputError: for settings that do not fit together, or to the data.
     """
@@ -172,7 +161,7 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     if task.class_conditional:
         arguments["num_class_embeds"] = data.num_classes
     if settings.start_from is not None:
-        model = load_start(settings.start_from, task, arguments)
+        model = _load_start(settings.start_from, task, arguments)
     else:
         try:
             model = build_unet(settings.preset, **arguments, **settings.model_options)
@@ -180,23 +169,42 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
             raise InputError(f"the model cannot be made: {error}") from error
     if settings.quantization_aware:
         round_convolutions(model)
+    height, width = report.size
+    image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
+    labels = torch.zeros(1, dtype=torch.long) if task.class_conditional else None
+    try:
+        with torch.no_grad():
+            model.eval()(image, 0, class_labels=labels)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
     return model
 
 
-@torch.no_grad()
-def try_model(model: nn.Module, report: DatasetReport, with_labels: bool) -> None:
-    """Uses a model once on one image of zeros, so that one that cannot compute is refused before anything is written.
+def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
+    """Returns the U-Net of a run or saved model, to be trained further with these constructor arguments.
 
     Raises:
-        InputError: if it cannot.
+        InputError: if it cannot be loaded, or was made for other images, classes or another noise process.
     """
-    height, width = report.size
-    image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
-    labels = torch.zeros(1, dtype=torch.long) if with_labels else None
-    try:
-        model.eval()(image, 0, class_labels=labels)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
+    pipeline = load_model(name)
+    own = pipeline.unet.config
+    words = {
+        "sample_size": "the size of the images",
+        "in_channels": "the number of input channels",
+        "out_channels": "the number of output channels",
+        "num_class_embeds": "the number of classes",
+    }
+    pairs = {word: (own.get(key), arguments.get(key)) for key, word in words.items()}
+    if pipeline.scheduler is not None:
+        theirs, ours = process_of(pipeline.scheduler), task.process
+        pairs["the objective"] = theirs.prediction_type, ours.prediction_type
+        pairs["the noise schedule"] = theirs.describe()["alphas_cumprod"], ours.describe()["alphas_cumprod"]
+    for word, (has, given) in pairs.items():
+        has, given = (tuple(value) if isinstance(value, list) else value for value in (has, given))
+        if has != given:
+            values = "" if word == "the noise schedule" else f" ({has}, and here {given})"
+            raise InputError(f"the model {name} to start from differs from this run in {word}{values}; make them alike")
+    return pipeline.unet
 
 
 def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:
@@ -220,7 +228,7 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
         wrapped=cast(nn.Module, torch.compile(network)) if config.model.compile else network,
         optimizer=prepared,
         lr_scheduler=lr_scheduler,
-        ema=make_ema(model, settings.ema_decay) if settings.ema else None,
+        ema=EMAModel(model.parameters(), decay=settings.ema_decay, **EMA_WARMUP) if settings.ema else None,
         scaler=accelerator.scaler,
     )
 

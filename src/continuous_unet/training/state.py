@@ -1,8 +1,10 @@
 """What changes while a run goes on, and how it goes into a checkpoint and comes back: its counters, and what learns."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -11,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.tasks.network import Network, Prediction
-from continuous_unet.training.ema import averaged_weights
 
 if TYPE_CHECKING:
     from continuous_unet.models.config import SavedConfig
@@ -39,19 +41,13 @@ class TrainState:
     unreadable: set[int] = field(default_factory=set)
     """Numbers of the images that turned out unreadable while training, in any process."""
 
-    def count_step(self, loss: Tensor, images: int) -> None:
-        """Counts a training step."""
-        self.step += 1
-        self.images_seen += images
-        self.losses.append(loss)
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the counters as JSON has them."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "losses": [float(loss) for loss in self.losses], "unreadable": sorted(self.unreadable)}
+        losses = [float(loss) for loss in self.losses]
+        return {**vars(self), "losses": losses, "unreadable": sorted(self.unreadable)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], device: torch.device) -> "TrainState":
+    def from_dict(cls, values: Json, device: torch.device) -> "TrainState":
         """Undoes `to_dict`.
 
         Raises:
@@ -67,22 +63,12 @@ class TrainState:
 class WrappedNetwork:
     """A model that is compiled, or wrapped for several processes, with the attributes of the bare one."""
 
-    bare: Network
     wrapped: nn.Module
+    config: "SavedConfig"
+    dtype: torch.dtype
+    device: torch.device
 
-    @property
-    def config(self) -> "SavedConfig":
-        return self.bare.config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.bare.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.bare.device
-
-    def __call__(self, sample: Tensor, timestep: Tensor | float, **conditions: Any) -> Prediction:
+    def __call__(self, sample: Tensor, timestep: Tensor | float, **conditions: object) -> Prediction:
         return self.wrapped(sample, timestep, **conditions)
 
 
@@ -106,10 +92,10 @@ class Learner:
         """The bare model, as tasks use it."""
         return cast(Network, self.model)
 
-    @property
+    @cached_property
     def network(self) -> Network:
         """The wrapped model, as tasks use it."""
-        return WrappedNetwork(self.bare, self.wrapped)
+        return WrappedNetwork(self.wrapped, self.bare.config, self.bare.dtype, self.bare.device)
 
     @property
     def names(self) -> list[str]:
@@ -121,28 +107,25 @@ class Learner:
         """Number of parameters of the model."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Within, the model is in evaluation mode and has the averaged weights."""
-        return averaged_weights(self.model, self.ema)
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside this context, the model is in evaluation mode and has the averaged weights.
 
-    def is_finite(self) -> bool:
-        """Whether all weights are finite."""
-        return all(bool(p.isfinite().all()) for p in self.model.parameters())
-
-    def update(self, finite: bool) -> None:
-        """Changes the weights by the gradient, if that is finite, and clears it.
-
-        The loss scaler of float16 expects an overflow now and then: it must see it to back off, and skips the update.
+        Afterwards it has its own again, bit for bit.
         """
-        if finite or self.scaler is not None:
-            self.optimizer.step()
-        if finite:
-            self.lr_scheduler.step()
+        was_training = self.model.training
+        self.model.eval()
+        if self.ema is not None:
+            self.ema.store(self.model.parameters())
+            self.ema.copy_to(self.model.parameters())
+        try:
+            yield
+        finally:
             if self.ema is not None:
-                self.ema.step(self.model.parameters())
-        self.optimizer.zero_grad()
+                self.ema.restore(self.model.parameters())
+            self.model.train(was_training)
 
-    def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
+    def state_dict(self) -> tuple[Tensors, Json]:
         """Returns the tensors by file and name, and the numbers as JSON has them."""
         names, optimizer = self.names, self.optimizer.state_dict()
         tensors: Tensors = {
@@ -162,7 +145,7 @@ class Learner:
         return tensors, numbers
 
     @torch.no_grad()
-    def load_state_dict(self, tensors: Tensors, numbers: dict[str, Any]) -> None:
+    def load_state_dict(self, tensors: Tensors, numbers: Json) -> None:
         """Undoes `state_dict`, whatever device the objects are on now.
 
         Raises:

@@ -7,55 +7,50 @@ Nothing random is carried from step to step: noise and time of the image at posi
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor
 from tqdm import tqdm
 
 from continuous_unet.diffusion.draws import Stream, normal, seed_dropout, uniform
 from continuous_unet.tasks.base import StepContext
-from continuous_unet.training.guards import GradientGuard, ImageGuard, Seen
+from continuous_unet.training.guards import Seen
 from continuous_unet.training.outputs import TrainingRun
-from continuous_unet.training.report import TrainResult
+from continuous_unet.training.report import TrainResult, write_report
 
-Batch = tuple[range, dict[str, Any]]
+Batch = tuple[range, dict[str, Tensor]]
 """The positions of a batch in the data's global sequence, and its tensors."""
 
 
-@dataclass
 class Trainer(TrainingRun):
     """Trains a run."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        limit = self.config.optimizer.max_non_finite_steps
-        self.gradients = GradientGuard(limit, self.data, self.processes, self.folder)
-        share = None if self.config.data.on_bad_image == "error" else self.config.data.max_bad_images
-        self.images = ImageGuard(share, self.data, self.processes, self.folder)
-
     def run(self) -> TrainResult:
         """Trains up to `config.steps`, or until a signal asks to stop."""
-        config, state, every = self.config, self.state, self.config.records
+        config, state, every, processes = self.config, self.state, self.config.records, self.processes
         before = self.folder.last("loss")
         loss = math.nan if before is None else before
         first_step, first_image = state.step, state.images_seen
         record_started, record_image = time.perf_counter(), state.images_seen
-        batches = self._batches()
-        bar = tqdm(
-            total=config.steps, initial=state.step, desc="training", unit="step", disable=not self.processes.main
-        )
+        batches = self.data.loader(
+            config.optimizer.batch_size,
+            start=state.images_seen,
+            rank=processes.rank,
+            world_size=processes.count,
+            num_workers=config.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )  # not prepared by accelerate: the data does the sharding, and accelerate would reshuffle after a resumption
+        bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", disable=not processes.main)
         self.learner.wrapped.train()
 
-        # The batches are closed here, whatever happens: workers that nobody told to end would outlive the run.
+        # The batches are closed here, whatever happens: workers that are not asked to end would outlive the run.
         with bar, contextlib.closing(batches):
             self.make_up()
             while state.step < config.steps and self.stopped_by is None:
                 gradient_norm = self.take_step(batches)
                 bar.update()
                 last = state.step == config.steps
-                self.stopped_by = self.processes.agreed(self.stop)
+                self.stopped_by = processes.agreed(self.stop)
 
                 if last or state.step % every.log_every == 0:
                     now = time.perf_counter()
@@ -85,64 +80,51 @@ class Trainer(TrainingRun):
             stopped_by=self.stopped_by,
         )
         if self.stopped_by is not None:
-            self.processes.say(f"stopped at step {state.step}; go on with --resume")
+            processes.say(f"stopped at step {state.step}; go on with --resume")
         elif state.step == first_step:
-            self.processes.say(f"the run already has {state.step} steps; raise --steps to train it further")
+            processes.say(f"the run already has {state.step} steps; raise --steps to train it further")
         if self.stopped_by is None and (state.step > first_step or not self.folder.report.is_file()):
-            self.processes.by_main(lambda: self.write_report(result))
+            processes.by_main(lambda: write_report(self, result))
         return result
 
     def take_step(self, batches: Iterator[Batch]) -> Tensor:
         """Changes the weights once, and counts it; returns the norm of the gradient."""
-        accelerator, learner, state = self.accelerator, self.learner, self.state
+        accelerator, learner, task, state = self.accelerator, self.learner, self.task, self.state
+        settings, seed, device = self.config.optimizer, self.config.seed, self.accelerator.device
         seen = Seen()
-        for part in range(self.config.optimizer.gradient_accumulation_steps):
+        for part in range(settings.gradient_accumulation_steps):
             positions, batch = next(batches)
-            step = self._context(positions, batch)
-            seed_dropout(self.config.seed, state.step, part, self.processes.rank)
+            clean = batch["image"].to(device)
+            step = StepContext(
+                model=learner.network,
+                process=task.process,
+                clean=clean,
+                noise=normal(seed, Stream.TRAINING_NOISE, positions, clean.shape[1:], device),
+                times=task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
+                labels=batch["label"].to(device) if task.class_conditional else None,
+                step=state.step,
+            )
+            seed_dropout(seed, state.step, part, self.processes.rank)
             with accelerator.accumulate(learner.wrapped):
                 with accelerator.autocast():
-                    losses = self.task.loss(step)
+                    losses = task.loss(step)
                 accelerator.backward(losses.mean())
             seen.add(batch, step.times, losses)
-        limit = self.config.optimizer.gradient_clip
+
+        limit = settings.gradient_clip
         norm = accelerator.clip_grad_norm_(learner.model.parameters(), math.inf if limit is None else limit)
-        learner.update(self.gradients.check(state, norm, seen))
-        self.images.check(state, seen)
-        state.count_step(seen.mean_loss(), self.images_per_step)
+        # The norm is of the gradient summed over all processes, so that all of them decide alike.
+        finite = bool(norm.isfinite())
+        if finite or learner.scaler is not None:  # the scaler of float16 must see an overflow, and skips the update
+            learner.optimizer.step()
+        if finite:
+            learner.lr_scheduler.step()
+            if learner.ema is not None:
+                learner.ema.step(learner.model.parameters())
+        learner.optimizer.zero_grad()
+        self.guard.check_gradient(state, finite, seen)
+        self.guard.check_images(state, seen)
+        state.step += 1
+        state.images_seen += settings.batch_size * settings.gradient_accumulation_steps * self.processes.count
+        state.losses.append(seen.mean_loss())
         return norm
-
-    def _context(self, positions: range, batch: dict[str, Tensor]) -> StepContext:
-        """Returns a batch with the noise and the times of its positions in the data's sequence."""
-        seed, device = self.config.seed, self.accelerator.device
-        clean = batch["image"].to(device)
-        return StepContext(
-            model=self.learner.network,
-            process=self.task.process,
-            clean=clean,
-            noise=normal(seed, Stream.TRAINING_NOISE, positions, clean.shape[1:], device),
-            times=self.task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
-            labels=batch["label"].to(device) if self.task.class_conditional else None,
-            step=self.state.step,
-        )
-
-    @property
-    def images_per_step(self) -> int:
-        """Number of images of a training step, of all processes."""
-        optimizer = self.config.optimizer
-        return optimizer.batch_size * optimizer.gradient_accumulation_steps * self.processes.count
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        """Returns endless batches from the current step on.
-
-        The loader is not prepared by accelerate: the data does the sharding, and accelerate would reshuffle after a
-        resumption.
-        """
-        return self.data.loader(
-            self.config.optimizer.batch_size,
-            start=self.state.images_seen,
-            rank=self.processes.rank,
-            world_size=self.processes.count,
-            num_workers=self.config.data.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )

@@ -47,7 +47,17 @@ def validate(
     own: list[tuple[int, list[float], list[float]]] = []
     for start, ours in processes.rounds(range(0, len(dataset), BATCH)):
         processes.check(stop)
-        step = _context(task, model, dataset, range(start, min(start + BATCH, len(dataset))), seed, device)
+        numbers = range(start, min(start + BATCH, len(dataset)))
+        items = [dataset[i] for i in numbers]
+        clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
+        step = StepContext(
+            model=model,
+            process=task.process,
+            clean=clean,
+            noise=normal(seed, Stream.VALIDATION, [item["index"] for item in items], clean.shape[1:], device),
+            times=task.process.spread_times(numbers).to(device),
+            labels=torch.tensor([item["label"] for item in items], device=device) if task.class_conditional else None,
+        )
         errors = task.error(step)
         if ours:
             own.append((start, errors.tolist(), step.times.tolist()))
@@ -58,18 +68,3 @@ def validate(
         quarters[int(time * 4 // task.process.num_train_timesteps)].append(error)
     means = {f"validation_loss_quarter_{k + 1}": sum(part) / len(part) for k, part in sorted(quarters.items())}
     return task.metrics(errors) | means
-
-
-def _context(
-    task: Task, model: Network, dataset: ImageDataset, numbers: range, seed: int, device: torch.device
-) -> StepContext:
-    items = [dataset[i] for i in numbers]
-    clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
-    return StepContext(
-        model=model,
-        process=task.process,
-        clean=clean,
-        noise=normal(seed, Stream.VALIDATION, [item["index"] for item in items], clean.shape[1:], device),
-        times=task.process.spread_times(numbers).to(device),
-        labels=torch.tensor([item["label"] for item in items], device=device) if task.class_conditional else None,
-    )
