@@ -1,5 +1,6 @@
 """Gradients that are not finite, and images that vanish while training."""
 
+import json
 import shutil
 
 import pytest
@@ -91,6 +92,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tm
     assert [r["step"] for r in records(tmp_path / "run") if "non_finite" in r] == [1, 2, 3, 4]
     weights = load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors")
     assert all(torch.isfinite(w).all() for w in weights.values())
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000003" / "state.json").read_text())
+    assert (state["lr_scheduler"]["last_epoch"], state["ema"]["optimization_step"], state["non_finite"]) == (0, 0, 3)
     untouched = [k for k, w in weights.items() if k.startswith("conv_out")]
     assert untouched
     assert all(float(weights[k].abs().max()) == 0 for k in untouched)  # conv_out starts at zero, and no update came

@@ -160,12 +160,10 @@ class TrainConfig(Options):
 
     def with_absolute_paths(self) -> "Self":
         """Returns a copy whose paths do not depend on the working directory."""
-        start = self.model.start_from
-        return self.replaced(
-            output=str(Path(self.output).absolute()),
-            data=absolute_path(self.data.source),
-            start_from=None if start is None else absolute_path(start),
-        )
+        places = {"output": str(Path(self.output).absolute()), "data": absolute_path(self.data.source)}
+        if self.model.start_from is not None:
+            places["start_from"] = absolute_path(self.model.start_from)
+        return self.replaced(**places)
 
 
 BUILT_IN = ("digits", "shapes")

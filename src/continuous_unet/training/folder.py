@@ -33,19 +33,6 @@ except ImportError:  # Windows
 
 PACKAGES = ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pillow")
 """Packages whose versions are recorded."""
-_LOCKS: set[TextIO] = set()
-"""Lock files that this process holds."""
-
-
-def _let_go() -> None:
-    """Closes the lock files that a forked process got: a data worker must not hold the lock of a killed run."""
-    for file in _LOCKS:
-        file.close()
-    _LOCKS.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 class RunFolder:
@@ -70,7 +57,6 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         """Lets another process train the run."""
         if self._held is not None:
-            _LOCKS.discard(self._held)
             self._held.close()
             self._held = None
 
@@ -152,7 +138,8 @@ class RunFolder:
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         self._held = file
-        _LOCKS.add(file)
+        if hasattr(os, "register_at_fork"):  # a data worker must not hold the lock of a killed run
+            os.register_at_fork(after_in_child=file.close)
 
     def _write(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
         with explain_write_errors(self.path):

@@ -1,9 +1,9 @@
 """What must not go on unnoticed while training: gradients that are not finite, and images that cannot be read."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError, RunFailed
@@ -18,26 +18,15 @@ class TrainingDiverged(RunFailed):
     """Gradients were not finite for many steps in a row, or weights were not; the last good checkpoint stands."""
 
 
-@dataclass
-class Seen:
-    """The images of one training step of this process."""
+class Seen(NamedTuple):
+    """A batch of this process that a training step used."""
 
-    indices: list[int] = field(default_factory=list)
-    times: list[Tensor] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    unreadable: list[int] = field(default_factory=list)
-    """Those in whose place another one was used."""
-
-    def add(self, batch: dict[str, Tensor], times: Tensor, losses: Tensor) -> None:
-        """Adds a batch, with the times and losses `(B,)` of its images."""
-        self.indices += batch["index"].tolist()
-        self.unreadable += batch["index"][batch["unreadable"]].tolist()
-        self.times.append(times)
-        self.losses.append(losses.detach())
-
-    def mean_loss(self) -> Tensor:
-        """Returns the mean loss, 0-d; batches count alike."""
-        return torch.stack([losses.mean() for losses in self.losses]).mean()
+    numbers: Tensor
+    """Indices of the images in the data, `(B,)`."""
+    unreadable: Tensor
+    """Whether another image was used in the place of one, `(B,)`."""
+    times: Tensor
+    losses: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Guard:
     processes: Processes
     folder: RunFolder
 
-    def check_gradient(self, state: TrainState, finite: bool, seen: Seen) -> None:
+    def check_gradient(self, state: TrainState, finite: bool, seen: list[Seen]) -> None:
         """Counts in `state.non_finite` the steps in a row whose gradient is not finite, up to step `state.step + 1`.
 
         The images, of all processes, whose loss is not finite are named; all images of the step if each loss is.
@@ -60,8 +49,8 @@ class Guard:
         state.non_finite = 0 if finite else state.non_finite + 1
         if finite:
             return
-        step, times, losses = state.step + 1, torch.cat(seen.times).tolist(), torch.cat(seen.losses).tolist()
-        rows = self.processes.gather(list(zip(seen.indices, times, losses, strict=True)))
+        step, parts = state.step + 1, ((part.numbers, part.times, part.losses) for part in seen)
+        rows = self.processes.gather([row for part in parts for row in zip(*map(Tensor.tolist, part), strict=True)])
         rows = [row for row in rows if not math.isfinite(row[2])] or rows
         names = [self.data.name_of(index) for index, _, _ in rows]
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -76,13 +65,14 @@ class Guard:
                 "checkpoint is good"
             )
 
-    def check_images(self, state: TrainState, seen: Seen) -> None:
+    def check_images(self, state: TrainState, seen: list[Seen]) -> None:
         """Adds the images that became unreadable up to step `state.step + 1` to `state.unreadable`, and records them.
 
         Raises:
             InputError: in all processes, if there are more than `max_bad_images`, or any with `on_bad_image: error`.
         """
-        new = sorted(set(seen.unreadable) - state.unreadable)
+        new = [number for part in seen for number in part.numbers[part.unreadable].tolist()]
+        new = sorted(set(new) - state.unreadable)
         if not any(count for (count,) in self.processes.gather_numbers([len(new)])):
             return
         new = sorted(set(self.processes.gather(new)))

@@ -76,14 +76,8 @@ class TrainingRun:
         if self.held_out is None:
             return
         with self._until_stopped(), self.learner.averaged():
-            metrics = validate(
-                self.task,
-                self.learner.bare,
-                self.held_out,
-                seed=self.config.seed,
-                processes=self.processes,
-                stop=self.stop,
-            )
+            task, model, seed = self.task, self.learner.bare, self.config.seed
+            metrics = validate(task, model, self.held_out, seed=seed, processes=self.processes, stop=self.stop)
             self.validation_loss = metrics["validation_loss"]
             self.record(**metrics)
 

@@ -89,14 +89,12 @@ cunet train --output {result.run} --resume --steps {2 * result.steps}
 def plot_losses(records: Iterable[Json], path: Path) -> bool:
     """Draws training and validation loss against training steps; returns False if matplotlib is missing."""
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
     except ImportError:
         return False
     kept = list(records)
-    figure, axes = plt.subplots(figsize=(6.4, 4))
+    figure = Figure(figsize=(6.4, 4), layout="tight")
+    axes = figure.subplots()
     for key, label, style in (("loss", "training", "-"), ("validation_loss", "validation (averaged weights)", "o-")):
         points = [(r["step"], r[key]) for r in kept if r.get(key) is not None]
         if points:
@@ -105,11 +103,7 @@ def plot_losses(records: Iterable[Json], path: Path) -> bool:
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend()
-    figure.tight_layout()
-    try:
-        replace_file(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
-    finally:
-        plt.close(figure)
+    replace_file(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
     return True
 
 

@@ -217,10 +217,7 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
         weight_decay=settings.weight_decay,
     )
     lr_scheduler = get_scheduler(
-        settings.lr_schedule,
-        optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=config.steps,
+        settings.lr_schedule, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=config.steps
     )
     network, prepared = accelerator.prepare(model, optimizer)
     return Learner(

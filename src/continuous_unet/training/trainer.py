@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -91,7 +92,7 @@ class Trainer(TrainingRun):
         """Changes the weights once, and counts it; returns the norm of the gradient."""
         accelerator, learner, task, state = self.accelerator, self.learner, self.task, self.state
         settings, seed, device = self.config.optimizer, self.config.seed, self.accelerator.device
-        seen = Seen()
+        seen: list[Seen] = []
         for part in range(settings.gradient_accumulation_steps):
             positions, batch = next(batches)
             clean = batch["image"].to(device)
@@ -109,7 +110,7 @@ class Trainer(TrainingRun):
                 with accelerator.autocast():
                     losses = task.loss(step)
                 accelerator.backward(losses.mean())
-            seen.add(batch, step.times, losses)
+            seen.append(Seen(batch["index"], batch["unreadable"], step.times, losses.detach()))
 
         limit = settings.gradient_clip
         norm = accelerator.clip_grad_norm_(learner.model.parameters(), math.inf if limit is None else limit)
@@ -126,5 +127,5 @@ class Trainer(TrainingRun):
         self.guard.check_images(state, seen)
         state.step += 1
         state.images_seen += settings.batch_size * settings.gradient_accumulation_steps * self.processes.count
-        state.losses.append(seen.mean_loss())
+        state.losses.append(torch.stack([part.losses.mean() for part in seen]).mean())
         return norm

@@ -1,7 +1,5 @@
 """Validation: the same images, noise and times each time, so that only the weights make a difference."""
 
-from collections import defaultdict
-
 import torch
 from torch import Tensor
 
@@ -62,9 +60,7 @@ def validate(
         if ours:
             own.append((start, errors.tolist(), step.times.tolist()))
     batches = sorted(processes.gather(own))
-    errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
-    quarters: defaultdict[int, list[float]] = defaultdict(list)
-    for error, time in zip(errors.tolist(), (time for _, _, batch in batches for time in batch), strict=True):
-        quarters[int(time * 4 // task.process.num_train_timesteps)].append(error)
-    means = {f"validation_loss_quarter_{k + 1}": sum(part) / len(part) for k, part in sorted(quarters.items())}
+    errors, times = (torch.tensor([x for b in batches for x in b[k]], dtype=torch.float64) for k in (1, 2))
+    quarters = (times * 4 // task.process.num_train_timesteps).long() + 1
+    means = {f"validation_loss_quarter_{k}": float(errors[quarters == k].mean()) for k in quarters.unique().tolist()}
     return task.metrics(errors) | means
