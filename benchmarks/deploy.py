@@ -11,7 +11,6 @@ in turns in one process, with the spread of the ratios within a round.
 
 import argparse
 import csv
-import dataclasses
 import importlib.util
 import json
 import os
@@ -42,17 +41,14 @@ from continuous_unet.deploy.standalone.runtime import OPENERS
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, count_macs, measure_latency
-from continuous_unet.evaluation.quality.generation import (
-    distances,
-    fake_features,
-    load_classifier,
-    real_features,
-    train_classifier,
-)
+from continuous_unet.evaluation.quality.extractors.classifier import Classifier
+from continuous_unet.evaluation.quality.generation import distances, fake_features, real_features
+from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import generate
+from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.training.trainer import train
-from continuous_unet.training.validation import validation_loss
+from continuous_unet.training import train
+from continuous_unet.training.validation import validate
 
 SIDES = ("ours", "discrete")
 EXPORTS = (
@@ -136,12 +132,12 @@ class Bench:
     def finetuned(self, aware: bool) -> Path:
         """Returns our run, trained further with or without int8 rounding, and makes or finishes it if necessary."""
         folder = self.work / ("run-finetuned-aware" if aware else "run-finetuned")
-        config = dataclasses.replace(
-            origin(self.arguments.ours).config, start_from=str(self.arguments.ours), model_options={},
-            output=str(folder), data=self.arguments.data, quantization_aware=aware, steps=self.arguments.finetune_steps,
-            learning_rate=FINETUNE_RATE, lr_schedule="cosine", lr_warmup_steps=50, ema_decay=0.99, device="cpu",
-            validate_every=self.arguments.finetune_steps, checkpoint_every=self.arguments.finetune_steps,
-            sample_every=self.arguments.finetune_steps,
+        steps = self.arguments.finetune_steps
+        config = origin(self.arguments.ours).config.replaced(
+            start_from=str(self.arguments.ours), model_options={}, output=str(folder), data=self.arguments.data,
+            quantization_aware=aware, steps=steps, learning_rate=FINETUNE_RATE, lr_schedule="cosine",
+            lr_warmup_steps=50, ema_decay=0.99, device="cpu", validate_every=steps, checkpoint_every=steps,
+            sample_every=steps,
         )  # fmt: skip
         if not (folder / "report.md").is_file():
             print(f"fine-tuning: {folder.name}", flush=True)
@@ -427,7 +423,7 @@ class Judge:
         arguments = bench.arguments
         known = origin(arguments.ours)
         data = open_for(bench.pipeline("ours").unet, arguments.data, known)
-        count = min(known.config.num_validation or 256, len(data) // 2)
+        count = min(known.config.data.num_validation or 256, len(data) // 2)
         self.data, self.held_out = train_validation_split(data, count, known.config.seed)
         self.seed, self.arguments, self.fid = known.config.seed, arguments, fid
         if not fid:
@@ -436,23 +432,21 @@ class Judge:
         if not facts.is_file():
             print("classifier", flush=True)
             steps = arguments.extractor_steps
-            trained = train_classifier(self.data, self.held_out, steps=steps, seed=0, device=CPU, path=path)
+            trained = Classifier.prepare(self.data, self.held_out, steps=steps, seed=0, device=CPU, path=path)
             facts.write_text(json.dumps(trained), encoding="utf-8")
-        channels = data.report.channels
-        self.extractor = load_classifier(path, json.loads(facts.read_text(encoding="utf-8")), channels, CPU)
+        self.extractor = Classifier(path, json.loads(facts.read_text(encoding="utf-8")), CPU)
         numbers = np.random.default_rng(0).permutation(len(self.data))[: arguments.samples].tolist()
         self.real = real_features(self.data, numbers, self.extractor, CPU)
 
     def __call__(self, pipeline: DiffusionSamplingPipeline) -> dict[str, Any]:
-        loss = validation_loss(
-            pipeline.unet, pipeline.scheduler, self.held_out, seed=self.seed, with_labels=False, device=CPU
-        )["validation_loss"]
+        task = GenerateTask(GenerateTraining(), process_of(pipeline.scheduler))
+        loss = validate(task, pipeline.unet, self.held_out, seed=self.seed)["validation_loss"]
         return {"validation_loss": loss, **(self.samples(pipeline, 10) if self.fid else {})}
 
     def samples(self, pipeline: DiffusionSamplingPipeline, steps: int) -> dict[str, Any]:
         images = generate(fast_sampling(pipeline), self.arguments.samples, num_inference_steps=steps, batch_size=50)
         fake, _ = fake_features(images, self.extractor, CPU)
-        fid = distances(self.real, fake)["fid"]
+        fid = distances(self.real, fake).fid
         return {"fid": fid, "samples": self.arguments.samples, "extractor": self.extractor.name}
 
 

@@ -73,27 +73,28 @@ def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
 
     from continuous_unet.evaluation import count_macs
     from continuous_unet.tasks.loading import load_pipeline
-    from continuous_unet.training import TrainConfig
-    from continuous_unet.training.trainer import train
+    from continuous_unet.training import TrainConfig, train
 
     name, learning_rate, seed, arguments = task
     options = {**BASE, **VARIANTS[name]}
     preset = options.pop("preset", "tiny")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        config = TrainConfig(
-            data=arguments.data, output=f"{folder}/run", preset=preset, image_size=arguments.image_size, fit="pad",
-            model_options=options, steps=arguments.steps, batch_size=arguments.batch_size,
-            num_validation=1000, seed=seed, learning_rate=learning_rate, lr_warmup_steps=50, ema_decay=0.995,
-            lr_schedule="cosine", objective="epsilon", device="cpu", num_samples=1, sample_steps=1,
-            validate_every=arguments.steps, sample_every=arguments.steps, checkpoint_every=arguments.steps,
-        )  # fmt: skip
+        settings = {
+            "data": arguments.data, "output": f"{folder}/run", "preset": preset, "image_size": arguments.image_size,
+            "fit": "pad", "model_options": options, "steps": arguments.steps, "batch_size": arguments.batch_size,
+            "num_validation": 1000, "seed": seed, "learning_rate": learning_rate, "lr_warmup_steps": 50,
+            "ema_decay": 0.995, "lr_schedule": "cosine", "objective": "epsilon", "device": "cpu",
+            "num_samples": 1, "sampling_steps": 1,
+            "validate_every": arguments.steps, "sample_every": arguments.steps, "checkpoint_every": arguments.steps,
+        }  # fmt: skip
+        config = TrainConfig.from_dict(settings)
         started = time.perf_counter()
         result = train(config)
         unet = load_pipeline(f"{folder}/run").unet
         records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     quarters = next(r for r in reversed(records) if "validation_loss" in r)
-    sample = torch.zeros(1, 1, arguments.image_size, arguments.image_size)
+    sample = torch.zeros(1, unet.config.in_channels, arguments.image_size, arguments.image_size)
     with torch.no_grad():
         macs = count_macs(unet, sample, 500).macs
     row = {

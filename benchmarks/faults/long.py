@@ -30,6 +30,7 @@ def resident_bytes() -> int:
 def main(lab: Lab) -> None:
     fresh(lab.folder)
     steps = lab.number(2000, 200)
+    every = steps // 20
     for name, options in list(MODES.items())[: lab.number(len(MODES), 1)]:
         log = lab.folder / "memory.jsonl"
         log.unlink(missing_ok=True)
@@ -38,7 +39,7 @@ def main(lab: Lab) -> None:
             real = Trainer.take_step
 
             def step(self, batches):
-                if self.state.step % 100 == 0:
+                if self.state.step % every == 0:
                     gc.collect()
                     tensors = sum(torch.is_tensor(thing) for thing in gc.get_objects())
                     with log.open("a") as file:

@@ -27,6 +27,7 @@ from lab import (
 )
 from stops import slowly
 
+from continuous_unet.data import TrainingData
 from continuous_unet.tasks.generate import pipeline as generation
 from continuous_unet.tasks.generate import training as learning
 from continuous_unet.training import checkpoints, outputs
@@ -152,8 +153,8 @@ def bad_numbers(lab: Lab) -> None:
         def before() -> None:
             real = learning.GenerateTask.loss
 
-            def loss(self, step):
-                value = real(self, step)
+            def loss(self, step, **options):
+                value = real(self, step, **options)
                 return value * value.new_tensor([1.0, float("nan")]) if step.step + 1 in steps else value
 
             learning.GenerateTask.loss = loss
@@ -199,15 +200,15 @@ def another_number(lab: Lab) -> None:
     log.mkdir()
 
     def watch() -> None:
-        real = Trainer._batches
+        real = TrainingData.loader
 
-        def batches(self):
-            for positions, batch in real(self):
+        def loader(self, *args, **options):
+            for positions, batch in real(self, *args, **options):
                 with (log / f"{os.getpid()}.jsonl").open("a") as file:
                     file.write(json.dumps([list(positions), batch["index"].tolist()]) + "\n")
                 yield positions, batch
 
-        Trainer._batches = batches
+        TrainingData.loader = loader
 
     # 46 images: two processes see 32 of them; one process sees the rest, and then those of the next epoch
     settings = {**STEPS, "steps": 8, "num_validation": 4096 - 46, "validate_every": 1000}

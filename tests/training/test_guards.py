@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.tasks.generate import training as generate
+from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.training import train
 from continuous_unet.training.guards import TrainingDiverged
 from continuous_unet.training.trainer import Trainer
@@ -73,13 +73,13 @@ def test_a_disk_that_is_gone_is_one_sentence(tiny, images, monkeypatch):
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
-    real = generate.prediction_error
+    real = GenerateTask.loss
 
-    def poisoned(model, *args, **options):
-        loss = real(model, *args, **options)
-        return loss * torch.tensor([1, float("nan"), 1, 1]) if options["weighted"] else loss
+    def poisoned(self, step, weighted=True):
+        loss = real(self, step, weighted)
+        return loss * torch.tensor([1, float("nan"), 1, 1]) if weighted else loss
 
-    monkeypatch.setattr(generate, "prediction_error", poisoned)
+    monkeypatch.setattr(GenerateTask, "loss", poisoned)
     with pytest.raises(TrainingDiverged, match="4 steps in a row"):
         train(tiny(max_non_finite_steps=4))
     left_out = [r for r in records(tmp_path / "run") if "non_finite" in r]

@@ -1,6 +1,7 @@
 """Every task through the one training loop: exact resumption, what is validated, what is saved, what is learned."""
 
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,10 +115,24 @@ class Told:
         self.answer, self.dtype, self.calls = answer, torch.float32, []
 
     def __call__(self, sample, timestep):
-        from types import SimpleNamespace
-
         self.calls.append((sample, torch.as_tensor(timestep)))
         return SimpleNamespace(sample=self.answer(sample))
+
+
+def test_generation_errors_are_per_image_in_float32_and_weighted_in_training_only(tiny):
+    learning = make_task(tiny(min_snr_gamma=5.0).validate())
+    clean, noise, times = torch.rand(4, 1, 4, 4), torch.randn(4, 1, 4, 4), torch.tensor([0, 100, 500, 998])
+
+    def model(x, t, class_labels):
+        return SimpleNamespace(sample=noise.bfloat16() + 1)
+
+    context = step(learning, model, clean, noise, times)
+    error = learning.error(context)
+    assert error.dtype == torch.float32
+    torch.testing.assert_close(error, torch.ones(4), atol=0.02, rtol=0)
+    weight = learning.process.add_noise(clean, noise, times).weight
+    assert weight[0] < 0.1 * weight[-1]
+    assert torch.equal(learning.loss(context), error * weight)
 
 
 @pytest.mark.parametrize("conditioned", [False, True])

@@ -17,8 +17,8 @@ rank = int(os.environ["RANK"])
 real_loss, real_step, trainers = generate.GenerateTask.loss, Trainer.take_step, []
 
 
-def poisoned_loss(self, step):
-    loss = real_loss(self, step)
+def poisoned_loss(self, step, **options):
+    loss = real_loss(self, step, **options)
     if rank == 1 and step.step == 1:
         loss = loss * loss.new_tensor([1.0, float("nan")])
     return loss

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
@@ -76,13 +75,6 @@ class Process(Protocol):
         """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
 
 
-class PredictingModel(Protocol):
-    """A U-Net of diffusers' contract."""
-
-    def __call__(self, sample: Tensor, timestep: Tensor, *, class_labels: Tensor | None = None) -> Any:
-        """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
-
-
 def process_of(scheduler: Any) -> Process:
     """Returns the noise process that a diffusers scheduler stands for.
 
@@ -101,31 +93,3 @@ def process_of(scheduler: Any) -> Process:
         f"the noise process of {type(scheduler).__name__}{predicts} is not supported; expected a scheduler of one of "
         f"these kinds: {', '.join(PROCESSES)}, such as DDPMScheduler or DDIMScheduler"
     )
-
-
-def prediction_error(
-    model: PredictingModel,
-    process: Process,
-    clean: Tensor,
-    noise: Tensor,
-    times: Tensor,
-    class_labels: Tensor | None = None,
-    *,
-    weighted: bool = False,
-) -> Tensor:
-    """Returns the mean squared error of a model's prediction for each image, `(B,)`, float32.
-
-    Args:
-        model: predicts what the process asks for.
-        process: noises the images, and says what is to be predicted.
-        clean: images `(B, C, H, W)` in [-1, 1].
-        noise: standard normal noise of that shape.
-        times: `(B,)`.
-        class_labels: `(B,)` for class-conditional models.
-        weighted: whether the process's weights are applied, as in training.
-    """
-    noised = process.add_noise(clean, noise, times)
-    prediction = model(noised.x_t, times, class_labels=class_labels).sample
-    error = torch.nn.functional.mse_loss(prediction.float(), noised.target.float(), reduction="none")
-    error = error.flatten(1).mean(dim=1)
-    return error * noised.weight if weighted and noised.weight is not None else error

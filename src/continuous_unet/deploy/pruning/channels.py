@@ -10,14 +10,18 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.process import Process, prediction_error
+from continuous_unet.diffusion.process import Process
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+from continuous_unet.tasks.base import StepContext
+from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.generate.training import GenerateTask
+from continuous_unet.tasks.network import Network
 
 SMALLEST_SHARE_OF_LOSS = 0.05
 """Timesteps whose loss is a smaller share of the largest one's are left out: their gradients are mostly noise."""
@@ -225,11 +229,12 @@ def accumulate_gradients(
     device = next(unet.parameters()).device
     order = batch["timestep"].argsort(stable=True)
     labels = batch.get("class_labels")
+    task, network = GenerateTask(GenerateTraining(), process), cast(Network, unet)
 
     def loss(part: Tensor) -> Tensor:
         clean, noise, timestep = (batch[name][part].to(device) for name in ("clean", "noise", "timestep"))
         classes = None if labels is None else labels[part].to(device)
-        return prediction_error(unet, process, clean, noise, timestep, classes).mean()
+        return task.error(StepContext(network, process, clean, noise, timestep, classes)).mean()
 
     parts = order.split(batch_size)
     with torch.no_grad():

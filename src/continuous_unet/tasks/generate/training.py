@@ -4,8 +4,8 @@ import math
 
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
-from continuous_unet.diffusion.process import prediction_error
 from continuous_unet.images.grids import make_grid
 from continuous_unet.tasks.base import PictureContext, StepContext, Task
 from continuous_unet.tasks.generate.options import GenerateTraining
@@ -23,14 +23,15 @@ class GenerateTask(Task[GenerateTraining]):
     def class_conditional(self) -> bool:
         return self.options.class_conditional
 
-    def loss(self, step: StepContext) -> Tensor:
-        return self.error(step, weighted=True)
+    def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
+        """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process if `weighted`."""
+        noised = step.process.add_noise(step.clean, step.noise, step.times)
+        prediction = step.model(noised.x_t, step.times, class_labels=step.labels).sample
+        error = mse_loss(prediction.float(), noised.target.float(), reduction="none").flatten(1).mean(dim=1)
+        return error * noised.weight if weighted and noised.weight is not None else error
 
-    def error(self, step: StepContext, weighted: bool = False) -> Tensor:
-        """Returns the error of the prediction, with min-SNR weights if `weighted`."""
-        return prediction_error(
-            step.model, step.process, step.clean, step.noise, step.times, step.labels, weighted=weighted
-        )
+    def error(self, step: StepContext) -> Tensor:
+        return self.loss(step, weighted=False)
 
     def picture(self, context: PictureContext) -> Image.Image:
         """Returns samples by DDIM, with the same seeds each time; with a row for each class where there are classes."""
