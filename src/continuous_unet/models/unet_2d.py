@@ -1,8 +1,9 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import inspect
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -11,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import UNetConfig, pick, without_foreign
+from continuous_unet.models.config import Settings, pick, without_foreign
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.unet import ContinuousUNet
 
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 # diffusers 0.42 warns at every cast of parts that should stay in float32, also where there are none, and no class
 # attribute makes it silent.
 logging.getLogger(ModelMixin.__module__).addFilter(lambda r: "should be kept in float32: []" not in r.getMessage())
+
+
+Arguments = ParamSpec("Arguments")
+Constructor = Callable[Concatenate[Any, Arguments], None]
+
+
+def _takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., None]], Constructor[Arguments]]:
+    """Gives a constructor the parameters of a dataclass, and has diffusers write down what they are set to."""
+
+    def decorate(constructor: Callable[..., None]) -> Constructor[Arguments]:
+        own, parameters = (inspect.signature(function).parameters for function in (constructor, settings))
+        signature = inspect.Signature([own["self"], *parameters.values(), own["kwargs"]])
+        constructor.__signature__ = signature  # type: ignore[attr-defined]  # diffusers reads the names here
+        return register_to_config(constructor)
+
+    return decorate
 
 
 class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: ignore[misc]  # their config_name differ
@@ -89,46 +106,10 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         @property
         def config(self) -> "SavedConfig": ...
 
-    @register_to_config
-    def __init__(
-        self,
-        sample_size: int | tuple[int, ...] | None = UNetConfig.sample_size,
-        in_channels: int = UNetConfig.in_channels,
-        out_channels: int = UNetConfig.out_channels,
-        center_input_sample: bool = UNetConfig.center_input_sample,
-        time_embedding_dim: int | None = UNetConfig.time_embedding_dim,
-        freq_shift: int = UNetConfig.freq_shift,
-        flip_sin_to_cos: bool = UNetConfig.flip_sin_to_cos,
-        down_block_types: tuple[str, ...] | None = UNetConfig.down_block_types,
-        mid_block_type: str | None = UNetConfig.mid_block_type,
-        up_block_types: tuple[str, ...] | None = UNetConfig.up_block_types,
-        add_attention: bool = UNetConfig.add_attention,
-        block_out_channels: tuple[int, ...] = UNetConfig.block_out_channels,
-        layers_per_block: int = UNetConfig.layers_per_block,
-        dropout: float = UNetConfig.dropout,
-        act_fn: str = UNetConfig.act_fn,
-        attention_head_dim: int | None = UNetConfig.attention_head_dim,
-        norm_num_groups: int = UNetConfig.norm_num_groups,
-        norm_eps: float = UNetConfig.norm_eps,
-        norm_type: str = UNetConfig.norm_type,
-        class_embed_type: str | None = UNetConfig.class_embed_type,
-        num_class_embeds: int | None = UNetConfig.num_class_embeds,
-        patch_size: int = UNetConfig.patch_size,
-        block_type: str = UNetConfig.block_type,
-        field_type: str = UNetConfig.field_type,
-        initial_velocity: str = UNetConfig.initial_velocity,
-        num_solver_steps: int = UNetConfig.num_solver_steps,
-        integration_time: float | None = UNetConfig.integration_time,
-        method: str = UNetConfig.method,
-        gradient: str = UNetConfig.gradient,
-        solver_rtol: float = UNetConfig.solver_rtol,
-        solver_atol: float = UNetConfig.solver_atol,
-        field_channels: tuple[int | None, ...] | None = UNetConfig.field_channels,
-        time_proj_channels: int | None = UNetConfig.time_proj_channels,
-        **kwargs: Any,
-    ) -> None:
-        for name in without_foreign({**kwargs, "initial_velocity": initial_velocity}):
-            if name in kwargs:
+    @_takes(Settings)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in without_foreign(inspect.signature(self.__init__).bind(*args, **kwargs).kwargs):
+            if name not in Settings.__dataclass_fields__:
                 raise TypeError(f"ContinuousUNet2DModel.__init__() got an unexpected keyword argument {name!r}")
         config = pick(self.config)
         super().__init__(config, dim=2)
