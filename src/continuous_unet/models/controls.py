@@ -14,6 +14,7 @@ from continuous_unet.models.conditioning import Conditioning
 from continuous_unet.models.fields import FieldConfig, InitialVelocity, Trunk
 from continuous_unet.models.layers import conv, zeroed
 from continuous_unet.ode import METHODS
+from continuous_unet.ode.adaptive import import_torchdiffeq
 
 
 class UpdateField(nn.Module):
@@ -56,12 +57,7 @@ class FirstOrderBlock(Block):
             )
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        try:
-            import torchdiffeq
-        except ImportError as error:
-            raise ImportError(
-                "block_type='first_order' needs torchdiffeq: pip install 'continuous-unet[adaptive]'"
-            ) from error
+        torchdiffeq = import_torchdiffeq("block_type='first_order' needs")
         solver, scheme = self.solver, METHODS.get(self.solver.method)
 
         def derivative(t: Tensor, z: Tensor) -> Tensor:

@@ -61,12 +61,9 @@ def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_unshuffle(x, factor)
-    batch, channels, *size = x.shape
-    dim = len(size)
-    split = [length for whole in size for length in (whole // factor, factor)]
-    order = [*range(3, 2 + 2 * dim, 2), *range(2, 2 + 2 * dim, 2)]
-    parts = x.reshape(batch, channels, *split).permute(0, 1, *order)
-    return parts.reshape(batch, channels * factor**dim, *(whole // factor for whole in size))
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, factor)).movedim(axis + 1, 2).flatten(1, 2)
+    return x
 
 
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
@@ -75,11 +72,9 @@ def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_shuffle(x, factor)
-    batch, channels, *size = x.shape
-    dim = len(size)
-    order = [axis for k in range(2, 2 + dim) for axis in (k + dim, k)]
-    parts = x.reshape(batch, channels // factor**dim, *[factor] * dim, *size).permute(0, 1, *order)
-    return parts.reshape(batch, channels // factor**dim, *(whole * factor for whole in size))
+    for axis in reversed(range(2, x.ndim)):
+        x = x.unflatten(1, (-1, factor)).movedim(2, axis + 1).flatten(axis, axis + 1)
+    return x
 
 
 class Merge(nn.Module):

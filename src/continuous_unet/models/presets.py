@@ -106,12 +106,6 @@ def _discrete(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
-    "paper": paper,
-    "tiny": tiny,
-    "small": small,
-    "base": base,
-    "ddpm": ddpm,
-    "ddpm_small": ddpm_small,
-    "restorer": restorer,
+    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer)
 }
 """The presets by name."""

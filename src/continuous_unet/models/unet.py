@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from continuous_unet.models.blocks import Block, BlockConfig
+from continuous_unet.models.blocks import Block, BlockConfig, SolverConfig
 from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, PrecomputedEmbeddings
 from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
@@ -232,16 +232,12 @@ class ContinuousUNet(nn.Module):
 
     def solver_stats(self) -> dict[str, SolverStats]:
         """Per dynamic block: method, gradient mode, solver steps, and evaluations of its field in a forward pass."""
-        stats = {}
-        for block in self._blocks():
-            times, solver = block.times(), block.solver
-            stats[block.name] = SolverStats(
-                method=solver.method,
-                gradient=solver.gradient,
-                num_steps=solver.num_steps,
-                nfe=None if times is None else len(times),
-            )
-        return stats
+
+        def stats(solver: SolverConfig, times: tuple[float, ...] | None) -> SolverStats:
+            nfe = None if times is None else len(times)
+            return SolverStats(method=solver.method, gradient=solver.gradient, num_steps=solver.num_steps, nfe=nfe)
+
+        return {block.name: stats(block.solver, block.times()) for block in self._blocks()}
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.modules() if isinstance(module, Block)]

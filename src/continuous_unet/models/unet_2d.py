@@ -102,13 +102,14 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
     ignore_for_config = ["kwargs"]  # noqa: RUF012
 
     if TYPE_CHECKING:
+        to: Any  # mypy takes diffusers' for a function without self
 
         @property
         def config(self) -> "SavedConfig": ...
 
     @_takes(Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in without_foreign(inspect.signature(self.__init__).bind(*args, **kwargs).kwargs):
+        for name in without_foreign(inspect.signature(ContinuousUNet2DModel).bind(*args, **kwargs).kwargs):
             if name not in Settings.__dataclass_fields__:
                 raise TypeError(f"ContinuousUNet2DModel.__init__() got an unexpected keyword argument {name!r}")
         config = pick(self.config)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +17,6 @@ from continuous_unet.ode.state import State
 _SOLVES = {"backprop": solve_backprop, "checkpoint": solve_checkpoint, "reversible": solve_reversible}
 GRADIENTS = (*_SOLVES, "adjoint")
 """The gradient modes; see `modes.py` for what each costs and gives."""
-
-
-@dataclass(frozen=True)
-class _Adaptive(Method):
-    """Stands for a method of torchdiffeq in a `Problem`; takes no steps of ours."""
 
 
 def check_solver(method: str, gradient: str, num_steps: int | None) -> None:
@@ -122,7 +116,7 @@ def integrate(
     adaptive = scheme is None
     problem = Problem(
         field=field,
-        method=_Adaptive(method, 0, ()) if scheme is None else scheme,
+        method=Method() if scheme is None else scheme,  # torchdiffeq's take no steps of ours
         num_steps=1 if num_steps is None or adaptive else num_steps,
         t0=float(t0),
         t1=float(t1),
@@ -141,9 +135,8 @@ def integrate(
     tracing = torch.compiler.is_compiling()  # a traced region must not change Python objects from outside it
     fixed_counter = None if tracing else Counter()
     if not tracing and torch.jit.is_tracing():
-        gradient = (
-            "backprop"  # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
-        )
+        # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
+        gradient = "backprop"
     end = _SOLVES[gradient](problem, state, args, fixed_counter)
     nfe = scheme.num_evaluations(problem.num_steps) if fixed_counter is None else fixed_counter.count
     return Solution(end, nfe, problem.num_steps)
