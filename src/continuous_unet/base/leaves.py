@@ -12,11 +12,8 @@ from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
 
-_PLACEHOLDERS = {
-    "data": "DATA", "calibration_data": "DATA", "model": "MODEL", "start_from": "MODEL", "output": "PATH",
-    "mask": "FILE", "device": "DEVICE", "sides": "SIDE", "value_range": "LOW:HIGH",
-}  # fmt: skip
-"""Placeholders of options that are named alike in every verb."""
+_PLACEHOLDERS = {"start_from": "MODEL", "output": "PATH", "mask": "FILE", "sides": "SIDE", "value_range": "LOW:HIGH"}
+"""Placeholders of options that have the same name in every verb. The others have the last word of their name."""
 _WITHIN = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 
 
@@ -81,9 +78,8 @@ class Leaf:
         kind = self.kinds[-1]
         if _origin(kind) is list:
             (kind,) = typing.get_args(kind)
-        return _PLACEHOLDERS.get(self.name) or {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(
-            _origin(kind), "TEXT"
-        )
+        by_kind = {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}
+        return _PLACEHOLDERS.get(self.name) or by_kind.get(_origin(kind)) or self.name.rpartition("_")[2].upper()
 
     @property
     def default(self) -> Any:
@@ -181,11 +177,8 @@ def _converted(value: Any, kind: Any) -> Any:
 def _in_words(kind: Any) -> str:
     if _origin(kind) is list:
         return {int: "integers", float: "numbers"}.get(typing.get_args(kind)[0], "a list of texts")
-    words: dict[Any, str] = {
-        int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "a mapping",
-        types.NoneType: "none",
-    }  # fmt: skip
-    return words.get(_origin(kind), str(kind))
+    words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+    return "none" if kind is types.NoneType else words.get(_origin(kind), str(kind))
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

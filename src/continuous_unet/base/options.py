@@ -74,10 +74,9 @@ def option(
     if between is not None:
         at_least, at_most = between
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    metadata = {
-        "help": text, "positional": positional, "short": short, "old": old, "metavar": metavar, "flat": flat,
-        "required": required, "choices": choices, "bounds": {k: v for k, v in bounds.items() if v is not None}, **marks,
-    }  # fmt: skip
+    given = {relation: limit for relation, limit in bounds.items() if limit is not None}
+    metadata = {"help": text, "positional": positional, "short": short, "old": old, "metavar": metavar, "flat": flat}
+    metadata = {**metadata, "required": required, "choices": choices, "bounds": given, **marks}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

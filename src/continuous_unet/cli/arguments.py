@@ -4,14 +4,13 @@ Words are converted and checked there too, so that a value is refused in the sam
 """
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import yaml
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.leaves import Leaf, Word
+from continuous_unet.base.leaves import Leaf, Word, nearest
 from continuous_unet.base.options import Options, leaves
 from continuous_unet.cli.output import say
 
@@ -44,8 +43,7 @@ class Parser(argparse.ArgumentParser):
             options = [
                 o for a in self._actions for o in a.option_strings if o.startswith("--") and a.help != argparse.SUPPRESS
             ]
-            near = difflib.get_close_matches(word, options, 1) if word.startswith("-") else []
-            self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else ""))
+            self.error(f"unknown argument {word}{nearest(word, options) if word.startswith('-') else ''}")
         return parsed
 
     def add_options(self, kind: type[Options]) -> None:

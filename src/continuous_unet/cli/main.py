@@ -103,7 +103,11 @@ def overview(group: str) -> int:
     if group == "--version":
         say(f"cunet {__version__}")
         return 0
-    lines = [f"  {name:20}{load_verb(name).summary}" for name in VERBS if name.startswith(f"{group} ".lstrip())]
+    lines = [
+        f"  {name:20}{load_verb(name).description.splitlines()[0]}"
+        for name in VERBS
+        if name.startswith(f"{group} ".lstrip())
+    ]
     title = "" if group else "Small, fast diffusion models with continuous U-Nets.\n\n"
     usage = f"usage: cunet {group} VERB …".replace("  ", " ")
     say("\n".join([usage, "", title + "verbs:", *lines, "", "`cunet VERB --help` describes a verb with examples."]))

@@ -1,4 +1,6 @@
-"""Train a continuous U-Net on images: a folder, an archive, IDX files, a .npz, a Hugging Face set or a built-in one.
+"""Train a continuous U-Net on images.
+
+The images are a folder, an archive, IDX files, a .npz, a Hugging Face data set or a built-in one.
 
 cunet train --data digits --image-size 16 --preset tiny --output runs/digits --steps 2000
 cunet train --data photos/ --task denoise --fit patch --image-size 64 --output runs/denoiser
@@ -21,6 +23,4 @@ def begun(output: str) -> dict[str, Any]:
     return TrainConfig.load(saved).flat()
 
 
-TRAIN = Verb(
-    TrainConfig, "continuous_unet.training.run:train", "train a continuous U-Net on images", __doc__, resume=begun
-)
+TRAIN = Verb(TrainConfig, "continuous_unet.training.run:train", __doc__, begun)

@@ -22,14 +22,13 @@ class Verb:
     Args:
         options: the options class of its call; imports no torch.
         call: the library call as `module:function`, imported when the verb runs.
-        summary: its line in `cunet --help`.
-        description: the text above the options in its own `--help`: what it does, with examples.
+        description: the text above the options in its own `--help`: what it does, with examples. Its first line is
+            also the line of the verb in `cunet --help`.
         resume: for a verb with `--resume`, returns the options that the work in a folder (`--output`) was begun with.
     """
 
     options: type[Options]
     call: str
-    summary: str
     description: str
     resume: Callable[[str], Mapping[str, Any]] | None = None
 
