@@ -1,7 +1,7 @@
 """`cunet VERB …`: finds the verb, and turns failures into one line and an exit code.
 
-0 done, 1 a bug, a run that failed, or unusable images that `data check` found, 2 bad input (a full disk is one), 130
-and 143 stopped by Ctrl-C and SIGTERM.
+The exit code is 0 for success, and 2 for bad input, such as a full disk. It is 1 for a bug, a run that failed, or
+unusable images that `data check` found. After Ctrl-C it is 130, and after SIGTERM 143.
 """
 
 import os
@@ -32,7 +32,7 @@ VERBS = {
     "prune": "prune:PRUNE",
     "run": "run:RUN",
 }
-"""Where the `Verb` of each name is, in this package. A verb of two words belongs to the group of its first word."""
+"""The module and the constant of each `Verb` in this package. The first word of two is a group of verbs."""
 
 
 def load_verb(name: str) -> Verb:
@@ -79,7 +79,7 @@ def find_verb(words: list[str]) -> tuple[str, list[str] | None]:
     """Returns the name of the verb and the words after it; None for these if an overview of verbs was asked for.
 
     Raises:
-        InputError: if there is no such verb, with the nearest one.
+        InputError: for an unknown verb, with the nearest one.
     """
     known = VERBS
     for length in (2, 1):

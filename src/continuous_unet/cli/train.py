@@ -8,14 +8,14 @@ cunet train --output runs/digits --resume
 """
 
 from pathlib import Path
-from typing import Any
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.cli.verb import Verb
 from continuous_unet.training.config import TrainConfig
 
 
-def begun(output: str) -> dict[str, Any]:
+def begun(output: str) -> Json:
     """Returns the options that the run in a folder was begun with."""
     saved = Path(output) / "config.yaml"
     if not saved.is_file():

@@ -28,8 +28,8 @@ def zeroed(module: Conv) -> Conv:
 class PixelNorm(nn.Module):
     """Brings each pixel's channels to zero mean and unit variance, then applies a learned scale and shift.
 
-    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not
-    on the rest of the image, which restoration wants, where photographs are cut into tiles.
+    Unlike a group's, the statistics are those of one pixel. So a pixel of the output depends on its surroundings and
+    not on the rest of the image. Restoration needs this, because it cuts photographs into tiles.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -39,7 +39,7 @@ class PixelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, *size)`, normalised over C."""
+        """Returns `x` `(B, C, *size)`, normalised over C."""
         by_pixel = x.movedim(1, -1)
         normed = nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps)
         return normed.movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""The continuous U-Net of one, two or three dimensions, without a face: `unet_2d.py` gives it that of diffusers."""
+"""The continuous U-Net of one, two or three dimensions; `unet_2d.py` gives it the interface of diffusers."""
 
 import contextlib
 from collections import Counter
@@ -21,17 +21,17 @@ from continuous_unet.ode import check_solver
 
 
 class SolverStats(TypedDict):
-    """How a block integrates."""
+    """The solver of a block."""
 
     method: str
     gradient: str
     num_steps: int
     nfe: int | None
-    """Evaluations of the field in each forward pass; None if the method finds that out as it runs."""
+    """Evaluations of the field in each forward pass; None for adaptive methods."""
 
 
 class Stage(nn.Module):
-    """The blocks of one level, each with attention after it if asked for."""
+    """The blocks of one level, each followed by attention if the level has it."""
 
     _gradient_checkpointing_func: Callable[..., Tensor]
 
@@ -42,7 +42,7 @@ class Stage(nn.Module):
         self.gradient_checkpointing = False  # set by ModelMixin.enable_gradient_checkpointing
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        """Features of the shape of `x`, `(B, C, *size)`."""
+        """Returns features of the shape of `x`, `(B, C, *size)`."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(self._run, x, conditioning, num_steps)
         return self._run(x, conditioning, num_steps)
@@ -66,7 +66,7 @@ class ContinuousUNet(nn.Module):
     Nothing that belongs to one call is stored on the module: threads may share a model.
 
     Args:
-        config: what it is made of.
+        config: its settings.
         dim: dimensions of the samples: 1, 2 or 3.
     """
 
@@ -122,7 +122,7 @@ class ContinuousUNet(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """What each side of a sample must be a multiple of."""
+        """The number that each side of a sample must be a multiple of."""
         return self.architecture.size_multiple
 
     @property
@@ -137,7 +137,7 @@ class ContinuousUNet(nn.Module):
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
     ) -> Tensor:
-        """Returns the prediction, `(B, out_channels, *size)`; `ContinuousUNet2DModel.forward` says what of."""
+        """Returns the prediction, `(B, out_channels, *size)`; see `ContinuousUNet2DModel.forward`."""
         architecture = self.architecture
         if sample.ndim != 2 + self.dim or sample.shape[1] != architecture.in_channels:
             sides = ", ".join(("D", "H", "W")[-self.dim :])
@@ -176,7 +176,7 @@ class ContinuousUNet(nn.Module):
         return pixel_shuffle(x, architecture.patch_size)
 
     def _embed(self, timestep: Tensor | float, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """Timestep and class to the embedding `(B, E)`, step by step as in `UNet2DModel`."""
+        """Returns the embedding of timestep and class, `(B, E)`, computed as in `UNet2DModel`."""
         timesteps = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep)
         timesteps = timesteps.to(device)
         if timesteps.ndim == 0:
@@ -203,14 +203,14 @@ class ContinuousUNet(nn.Module):
     ) -> PrecomputedEmbeddings:
         """Computes the embeddings of these timesteps, and the scales and shifts that follow from them, all at once.
 
-        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and
-        not once per image and step. Pass the result as `embeddings` at every evaluation; nothing is stored here. It is
-        used without gradients, where the timestep is one number for all images. Other timesteps, compiled models, and
-        numbers of solver steps with other times compute what is missing.
+        They depend on the timestep and the ODE's time, not on the image. So a sampling run needs each of them once, and
+        not once per image and solver step. Pass the result as `embeddings` at every evaluation; the model does not
+        store it. It is used without gradients, if the timestep is one number for all images. Other timesteps, compiled
+        models, and solver steps at other times compute what is missing.
 
         Args:
-            timesteps: numbers, or `(S,)`.
-            num_solver_steps: those of the calls that will use them, if not the model's own.
+            timesteps: the diffusion timesteps, as numbers or as a tensor `(S,)`.
+            num_solver_steps: solver steps of the calls that will use the result; the model's own if None.
 
         Raises:
             ValueError: for class-conditional models, whose embeddings depend on the class too.
@@ -231,7 +231,7 @@ class ContinuousUNet(nn.Module):
         return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, of_rows, strict=True))))
 
     def solver_stats(self) -> dict[str, SolverStats]:
-        """Per dynamic block: method, gradient mode, solver steps, and evaluations of its field in a forward pass."""
+        """Returns method, gradient mode, solver steps and evaluations per forward pass of each block, by its name."""
 
         def stats(solver: SolverConfig, times: tuple[float, ...] | None) -> SolverStats:
             nfe = None if times is None else len(times)
@@ -245,10 +245,10 @@ class ContinuousUNet(nn.Module):
 
 @contextlib.contextmanager
 def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
-    """Within, counts the evaluations of each block's field, by the block's name.
+    """Counts the evaluations of each block's field inside this context, by the block's name.
 
-    For measurements: it puts hooks on the blocks, and counts what all threads evaluate. It does not count compiled
-    blocks.
+    It is meant for measurements: it puts hooks on the blocks, and counts the evaluations of all threads. It does not
+    count those of compiled blocks.
     """
     counts: Counter[str] = Counter()
     hooks = [

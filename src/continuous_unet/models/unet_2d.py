@@ -43,9 +43,9 @@ def _takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., Non
 class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: ignore[misc]  # their config_name differ
     """A U-Net whose residual stacks are second-order neural ODEs; a drop-in for diffusers' `UNet2DModel`.
 
-    "The Missing U for Efficient Diffusion Models" (Calvo-Ordoñez et al., TMLR 2024, arXiv 2310.20092). Words that
-    `UNet2DModel` has mean the same here, so that a constructor call can be taken over: those without a counterpart
-    (`resnet_time_scale_shift`, `downsample_padding`, …) are accepted with their default value and refused with another.
+    The source is "The Missing U for Efficient Diffusion Models" (Calvo-Ordoñez et al., TMLR 2024, arXiv 2310.20092).
+    Arguments of `UNet2DModel` mean the same here, so that a constructor call can be taken over. Those without a
+    counterpart (`resnet_time_scale_shift`, `downsample_padding`, …) are accepted with their default value only.
 
     Nothing that belongs to one call is stored on the model: threads may share it.
 
@@ -66,7 +66,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         add_attention: self-attention in the middle block.
         block_out_channels: width of each level. Constant, moderate widths serve better here than doubling ones.
         field_channels: channels between the convolutions of a field, on each level; the level's width (twice that for
-            `"separable"` fields) if None. Pruned models have fewer.
+            `"separable"` fields) if None. Pruned models have fewer channels.
         layers_per_block: dynamic blocks in a row on each level. One is usual: depth is the solver's.
         dropout: dropout probability inside the fields.
         act_fn: activation, smooth ones preferred.
@@ -74,11 +74,11 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
         norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the
-            output depends on its surroundings and not on the size of the image, as restoration in tiles wants.
+            output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
-        patch_size: side of the squares of pixels that enter as channels (space to depth) and leave again, so that no
-            block runs at full resolution: 1 is off.
+        patch_size: side of the squares of pixels that enter as channels (space to depth) and leave as pixels again, so
+            that no block runs at full resolution; 1 turns this off.
         block_type: `"second_order"`, the dynamic block. To compare with: `"first_order"`, the ODE over the
             concatenated state that the paper's code ran (needs torchdiffeq), and `"residual"`, plain weight-tied
             residual updates, without velocity and solver.
@@ -119,7 +119,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
-        """As diffusers' own; retired settings, which it would ignore with a warning, are refused or dropped."""
+        """Refuses or drops retired settings, which diffusers' own method would ignore with a warning."""
         return super().extract_init_dict(without_foreign(config_dict), **kwargs)
 
     @property
@@ -135,15 +135,15 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict what the model was trained to (the noise, `v` or the image) at a diffusion timestep.
+        """Returns what the model was trained to predict (the noise, `v` or the image) at a diffusion timestep.
 
         Args:
             sample: noisy images `(B, in_channels, H, W)`.
             timestep: the *diffusion* timestep: a number, a 0-d tensor, or one per image `(B,)`.
             class_labels: `(B,)`, required by and only allowed for class-conditional models.
-            return_dict: give a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
+            return_dict: whether to return a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
             num_solver_steps: solver steps in each block for this call; the model's own if None.
-            embeddings: those of `precompute_embeddings`, to save time without gradients.
+            embeddings: the result of `precompute_embeddings`, which saves time where no gradients are needed.
 
         Returns:
             The prediction, `(B, out_channels, H, W)`.
@@ -161,11 +161,11 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         gradient: str | None = None,
         keep_loop: bool | None = None,
     ) -> "ContinuousUNet2DModel":
-        """Change how the blocks integrate by default; what is None stays. The integration time stays, too.
+        """Changes how the blocks integrate by default. Arguments that are None, and the integration time, stay.
 
-        More solver steps follow the same ODE more closely, fewer are faster. The change is saved with the model, except
-        for `keep_loop`, which is for exports (see `continuous_unet.ode.integrate`). For a single call, `forward` takes
-        `num_solver_steps`.
+        More solver steps follow the same ODE more closely; fewer are faster. The change is saved with the model, except
+        for `keep_loop`, which is for exports (see `continuous_unet.ode.integrate`). Use `num_solver_steps` of `forward`
+        to change a single call.
 
         Raises:
             ValueError: for settings that cannot work together; nothing is changed then.
@@ -182,6 +182,6 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         return self
 
 
-# diffusers writes a class's module into model_index.json and later reads the class from there. It must be the name that
-# people import, and stay when files move.
+# diffusers writes a class's module into model_index.json and later reads the class from there. So it must be the name
+# that people import, and stay when files move.
 ContinuousUNet2DModel.__module__ = "continuous_unet"

@@ -1,9 +1,9 @@
 """torchdiffeq behind the same call: adaptive methods, and the continuous adjoint.
 
-The continuous adjoint (Chen et al., NeurIPS 2018; for second order, Norcliffe et al., arXiv 2006.07220, who show that
-the coupled first-order system used here is the cheaper form) integrates a second ODE backwards for the gradient. It
-needs constant memory and any method, but its gradient is that of the continuous problem: at few steps it differs from
-the gradient of what was computed by the solver's own error.
+The continuous adjoint (Chen et al., NeurIPS 2018) integrates a second ODE backwards for the gradient. For second order,
+Norcliffe et al. (arXiv 2006.07220) show that the coupled first-order system used here is the cheaper form. The adjoint
+needs constant memory and works with any method. But its gradient is that of the continuous problem: at few steps it
+differs from the exact gradient of the computed solution by the solver's own error.
 """
 
 from types import ModuleType
@@ -40,12 +40,12 @@ def solve_torchdiffeq(
     adaptive: bool,
     adjoint: bool,
     state: State,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     counter: Counter,
     rtol: float,
     atol: float,
 ) -> State:
-    """Integrate `(x, v)' = (v, f)` over the problem's interval with torchdiffeq."""
+    """Integrates `(x, v)' = (v, f)` over the problem's interval with torchdiffeq."""
     torchdiffeq = import_torchdiffeq("adaptive methods and gradient='adjoint' need")
     x = state.x
     wanted = (a for a in argument_tensors(args) if a.requires_grad)

@@ -2,8 +2,8 @@
 
 A method advances a *carry*, a tuple of tensors, over one step `[t, t + h]`. For most methods the carry is `(x, v)`; a
 method that needs more (the reversible leapfrog) adds to it in `start` and drops it in `finish`. `evaluate` is the only
-way to the field, so that evaluations can be counted, recorded and replayed: `evaluate(t, x, v)` gives the acceleration;
-for methods with `uses_terms`, `evaluate(t, x)` gives the field's velocity-free terms (see `forms.py`).
+access to the field, so that evaluations can be counted, recorded and replayed. `evaluate(t, x, v)` gives the
+acceleration; for methods with `uses_terms`, `evaluate(t, x)` gives the velocity-free terms of the field (`forms.py`).
 
 A new method is a class here, an entry in `METHODS`, and an entry in the table of `tests/ode/problems.py`.
 """
@@ -20,7 +20,7 @@ Evaluate = Callable[..., Any]
 
 
 class Method:
-    """What every method states about itself."""
+    """The base of the methods: the properties that each declares, and its step."""
 
     name: str
     order: int
@@ -35,19 +35,19 @@ class Method:
     """The same method in torchdiffeq, on the first-order system `(x, v)' = (v, f)`; None where it has none."""
 
     def start(self, state: State) -> Carry:
-        """The carry before the first step. Costs no evaluation."""
+        """Returns the carry before the first step, without an evaluation."""
         return (state.x, state.v)
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
-        """The carry at `t + h` from the carry at `t`."""
+        """Returns the carry at `t + h` from the carry at `t`."""
         raise NotImplementedError
 
     def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
-        """The carry at `t` from the carry at `t + h`, evaluating the field where `step` did."""
+        """Returns the carry at `t` from the carry at `t + h`, evaluating the field where `step` did."""
         raise NotImplementedError(f"method {self.name!r} is not reversible")
 
     def finish(self, carry: Carry) -> State:
-        """The state that a carry stands for."""
+        """Returns the state that a carry stands for."""
         return State(carry[0], carry[1])
 
     @property
@@ -55,11 +55,11 @@ class Method:
         return len(self.nodes)
 
     def num_evaluations(self, num_steps: int) -> int:
-        """Evaluations of the field over a whole solve."""
+        """Returns the number of evaluations of the field over a whole solve."""
         return self.evaluations_per_step * num_steps
 
     def times(self, t0: float, step_size: float, num_steps: int) -> tuple[float, ...]:
-        """The times of these evaluations, in order: the very floats that `step` gives the field."""
+        """Returns the times of these evaluations, in order: exactly the floats that `step` gives the field."""
         starts = (t0 + step * step_size for step in range(num_steps))
         return tuple(start + node * step_size for start in starts for node in self.nodes)
 
