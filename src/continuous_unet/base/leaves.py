@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
 
-_PLACEHOLDERS = {"start_from": "MODEL", "output": "PATH", "mask": "FILE", "sides": "SIDE", "value_range": "LOW:HIGH"}
-"""Placeholders of options that have the same name in every verb. The others have the last word of their name."""
 _WITHIN = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 
 
@@ -78,8 +76,7 @@ class Leaf:
         kind = self.kinds[-1]
         if _origin(kind) is list:
             (kind,) = typing.get_args(kind)
-        by_kind = {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}
-        return _PLACEHOLDERS.get(self.name) or by_kind.get(_origin(kind)) or self.name.rpartition("_")[2].upper()
+        return {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(_origin(kind), "TEXT")
 
     @property
     def default(self) -> Any:

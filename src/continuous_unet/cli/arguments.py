@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
     def _add(self, place: argparse._ActionsContainer, leaf: Leaf, text: str) -> None:
         kinds = {getattr(kind, "__origin__", kind) for kind in leaf.kinds}
-        former = list(leaf.field.metadata.get("old", ()))
+        former, short = leaf.field.metadata.get("old", ()), leaf.field.metadata.get("short")
         # SUPPRESS: an option that was not given must not hide what a configuration file says
         common: Json = {"dest": leaf.name, "default": argparse.SUPPRESS}
         if bool in kinds:
@@ -70,10 +70,8 @@ class Parser(argparse.ArgumentParser):
         else:
             common |= {"metavar": leaf.metavar} | ({"nargs": "+"} if list in kinds else {})
         if leaf.field.metadata.get("positional"):
-            nargs = "*" if list in kinds else "?"
-            place.add_argument(**{**common, "nargs": nargs, "help": text})
+            place.add_argument(**common | {"nargs": "*" if list in kinds else "?", "help": text})
         else:
-            short = leaf.field.metadata.get("short")
             place.add_argument(*[short] if short else [], leaf.flag, **common, help=text)
         if former:
             place.add_argument(*former, **common, help=argparse.SUPPRESS)

@@ -81,16 +81,15 @@ def find_verb(words: list[str]) -> tuple[str, list[str] | None]:
     Raises:
         InputError: for an unknown verb, with the nearest one.
     """
-    known = VERBS
     for length in (2, 1):
         name = " ".join(words[:length])
-        if len(words) >= length and name in known:
+        if len(words) >= length and name in VERBS:
             return name, words[length:]
-    group = f"{words[0]} " if words and any(verb.startswith(f"{words[0]} ") for verb in known) else ""
+    group = f"{words[0]} " if words and any(verb.startswith(f"{words[0]} ") for verb in VERBS) else ""
     rest = words[1:] if group else words
     if rest[:1] in (["--help"], ["-h"], ["--version"]):
         return (group.strip() if rest[0] != "--version" else "--version"), None
-    choices = [verb.removeprefix(group) for verb in known if verb.startswith(group)]
+    choices = [verb.removeprefix(group) for verb in VERBS if verb.startswith(group)]
     shown = ", ".join(dict.fromkeys(verb.partition(" ")[0] for verb in choices))
     where = f"cunet {group}--help"
     if not rest:

@@ -4,7 +4,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
-from typing import TypedDict
 
 import torch
 from diffusers.models.activations import get_activation
@@ -12,22 +11,12 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from continuous_unet.models.blocks import Block, BlockConfig, SolverConfig
+from continuous_unet.models.blocks import Block, BlockConfig
 from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, PrecomputedEmbeddings
 from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
 from continuous_unet.ode import check_solver
-
-
-class SolverStats(TypedDict):
-    """The solver of a block."""
-
-    method: str
-    gradient: str
-    num_steps: int
-    nfe: int | None
-    """Evaluations of the field in each forward pass; None for adaptive methods."""
 
 
 class Stage(nn.Module):
@@ -230,14 +219,17 @@ class ContinuousUNet(nn.Module):
         of_rows = [Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)]
         return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, of_rows, strict=True))))
 
-    def solver_stats(self) -> dict[str, SolverStats]:
-        """Returns method, gradient mode, solver steps and evaluations per forward pass of each block, by its name."""
+    def solver_stats(self) -> dict[str, dict[str, object]]:
+        """Returns `method`, `gradient`, `num_steps` and `nfe` of each block, by its name.
 
-        def stats(solver: SolverConfig, times: tuple[float, ...] | None) -> SolverStats:
-            nfe = None if times is None else len(times)
-            return SolverStats(method=solver.method, gradient=solver.gradient, num_steps=solver.num_steps, nfe=nfe)
-
-        return {block.name: stats(block.solver, block.times()) for block in self._blocks()}
+        `nfe` is the number of evaluations of the field in a forward pass; None for adaptive methods.
+        """
+        stats: dict[str, dict[str, object]] = {}
+        for block in self._blocks():
+            times, solver = block.times(), block.solver
+            stats[block.name] = {name: getattr(solver, name) for name in ("method", "gradient", "num_steps")}
+            stats[block.name]["nfe"] = None if times is None else len(times)
+        return stats
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.modules() if isinstance(module, Block)]

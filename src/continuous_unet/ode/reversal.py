@@ -77,7 +77,7 @@ class _ReversibleSolve(torch.autograd.Function):
         problem = spec.problem
         evaluate = evaluator(problem, spec.fill(tensors), spec.counter)
         tracing = torch.compiler.is_compiling()
-        ctx.autocast = None if tracing else _Autocast.current(x.device.type)
+        ctx.autocast = None if tracing else _autocast_setting(x.device.type)
         ctx.randomness = None if tracing else _RandomStates(x.device)
         random_state = None if tracing else ctx.randomness.current()
         carry = problem.method.start(State(x, v))
@@ -118,7 +118,7 @@ class _ReversibleSolve(torch.autograd.Function):
         carry_grads = pullback(lambda *c: tuple(method.finish(c)), carry)(grads, everything)
         inputs = _Inputs(tensors, tensors_wanted, parameters, {})
         sums: Gradients = (None,) * (sum(tensors_wanted) + len(parameters))
-        with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
+        with contextlib.nullcontext() if ctx.autocast is None else torch.autocast(**ctx.autocast):
             for step in reversed(range(problem.num_steps)):
                 with contextlib.nullcontext() if ctx.randomness is None else ctx.randomness.replay(step):
                     carry, carry_grads, grads_here = _reverse_step(spec, problem.time(step), carry, carry_grads, inputs)
@@ -126,8 +126,8 @@ class _ReversibleSolve(torch.autograd.Function):
         first = method.finish(carry)
         state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
         if samples and should_check_drift(first.x.device):
-            in_half = ctx.autocast is not None and ctx.autocast.enabled
-            warn_if_drifted(problem, first, samples, ctx.autocast.dtype if in_half else None)
+            in_half = ctx.autocast is not None and ctx.autocast["enabled"]
+            warn_if_drifted(problem, first, samples, ctx.autocast["dtype"] if in_half else None)
         by_tensor = iter(sums)
         tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
         parameter_grads = list(by_tensor)
@@ -303,22 +303,12 @@ def _pull_field_traced(spec: _Reversal, t: float, point: Carry, given: _Inputs) 
     return value, rebuilds[0], pull
 
 
-@dataclass(frozen=True)
-class _Autocast:
-    """The autocast setting of the forward pass, to be entered again in the backward pass."""
-
-    device_type: str
-    enabled: bool
-    dtype: torch.dtype
-
-    @classmethod
-    def current(cls, device_type: str) -> _Autocast | None:
-        if not torch.amp.is_autocast_available(device_type):  # the meta device, for one
-            return None
-        return cls(device_type, torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
-
-    def enter(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)
+def _autocast_setting(device_type: str) -> dict[str, Any] | None:
+    """Returns the arguments by which `torch.autocast` enters the present setting again; None on devices without it."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device, for one
+        return None
+    dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    return {"device_type": device_type, "dtype": dtype, "enabled": enabled}
 
 
 class _RandomStates:
