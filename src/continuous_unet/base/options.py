@@ -156,7 +156,7 @@ def flatten(
 
     Args:
         kind: the options class.
-        values: as from YAML.
+        values: the content of a YAML file, or of `Options.to_dict`.
         where: the name of the source of the values in errors and notes.
         notes: receives a line for former names and forms.
 

@@ -38,8 +38,7 @@ VERBS = {
 def load_verb(name: str) -> Verb:
     """Returns a verb of the table; imports no torch."""
     module, _, constant = VERBS[name].partition(":")
-    verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
-    assert isinstance(verb, Verb)
+    verb: Verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
     return verb
 
 

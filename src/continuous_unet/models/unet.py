@@ -216,8 +216,10 @@ class ContinuousUNet(nn.Module):
                         rows = zip(*(part.split(1) for part in clocks.scale_shift(t, emb)), strict=True)
                         for table, row in zip(by_row, rows, strict=True):
                             table[clocks, t] = row
-        of_rows = [Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)]
-        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, of_rows, strict=True))))
+        conditionings = [
+            Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)
+        ]
+        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, conditionings, strict=True))))
 
     def solver_stats(self) -> dict[str, dict[str, object]]:
         """Returns `method`, `gradient`, `num_steps` and `nfe` of each block, by its name.

@@ -57,8 +57,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         center_input_sample: map an input in [0, 1] to [-1, 1] first.
         time_embedding_dim: width of the timestep embedding; four times the first width if None.
         time_proj_channels: sines and cosines that the timestep embedding starts from; the first width if None.
-        freq_shift: as in `UNet2DModel`.
-        flip_sin_to_cos: as in `UNet2DModel`.
+        freq_shift: frequency shift of the timestep embedding, as in `UNet2DModel`.
+        flip_sin_to_cos: whether the cosines come first in the timestep embedding, as in `UNet2DModel`.
         down_block_types: per level, `"DownBlock2D"` or `"AttnDownBlock2D"` (with self-attention); no attention if None.
         mid_block_type: `"UNetMidBlock2D"`, or None for no block between the two halves.
         up_block_types: per level from the lowest resolution up, `"UpBlock2D"` or `"AttnUpBlock2D"`; mirrors
@@ -73,7 +73,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
-        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the
+        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`. With the last two a pixel of the
             output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.

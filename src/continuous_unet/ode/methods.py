@@ -144,9 +144,9 @@ class KickDrift(Method):
 
         v <- exact solution of v' = terms(t, x) over h;   x += h v
 
-    Of the two splittings this one trains better at two steps a block. Its last kick reaches the position with the full
-    weight `h`, where drift-kick-drift gives it half. With a relaxation form of infinite rate and `h = 1` it is the
-    plain weight-tied residual network.
+    This one of the two splittings trains better at two solver steps a block. Its last kick reaches the position with
+    the full weight `h`, where drift-kick-drift gives it half. With a relaxation form of infinite rate and `h = 1` it is
+    the plain weight-tied residual network.
     """
 
     name = "kick_drift"
