@@ -245,18 +245,12 @@ def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
     count those of compiled blocks.
     """
     counts: Counter[str] = Counter()
-    hooks = [
-        module.field.get_submodule("trunk").register_forward_pre_hook(
-            lambda *_, name=module.name: counts.update([name])
-        )
-        for module in unet.modules()
-        if isinstance(module, Block)
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for block in (module for module in unet.modules() if isinstance(module, Block)):
+            trunk = block.field.get_submodule("trunk")
+            hook = trunk.register_forward_pre_hook(lambda *_, name=block.name: counts.update([name]))
+            hooks.enter_context(hook)
         yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _attention(config: UNetConfig, width: int) -> Attention:

@@ -73,8 +73,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
-        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`. With the last two a pixel of the
-            output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
+        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`. With the latter two a pixel of
+            the output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave as pixels again, so
