@@ -11,7 +11,9 @@ import torch
 from PIL import Image, features
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.data import DataOptions, check_data, open_dataset
+from continuous_unet.data import open_dataset
+from continuous_unet.data.check import check_data
+from continuous_unet.data.options import DataOptions
 from continuous_unet.data.streaming import open_stream
 
 CASES = Path(__file__).parent.parent / "cases"

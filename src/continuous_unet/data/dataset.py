@@ -1,7 +1,6 @@
 """The data set that training sees, whatever the source."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from torch.utils.data import Dataset
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.loading import Share, TrainingData
-from continuous_unet.data.looking import Look, look_at, read_ranges, sizes_of, values_by_type
+from continuous_unet.data.looking import describe, look_at, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
-from continuous_unet.data.report import DatasetReport, between_sizes
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.data.sources import Source, open_source
 from continuous_unet.images.decode import Unreadable
 
@@ -139,70 +138,43 @@ def open_dataset(
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
-    looks = look_at(opened, progress)
-    left_out = _check_bad(opened, looks, str(source), on_bad_image, max_bad_images)
-    if left_out and not (names is not None and opened.files):
-        opened.keep([i for i, look in enumerate(looks) if isinstance(look, Look)])
-    found = [look for look in looks if isinstance(look, Look)]
-    smallest, largest = sizes_of(found)
-    if size is None:
-        if smallest != largest or smallest[0] != smallest[1]:
-            raise InputError(
-                f"the images of {source} are {between_sizes(smallest, largest)} pixels, not all of one square size; "
-                "say which size to use (--image-size)"
-            )
-        size = smallest
-    deep, problem = (list(opened.deep), None) if opened.deep is not None else read_ranges(found, chosen_range)
+    found, bad = look_at(opened, progress)
+    _check_bad(bad, len(opened), str(source), on_bad_image, max_bad_images)
+    if bad and not (names is not None and opened.files):
+        opened.keep(list(found))
+    facts, problem = describe(str(source), opened, found.values(), chosen_range)
+    size = size or facts.smallest
+    if size is None or (image_size is None and (size != facts.largest or size[0] != size[1])):
+        raise InputError(
+            f"the images of {source} are {facts.sizes()} pixels, not all of one square size; say which size to use "
+            "(--image-size)"
+        )
     if problem is not None:
         raise InputError(f"{source}: {problem}")
-    report = DatasetReport(
-        source=str(source),
-        kind=opened.kind,
-        num_images=len(opened),
-        image_size=size[0] if size[0] == size[1] else size,
-        channels=channels or (1 if all(look.grey for look in found) else 3),
-        smallest=smallest,
-        largest=largest,
-        class_names=class_names_of(opened),
-        left_out=left_out,
-        why_no_classes=opened.why_no_classes,
-        deep=deep,
-        lost_depth=sum(look.loses_depth for look in found),
-        left_aside=dict(opened.left_aside),
-    )
-    values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(deep)
+    known = vars(facts) | {"num_images": len(opened), "channels": channels or facts.channels}
+    report = DatasetReport(**known, image_size=size[0] if size[0] == size[1] else size, left_out=bad)
+    values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(facts.deep)
     preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
     return ImageDataset(opened, np.arange(len(opened)), report, preparation, seed)
 
 
-def _check_bad(
-    opened: Source, looks: Sequence[Look | str], source: str, on_bad_image: str, max_bad_images: float
-) -> list[tuple[str, str]]:
-    """Returns names and reasons of the images that cannot be used, unless that are too many."""
-    bad = [(name, look) for name, look in zip(opened.names, looks, strict=True) if isinstance(look, str)]
+def _check_bad(bad: list[tuple[str, str]], number: int, source: str, on_bad_image: str, max_bad_images: float) -> None:
+    """Raises InputError if too many of a number of images are unreadable; `bad` has their names and the reasons."""
     if bad and on_bad_image == "error":
         raise InputError(f"{bad[0][0]} in {source} cannot be used: {bad[0][1]}")
-    if len(bad) == len(looks):
+    if len(bad) == number:
         raise InputError(f"{source} holds no image that can be used ({bad[0][0]}: {bad[0][1]})")
-    if too_many_bad(len(bad), len(looks), max_bad_images):
+    if too_many_bad(len(bad), number, max_bad_images):
         named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         raise InputError(
-            f"{len(bad)} of {len(looks)} images in {source} cannot be used ({named}); see `cunet data check`, repair "
-            "or remove them, or raise max_bad_images"
+            f"{len(bad)} of {number} images in {source} cannot be used ({named}); see `cunet data check`, repair or "
+            "remove them, or raise max_bad_images"
         )
-    return bad
 
 
 def too_many_bad(bad: int, images: int, max_bad_images: float) -> bool:
     """Returns whether more than a fraction of the images is unreadable. A single one says nothing about the others."""
     return bad > max(1, max_bad_images * images)
-
-
-def class_names_of(source: Source) -> list[str] | None:
-    """Returns the names of a source's classes, which are numbers where they have no names; None without classes."""
-    if source.class_names is not None or not source.labels:
-        return source.class_names
-    return [str(i) for i in range(max(source.labels) + 1)]
 
 
 def train_validation_split(
@@ -218,14 +190,11 @@ def train_validation_split(
             f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
         )
     order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
-    held_out, kept = (dataset.indices[np.sort(part)] for part in np.split(order, [num_validation]))
-    plain = replace(dataset.preparation, random_flip=False, random_crop=False)
-    return _part(dataset, kept, dataset.preparation), _part(dataset, held_out, plain)
-
-
-def _part(dataset: ImageDataset, indices: np.ndarray, preparation: Preparation) -> ImageDataset:
-    report = replace(dataset.report, num_images=len(indices))
-    return replace(dataset, indices=indices, report=report, preparation=preparation)
+    held_out, kept = (
+        replace(dataset, indices=dataset.indices[np.sort(part)], report=replace(dataset.report, num_images=len(part)))
+        for part in np.split(order, [num_validation])
+    )
+    return kept, replace(held_out, preparation=replace(dataset.preparation, random_flip=False, random_crop=False))
 
 
 def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.dataset import too_many_bad
 from continuous_unet.data.loading import Share, TrainingData
@@ -137,10 +138,7 @@ def shuffled_samples(
     shards: list[str], seed: int, buffer: int, decode: Decode
 ) -> Iterator[tuple[str, Image.Image | None]]:
     """Yields names and images of some shards; None, with a warning, for what cannot be used."""
-    try:
-        import webdataset
-    except ImportError as error:
-        raise InputError("tar shards need the webdataset library: pip install 'continuous-unet[stream]'") from error
+    webdataset = import_extra("webdataset", "tar shards need the webdataset library", "stream")
 
     def skip(error: Exception) -> bool:
         logger.warning("a shard is damaged, the rest of it is left out: %s", " ".join(str(error).split()))

@@ -5,7 +5,7 @@ and make pixels, and everything of the timestep's embedding stay in float. Each 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.deploy.network import quiet
 from continuous_unet.deploy.standalone.runtime import INPUTS
 from continuous_unet.training.quantization_aware import FLOAT_LAYERS
@@ -53,37 +54,30 @@ def quantize_onnx(
     """
     import onnx
     import onnxruntime
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime import quantization
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches: Iterator[dict[str, np.ndarray]] = iter(calibration)
+    batches = iter(calibration)
 
+    class Reader(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.batches, None)
+            return next(batches, None)
 
     graph = onnx.load(single).graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     kept = [node.name for node in convolutions if any(part in node.input[1] for part in float_layers)]
     onnxruntime.set_default_logger_severity(3)
     with quiet():
-        quantize_static(
+        quantization.quantize_static(
             single,
             target,
             Reader(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=kept,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
         )
     onnxruntime.set_default_logger_severity(2)
 
@@ -94,13 +88,9 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
     Raises:
         InputError: if NNCF is not installed.
     """
-    try:
-        import nncf
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-    except ImportError as error:
-        raise InputError(
-            f"--format openvino --precision int8 needs nncf: pip install 'continuous-unet[quantize]' ({error})"
-        ) from error
+    nncf = import_extra("nncf", "--format openvino --precision int8 needs nncf", "quantize")
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
     nncf.set_log_level(logging.ERROR)
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     kept = [n.get_friendly_name() for n in convolutions if any(p in _weight_name(n) for p in FLOAT_LAYERS)]
@@ -133,10 +123,7 @@ def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Modu
     Returns:
         The module, which takes what the program does, to be traced again.
     """
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     def is_quantised(node: fx.Node) -> bool:  # is asked of convolutions, and of their weights and biases
@@ -144,8 +131,9 @@ def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Modu
 
     module = program.module()
     _read_weights_separately(module.graph)
-    quantizer = XNNPACKQuantizer().set_filter_function(is_quantised)
-    quantizer.set_operator_type(torch.ops.aten.conv2d.default, get_symmetric_quantization_config(is_per_channel=True))
+    quantizer = xnnpack.XNNPACKQuantizer().set_filter_function(is_quantised)
+    settings = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+    quantizer.set_operator_type(torch.ops.aten.conv2d.default, settings)
     observed = prepare_pt2e(module, quantizer)
     with torch.no_grad():
         for batch in calibration:

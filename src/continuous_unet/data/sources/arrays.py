@@ -1,5 +1,7 @@
 """Images in memory, as one array."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -62,6 +64,6 @@ class ArraySource(Source):
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
 
-    def keep(self, indices: "list[int]") -> None:  # type: ignore[override]
+    def keep(self, indices: Sequence[int]) -> None:
         super().keep(indices)
-        self.images = self.images[indices]
+        self.images = self.images[list(indices)]

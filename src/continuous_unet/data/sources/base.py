@@ -55,20 +55,23 @@ class Source(ABC):
     left_aside: Counter[str]
     """The number of image files of each kind that is not read, by the ending of their names."""
 
+    def __init__(self, source: str, reading: Reading) -> None:
+        self.reading = reading
+        self.left_aside = Counter()
+        self.open(source)
+
     @classmethod
     @abstractmethod
     def matches(cls, source: str) -> bool:
         """Returns whether `open_dataset(source)` means this kind."""
 
     @abstractmethod
-    def __init__(self, source: str, reading: Reading) -> None:
-        """Opens a source.
+    def open(self, source: str) -> None:
+        """Opens a source as `self.reading` says, and sets `names`.
 
         Raises:
             InputError: if it cannot be opened, or holds nothing that can be used.
         """
-        self.reading = reading
-        self.left_aside = Counter()
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:

@@ -2,17 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.base import Source
 from continuous_unet.images.names import NOT_READ, SUFFIXES, describe_left_out, is_hidden, is_image
 
-_SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
-    "validation": "val",
-}  # fmt: skip
-"""Names of folders that hold a part of the data, and that part."""
+_PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+"""Names of the folders that hold each part of the data."""
 
 
 class FileSource(Source):
@@ -73,23 +71,11 @@ class FileSource(Source):
         self.set_names([self.names[i] for i in indices])
 
 
-def without_common_folders(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns the folders that all names begin with, and the rests of the names."""
-    common = ""
-    rests = list(names)
-    while rests:
-        tops = {rest.split("/", 1)[0] if "/" in rest else None for rest in rests}
-        (top, *others) = tops
-        if others or top is None:
-            break
-        common += f"{top}/"
-        rests = [rest.removeprefix(f"{top}/") for rest in rests]
-    return common, rests
-
-
 def top_of_each(names: Sequence[str]) -> list[str | None]:
-    """Returns the first folder of each name, below the folders that all names begin with; None where there is none."""
-    return [rest.split("/", 1)[0] if "/" in rest else None for rest in without_common_folders(names)[1]]
+    """Returns the first folder of each name below the folders that all names begin with; None if there is no folder."""
+    folders = [name.split("/")[:-1] for name in names]
+    common = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*folders, strict=False)))
+    return [inner[common] if len(inner) > common else None for inner in folders]
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
@@ -107,7 +93,7 @@ def choose_split(names: Sequence[str], split: str, where: str) -> list[str]:
         InputError: if there are such folders, but none for this split, or something lies beside them.
     """
     tops = top_of_each(names)
-    parts = {top: _SPLITS[top.lower()] for top in set(tops) if top is not None and top.lower() in _SPLITS}
+    parts = {top: part for part, known in _PARTS.items() for top in tops if top is not None and top.lower() in known}
     if len(set(parts.values())) < 2:
         return list(names)
     beside = [name for name, top in zip(names, tops, strict=True) if top not in parts]
@@ -117,7 +103,7 @@ def choose_split(names: Sequence[str], split: str, where: str) -> list[str]:
             f"{beside[0]}; name one of the folders as the data, or move the others away"
         )
     wanted = split if split in parts.values() or split == "train" else "val"
-    chosen = [name for name, top in zip(names, tops, strict=True) if top is not None and parts[top] == wanted]
+    chosen = [name for name, top in zip(names, tops, strict=True) if parts.get(top or "") == wanted]
     if not chosen:
         raise InputError(f"{where} has the folders {', '.join(sorted(parts))}, and none for split={split!r}")
     return chosen

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
@@ -81,11 +81,6 @@ def load_writer(name: str) -> Writer:
     """
     found = FORMATS[name]
     for package in found.packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"--format {name} needs {package}: pip install 'continuous-unet[{found.extra}]' ({error})"
-            ) from error
+        import_extra(package, f"--format {name} needs {package}", str(found.extra))
     writer: Writer = import_module(f"{__name__}.{found.module}").write
     return writer

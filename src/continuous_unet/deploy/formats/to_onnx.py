@@ -1,7 +1,7 @@
 """ONNX, by torch's own exporter, for ONNX Runtime and everything else that reads it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,9 @@ def strip_metadata(message: Any) -> None:
     for descriptor, value in message.ListFields():
         if descriptor.name in ("metadata_props", "doc_string"):
             message.ClearField(descriptor.name)
-        elif descriptor.message_type is not None and descriptor.message_type.name != "TensorProto":
-            for part in value if isinstance(value, Sequence) or hasattr(value, "add") else [value]:
-                strip_metadata(part)
         elif descriptor.message_type is not None:
-            for tensor in value if hasattr(value, "add") else [value]:
-                tensor.ClearField("metadata_props")
-                tensor.ClearField("doc_string")
+            for part in value if hasattr(value, "add") else [value]:
+                strip_metadata(part)
 
 
 def _name_axes(model: onnx.ModelProto, network: ExportNetwork) -> None:

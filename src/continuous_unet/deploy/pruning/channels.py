@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.diffusion.process import Process, prediction_error
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
@@ -81,12 +82,15 @@ def pruned_widths(unet: ContinuousUNet2DModel, ratio: float) -> Widths:
 
 def _attention_levels(unet: ContinuousUNet2DModel) -> list[bool]:
     """Per level, whether anything of its width has attention."""
-    levels = len(unet.down_blocks)
-    has = [stage.attentions is not None for stage in unet.down_blocks]
-    for i, stage in enumerate(unet.up_blocks):
-        has[levels - 1 - i] |= stage.attentions is not None
-    has[-1] |= unet.mid_block is not None and unet.mid_block.attentions is not None
-    return has
+    with_attention = {level for level, stage in _stages(unet) if stage.attentions is not None}
+    return [level in with_attention for level in range(len(unet.down_blocks))]
+
+
+def _stages(unet: ContinuousUNet2DModel) -> list[tuple[int, Any]]:
+    """Returns every stage with the number of its level, whose width it has."""
+    last = len(unet.down_blocks) - 1
+    stages = [*enumerate(unet.down_blocks), *((last - i, stage) for i, stage in enumerate(unet.up_blocks))]
+    return stages if unet.mid_block is None else [*stages, (last, unet.mid_block)]
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,7 @@ def _roots(unet: Any, widths: Widths) -> list[_Root]:
     roots += [_Root(conv, widths.levels[i + 1], groups) for i, conv in enumerate(unet.downsamplers)]
     roots += [_Root(merge.conv, widths.levels[levels - 1 - i], groups) for i, merge in enumerate(unet.merges)]
     roots += [_Root(up.conv, widths.levels[levels - 2 - i], 1) for i, up in enumerate(unet.upsamplers)]
-    stages = [(i, stage) for i, stage in enumerate(unet.down_blocks)]
-    stages += [(levels - 1 - i, stage) for i, stage in enumerate(unet.up_blocks)]
-    stages += [(levels - 1, unet.mid_block)] if unet.mid_block is not None else []
-    for level, stage in stages:
+    for level, stage in _stages(unet):
         for block in stage.blocks:
             trunk = block.field.trunk
             first = trunk.expand if hasattr(trunk, "expand") else trunk.conv1
@@ -150,10 +151,7 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     Raises:
         InputError: if torch-pruning is not installed.
     """
-    try:
-        import torch_pruning as tp
-    except ImportError as error:
-        raise InputError(f"pruning needs torch-pruning: pip install 'continuous-unet[prune]' ({error})") from error
+    tp = import_extra("torch_pruning", "pruning needs torch-pruning", "prune")
     prunable(unet)
     score = {
         "taylor": tp.importance.GroupTaylorImportance,
