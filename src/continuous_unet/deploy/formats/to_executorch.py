@@ -13,7 +13,7 @@ from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.network import ExportNetwork, Runnable, explained
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_pt2e
-from continuous_unet.deploy.standalone.runtime import ExportedModelError
+from continuous_unet.deploy.standalone.runtime import import_needed
 
 FILE = "network.pte"
 
@@ -61,16 +61,10 @@ def _name(target: Any) -> str:
 
 
 def open_executorch(path: Path, threads: int | None = None) -> Runnable:
-    """A network in ExecuTorch's runtime for Python."""
+    """Opens a network in ExecuTorch's runtime for Python; `threads` has no effect."""
     logging.getLogger("executorch").setLevel(logging.ERROR)
-    try:
-        from executorch.runtime import Runtime
-    except ImportError as error:
-        raise ExportedModelError("running this model needs executorch: pip install executorch") from error
-    try:
-        method = Runtime.get().load_program(path).load_method("forward")
-    except Exception as error:
-        raise ExportedModelError(f"{path} cannot be loaded ({error})") from error
+    runtime = import_needed("executorch.runtime", "executorch").Runtime.get()
+    method = runtime.load_program(path).load_method("forward")
 
     def network(*inputs: np.ndarray) -> np.ndarray:
         return method.execute([torch.tensor(a) for a in inputs])[0].numpy().copy()
