@@ -11,6 +11,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
+import continuous_unet
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.generate.options import SampleOptions
@@ -288,3 +289,23 @@ def test_other_families_are_loaded_for_python_and_refused_by_the_verbs(saved, tm
         with pytest.raises(InputError, match="not supported"):
             sample_images(SampleOptions(model=str(saved), output=str(tmp_path / "x.png"), num=1, steps=2))
     assert not (tmp_path / "x.png").exists()
+
+
+INDEX = {
+    "scale of a text": ("upscale-x2", {"scale": "2"}, "expected int"),
+    "scale of nothing": ("upscale-x2", {"scale": 7}, "must be 2, 3 or 4"),
+    "a number for yes": ("upscale-x2", {"can_sample": 1}, "expected bool"),
+    "yes for a number": ("denoise-grey", {"sigma_max": True}, "expected float"),
+    "too much noise": ("denoise-grey", {"sigma_max": 300.0}, "0 to 255"),
+}
+
+
+@pytest.mark.parametrize("kind", INDEX)
+def test_options_in_the_index_are_checked(kind, tmp_path):
+    name, changes, message = INDEX[kind]
+    shutil.copytree(Path(continuous_unet.__file__).parent / "pretrained" / name, tmp_path / "model")
+    task = name.partition("-")[0]
+    load_restorer(tmp_path / "model", task)
+    edit(tmp_path / "model" / "model_index.json", **changes)
+    with pytest.raises(InputError, match=message):
+        load_restorer(tmp_path / "model", task)

@@ -71,16 +71,12 @@ class Verb:
             say(to_yaml(options).removesuffix("\n"))
             return 0
         options.validate()
-        result = self._call(options, {"resume": True} if resume else {})
+        module, _, function = self.call.partition(":")
+        call: Callable[..., CallResult] = getattr(import_module(module), function)
+        result = call(options, resume=True) if resume else call(options)
         if speaks:
             _print(result, arguments.json)
         return result.exit_code
-
-    def _call(self, options: Options, more: dict[str, Any]) -> CallResult:
-        module, _, function = self.call.partition(":")
-        result = getattr(import_module(module), function)(options, **more)
-        assert isinstance(result, CallResult)
-        return result
 
 
 def _print(result: CallResult, as_json: bool) -> None:

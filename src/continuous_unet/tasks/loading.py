@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -13,20 +13,11 @@ from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
 from continuous_unet.tasks.registry import TASKS
+from continuous_unet.tasks.restoration import RestorationPipeline
 from continuous_unet.tasks.saved import LARGEST, load_parts, model_folder, read_index, trained_for
 
 Name = str | os.PathLike[str]
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
-_USABLE_FOR = {"denoise": ("denoise", "generate"), "upscale": ("upscale",), "inpaint": ("generate",)}
-"""For each restoration task, what a model may have been trained for."""
-_OPTIONS: dict[str, type] = {
-    "sigma_min": float,
-    "sigma_max": float,
-    "sigma_conditioned": bool,
-    "scale": int,
-    "can_sample": bool,
-}
-"""What a pipeline's index may say beside its parts."""
 
 
 def pretrained_models() -> list[str]:
@@ -58,25 +49,24 @@ def load_restorer(
     """
     path = _find(name)
     unet, scheduler, index = load_parts(path, variant)
-    purpose, config = trained_for(index), unet.config
-    if purpose not in _USABLE_FOR[task]:
+    purpose, config, usable = trained_for(index), unet.config, TASKS[task].models_of
+    if purpose not in usable:
         raise InputError(
-            f"{name} was trained for {purpose}; expected a model of cunet train --task {' or '.join(_USABLE_FOR[task])}"
+            f"{name} was trained for {purpose}; expected a model of cunet train --task {' or '.join(usable)}"
         )
     if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
-    expected = config.out_channels * (2 if task == "upscale" else 1)
-    if config.out_channels not in (1, 3) or config.in_channels != expected:
+    pipeline_class = TASKS[task].load_pipeline_class()
+    if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
         raise InputError(
             f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
-            f"or RGB images{' beside their enlarged ones' if task == 'upscale' else ''}"
+            f"or RGB images{' beside their enlarged ones' if pipeline_class.input_images > 1 else ''}"
         )
     if scheduler is not None:
         process_of(scheduler)  # refuses other families
-    options = {key: index[key] for key in _OPTIONS if key in index}
-    _check_options(options, path)
+    options = _saved_options(pipeline_class, index, path)
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
-    pipeline = TASKS[task].load_pipeline_class()(unet, scheduler, **options)
+    pipeline = pipeline_class(unet, scheduler, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 
@@ -137,13 +127,16 @@ def _find(name: Name) -> Path:
     return path
 
 
-def _check_options(options: dict[str, Any], path: Path) -> None:
-    for name, value in options.items():
-        kind = _OPTIONS[name]
+def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns what the index says about a pipeline beside its parts: arguments of its constructor."""
+    options = {}
+    for name, kind in get_type_hints(pipeline_class.__init__).items():
+        if name not in index or kind not in (bool, int, float):
+            continue
+        value = options[name] = index[name]
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise InputError(f"the index of {path} has {name}={value!r}; expected {kind.__name__}")
-    if options.get("scale", 2) not in (2, 3, 4) or not 0 <= options.get("sigma_max", 1) <= 255:
-        raise InputError(f"the index of {path} has options beyond what is possible ({options})")
+    return options
 
 
 def load_model_or_preset(

@@ -1,12 +1,13 @@
 """What pipelines take for granted: the U-Net that they evaluate, and the base of them all."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
-from continuous_unet.models.config import SavedConfig
+if TYPE_CHECKING:
+    from continuous_unet.models.config import SavedConfig
 
 
 class Prediction(Protocol):
@@ -22,7 +23,7 @@ class Network(Protocol):
     """A U-Net of diffusers' contract."""
 
     @property
-    def config(self) -> SavedConfig:
+    def config(self) -> "SavedConfig":
         """The arguments of its constructor."""
 
     @property

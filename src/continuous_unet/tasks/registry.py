@@ -27,6 +27,8 @@ class TaskEntry:
     """The pipeline that a trained model is saved and used as."""
     call: str
     """The library call behind the verb of that name."""
+    models_of: tuple[str, ...]
+    """Tasks whose models it can use."""
     old_name: str | None = None
     """The name in version 0.1.0, which is still accepted."""
     training: type[TrainingOptions] | None = None
@@ -62,6 +64,7 @@ TASKS: dict[str, TaskEntry] = {
             name="generate",
             pipeline="generate.pipeline:DiffusionSamplingPipeline",
             call="generate.run:sample_images",
+            models_of=("generate",),
             old_name="generation",
             training=GenerateTraining,
             task="generate.training:GenerateTask",
@@ -70,6 +73,7 @@ TASKS: dict[str, TaskEntry] = {
             name="denoise",
             pipeline="denoise.pipeline:DenoisingPipeline",
             call="denoise.run:denoise_files",
+            models_of=("denoise", "generate"),
             training=DenoiseTraining,
             task="denoise.training:DenoiseTask",
             export={"sigma_conditioned": False},
@@ -78,6 +82,7 @@ TASKS: dict[str, TaskEntry] = {
             name="upscale",
             pipeline="upscale.pipeline:SuperResolutionPipeline",
             call="upscale.run:upscale_files",
+            models_of=("upscale",),
             old_name="super-resolution",
             training=UpscaleTraining,
             task="upscale.training:UpscaleTask",
@@ -87,6 +92,7 @@ TASKS: dict[str, TaskEntry] = {
             name="inpaint",
             pipeline="inpaint.pipeline:InpaintingPipeline",
             call="inpaint.run:inpaint_files",
+            models_of=("generate",),
         ),
     )
 }

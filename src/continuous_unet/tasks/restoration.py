@@ -74,6 +74,8 @@ class RestorationPipeline(Pipeline):
 
     task: str
     """Name in `continuous_unet.tasks.registry.TASKS`."""
+    input_images = 1
+    """Number of images that the network takes, stacked along the channels, for the one that it gives."""
 
     @property
     def channels(self) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.models.config import SavedConfig
 from continuous_unet.tasks.network import Network, Prediction
 from continuous_unet.training.ema import averaged_weights
+
+if TYPE_CHECKING:
+    from continuous_unet.models.config import SavedConfig
 
 Tensors = dict[str, dict[str, Tensor]]
 """Tensors by file and name."""
@@ -69,7 +71,7 @@ class WrappedNetwork:
     wrapped: nn.Module
 
     @property
-    def config(self) -> SavedConfig:
+    def config(self) -> "SavedConfig":
         return self.bare.config
 
     @property

@@ -7,6 +7,7 @@ either the mean of the clean image is asked for (one evaluation) or the reverse 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.images.noise_level import estimate_sigma
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
@@ -43,7 +44,13 @@ def remove_noise(unet: Network, noisy: Tensor, sigmas: Tensor | float | None) ->
     Returns:
         The clean images, not clipped.
     """
-    return noisy - evaluated(unet, noisy, 0 if sigmas is None else sigmas)
+    return noisy - unet(noisy.to(unet.dtype), 0 if sigmas is None else sigmas).sample.float()
+
+
+def _mean(unet: Network, noisy: Tensor, process: Process, time: int) -> Tensor:
+    """Returns the mean of the clean images by a diffusion model; `noisy`, in [-1, 1], has the noise of a time."""
+    x_t = noisy * process.coefficients(time)[0]
+    return process.to_clean(evaluated(unet, x_t, time), x_t, time)
 
 
 @dataclass
@@ -77,6 +84,8 @@ class DenoisingPipeline(RestorationPipeline):
         sigma_conditioned: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= sigma_min <= sigma_max <= 255:
+            raise InputError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must be 0 to 255, in this order")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max, sigma_conditioned=sigma_conditioned)
 
@@ -160,23 +169,16 @@ class DenoisingPipeline(RestorationPipeline):
                     "the mean"
                 )
             known = sigma if self.config["sigma_conditioned"] else None
-
-            def denoise(noisy: Tensor) -> Tensor:
-                return remove_noise(self.unet, noisy, known)
-
+            denoise = partial(remove_noise, self.unet, sigmas=known)
         else:
             time = self.timestep_of(sigma) if timestep is None else timestep
             process = process_of(self.scheduler)
-            alpha, _ = process.coefficients(time)
             if options.mode == "sample":
-                state = to_model_channels(to_model_range(image[None]), self.channels) * alpha
-                state = self._run_back(state, time, options)
+                state = to_model_channels(to_model_range(image[None]), self.channels)
+                state = self._run_back(state * process.coefficients(time)[0], time, options)
                 yield to_unit_range(from_model_channels(state, channels)[0])
                 return
-
-            def denoise(noisy: Tensor) -> Tensor:
-                x_t = noisy * alpha
-                return process.to_clean(evaluated(self.unet, x_t, time), x_t, time)
+            denoise = partial(_mean, self.unet, process=process, time=time)
 
         def one_tile(tile: Tensor) -> Tensor:
             return from_model_channels(denoise(to_model_channels(to_model_range(tile), self.channels)), channels)

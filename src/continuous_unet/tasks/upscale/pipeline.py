@@ -60,9 +60,12 @@ class SuperResolutionPipeline(RestorationPipeline):
     """
 
     task = "upscale"
+    input_images = 2
 
     def __init__(self, unet: Network, scheduler: Any, scale: int = 2, can_sample: bool = True) -> None:
         super().__init__()
+        if scale not in (2, 3, 4):
+            raise InputError(f"scale={scale} must be 2, 3 or 4")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, can_sample=can_sample)
 
