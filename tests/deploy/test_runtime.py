@@ -227,7 +227,7 @@ def test_a_trained_denoiser_predicts_the_noise(conditioned, told):
         with pytest.raises(ExportedModelError, match=message):
             call()
     if conditioned:
-        with pytest.raises(ExportedModelError, match="must be told how strong"):
+        with pytest.raises(ExportedModelError, match="this model needs sigma"):
             runtime.denoise(model, clean, None)
 
 

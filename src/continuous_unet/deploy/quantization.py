@@ -1,7 +1,7 @@
-"""Int8 weights and activations after training, calibrated over the data and all timesteps.
+"""Quantises weights and activations to int8 after training, calibrated over the data and all timesteps.
 
-Convolutions are quantised: they have nearly all multiplications and most weights. The first and the last one, which see
-and make pixels, and everything of the timestep's embedding stay in float. Each runtime's own tool does the work.
+Convolutions are quantised, because they have nearly all multiplications and most weights. The first and the last one,
+which read and write pixels, and everything of the timestep's embedding stay in float. Each runtime's own tool does it.
 """
 
 import logging
@@ -23,14 +23,14 @@ from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 Calibration = Sequence[dict[str, np.ndarray]]
 """Inputs of the network by name, as they occur in sampling."""
 CALIBRATION_BATCH = 16
-"""Images of one pass, where the network takes any number."""
+"""The number of images in one pass, if the network accepts any number."""
 
 
 def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration:
-    """What `noised_images` made, as inputs of the exported network, in whole batches.
+    """Returns the result of `noised_images` as inputs of the exported network, in whole batches.
 
     Raises:
-        InputError: if there are too few images for one.
+        InputError: if there are too few images for one batch.
     """
     total = len(batch["sample"]) // batch_size * batch_size
     if total == 0:
@@ -47,10 +47,10 @@ def calibration_inputs(batch: dict[str, Tensor], batch_size: int) -> Calibration
 def quantize_onnx(
     single: Path, target: Path, calibration: Calibration, float_layers: tuple[str, ...] = FLOAT_LAYERS
 ) -> None:
-    """A float32 ONNX file to one of int8 (QDQ: a pair of quantise and dequantise around each convolution).
+    """Writes an int8 version of a float32 ONNX file (QDQ: each convolution is between dequantise and quantise).
 
-    Activations are unsigned with one scale a tensor and solver step, weights signed with one scale a channel. The range
-    of an activation is what the calibration shows, all of it.
+    Activations are unsigned with one scale per tensor and solver step. Weights are signed with one scale per channel.
+    The range of an activation is the whole range that the calibration shows.
     """
     import onnx
     import onnxruntime
@@ -83,7 +83,7 @@ def quantize_onnx(
 
 
 def quantize_openvino(model: Any, calibration: Calibration) -> Any:
-    """An OpenVINO model to one with int8 convolutions, by NNCF.
+    """Returns an OpenVINO model with int8 convolutions, made by NNCF.
 
     Raises:
         InputError: if NNCF is not installed.
@@ -102,7 +102,7 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
             subset_size=len(calibration),
             preset=nncf.QuantizationPreset.MIXED,  # unsigned activations, signed weights
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                # over everything: the mean of each input's range, its default, cuts off what is large at some timesteps
+                # the whole range; the default, the mean over inputs, cuts off values that are large at some timesteps
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
             ),
             ignored_scope=scope,
@@ -110,23 +110,22 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
 
 
 def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Module:
-    """A program of `torch.export` to a module with int8 convolutions, by torchao, as XNNPACK computes them.
+    """Returns a module with int8 convolutions, made by torchao, as XNNPACK computes them.
 
-    Activations are signed with one scale a tensor and solver step, weights signed and symmetric with one scale a
-    channel. The range of an activation is XNNPACK's own choice: what costs least over the calibration by rounding and
-    clipping together.
+    Activations are signed with one scale per tensor and solver step. Weights are signed and symmetric with one scale
+    per channel. XNNPACK chooses the range of an activation that costs least by rounding and clipping together.
 
     Args:
-        program: of the network, with every solver step written out.
-        calibration: inputs in batches that the program takes.
+        program: the network, with every solver step written out.
+        calibration: inputs in batches that the program accepts.
 
     Returns:
-        The module, which takes what the program does, to be traced again.
+        The module, with the inputs of the program, to be traced again.
     """
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    def is_quantised(node: fx.Node) -> bool:  # is asked of convolutions, and of their weights and biases
+    def is_quantised(node: fx.Node) -> bool:  # called for convolutions, and for their weights and biases
         return node.op != "get_attr" or not any(part in str(node.target) for part in FLOAT_LAYERS)
 
     module = program.module()
@@ -142,10 +141,10 @@ def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Modu
 
 
 def _read_weights_separately(graph: fx.Graph) -> None:
-    """Give each convolution its own nodes that read its weight and bias.
+    """Gives each convolution its own nodes that read its weight and bias.
 
-    The quantiser skips a convolution whose weight another one reads too: every solver step but the first would stay in
-    float. In the file equal weights are stored once.
+    The quantiser skips a convolution if another one reads its weight: every solver step but the first would stay in
+    float. In the file, equal weights are stored once.
     """
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
         for i in range(1, min(len(node.args), 3)):
