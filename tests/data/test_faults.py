@@ -197,7 +197,7 @@ def test_split_folders_are_no_classes(tmp_path):
     tree(root, "test/cat/9.png", "test/dog/9.png")
     assert opened(root, split="test").source.names == ["test/cat/9.png", "test/dog/9.png"]
     picture(root / "beside.png")
-    with pytest.raises(InputError, match=r"1 images beside them, such as beside\.png"):
+    with pytest.raises(InputError, match=r"1 images outside of them, such as beside\.png"):
         opened(root)
 
 

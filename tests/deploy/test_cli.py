@@ -55,7 +55,7 @@ WRONG = {
     "zero": (["run", "nope", "--num", "0"], "--num 0 must be at least 1"),
     "steps": (["run", "{export}", "--steps", "5000"], "expected 1 to 1000"),
     "class": (["run", "{export}", "--class-label", "1"], "trained without classes"),
-    "sigma": (["run", "{export}", "--sigma", "9"], "the noise of an image that is given"),
+    "sigma": (["run", "{export}", "--sigma", "9"], "sigma describes the noise of an input image"),
     "no sigma": (["run", "{export}", "--input", "{image}"], "give sigma: the noise"),
     "no image": (["run", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
     "many": (["run", "{export}", "--num", "9" * 15], "expected 1 to 1000000"),

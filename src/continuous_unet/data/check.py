@@ -7,7 +7,7 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.data.looking import describe, look_at
 from continuous_unet.data.options import DataOptions, parse_value_range
 from continuous_unet.data.report import ImageFacts
-from continuous_unet.data.sources import open_source
+from continuous_unet.data.sources import Reading, open_source
 
 
 @dataclass(kw_only=True)
@@ -53,12 +53,12 @@ def check_data(options: DataOptions, *, stop: StopRequest | None = None, progres
         progress: show a bar on stderr.
 
     Raises:
-        InputError: if there is nothing to look at.
+        InputError: if the source cannot be opened, or holds no image.
         Stopped: if `stop` ends the work.
     """
     options.validate()
     chosen = parse_value_range(options.value_range)
-    opened = open_source(options.data, options.split, value_range=chosen, max_pixels=options.max_pixels)
+    opened = open_source(options.data, Reading(options.split, chosen, options.max_pixels))
     found, bad = look_at(opened, progress, stop)
     if found and bad:
         opened.keep(list(found))

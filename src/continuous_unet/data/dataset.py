@@ -1,9 +1,8 @@
-"""The data set that training sees, whatever the source."""
+"""The data set that training reads, whatever its source."""
 
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,13 +10,13 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.loading import Share, TrainingData
+from continuous_unet.data.loading import Item, Share, TrainingData
 from continuous_unet.data.looking import describe, look_at, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.data.sources import Source, open_source
+from continuous_unet.data.sources import Reading, Source, open_source
 from continuous_unet.images.decode import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -48,14 +47,14 @@ class ImageDataset(TrainingData, Dataset):
     def file_names(self) -> list[str] | None:
         return self.source.names if self.source.files else None
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index %= len(self)
         image, position, unreadable = self._load(index)
         values = self.preparation(image, derive_seed("augment", self.seed, epoch, index))
-        item: dict[str, Any] = {"image": values, "index": index, "unreadable": unreadable}
+        item: Item = {"image": values, "index": index, "unreadable": unreadable}
         if self.source.labels is not None:
             item["label"] = self.source.labels[position]
         return item
@@ -64,9 +63,9 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
-        order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
-        return self, {"batch_sampler": order}
+    def _reader(self, share: Share) -> tuple[Dataset, EpochSampler]:
+        size, seed, first = share.batch_size, share.seed, share.first_batch
+        return self, EpochSampler(len(self), size, seed, first, share.rank, share.world_size)
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
@@ -106,8 +105,8 @@ def open_dataset(
     """Opens images of any kind, after looking at every file.
 
     Args:
-        source: a folder (searched through), a .zip of one, MNIST-style IDX files, a .npz, `hf:NAME_OR_PATH`, or a
-            built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
+        source: a folder (searched with all folders in it), a .zip of one, MNIST-style IDX files, a .npz,
+            `hf:NAME_OR_PATH`, or a built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
         image_size: the side in pixels, or height and width (a pair, or `"48x64"`). If None, the images must all have
             one size, which is square.
         channels: 1, 3 or 4; if None, 1 where all images are grey and 3 otherwise.
@@ -122,19 +121,18 @@ def open_dataset(
         value_range: the values of black and white in 16-bit, 32-bit and float grey images (a pair, or `"0:4095"`). If
             None, they are decided once for all images of a type, and reported.
         max_pixels: images with more pixels are unreadable; `decode.MAX_PIXELS` if None.
-        names: the image files to use, rather than all that are there, as a run recorded them (`file_names`). Those that
-            have become unreadable keep their place in the order, and others are used instead.
+        names: the image files to use, as a run recorded them (`file_names`), instead of all. Those that have become
+            unreadable keep their place in the order, and others are used instead.
         class_names: with `names`, the classes in the order that the run recorded (`report.class_names`); an empty list
-            stands for none. If None, they are found anew.
+            means no classes. If None, they are found anew.
         progress: show a bar while files are checked.
 
     Raises:
-        InputError: if there is nothing to use, too much is damaged, or an argument is wrong.
+        InputError: if no image can be used, too many are damaged, or an argument is wrong.
     """
     size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
     _check_arguments(channels, split, fit, on_bad_image)
-    reading = {"value_range": chosen_range, "max_pixels": max_pixels, "names": names, "class_names": class_names}
-    opened = open_source(str(source), split, **reading)
+    opened = open_source(str(source), Reading(split, chosen_range, max_pixels, names, class_names))
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")

@@ -1,4 +1,4 @@
-"""Endless batches for training: what the loaders of all data sets have in common."""
+"""Endless batches for training, which the loaders of all data sets yield in the same way."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,12 +9,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import outlive_first_signal
-from continuous_unet.data.order import batch_positions
+from continuous_unet.data.order import EpochSampler, batch_positions
 from continuous_unet.data.report import DatasetReport
+
+Item = dict[str, Any]
+"""An image, or a batch of them, with its index and label; see the package."""
 
 
 class Share(NamedTuple):
-    """Which part of the endless sequence of images one process reads."""
+    """The part of the endless sequence of images that one process reads."""
 
     batch_size: int
     start: int
@@ -29,12 +32,12 @@ class Share(NamedTuple):
 
 
 class TrainingData(ABC):
-    """What the training loop needs of a data set, whether it is indexed or a stream."""
+    """What the training loop needs from a data set, whether it is indexed or a stream."""
 
     report: DatasetReport
     seed: int
     resume_promise: ClassVar[str]
-    """How exactly a resumed run goes on in this data, in words for people."""
+    """How exactly a resumed run continues in this data, in words for people."""
 
     @property
     def num_classes(self) -> int | None:
@@ -51,8 +54,8 @@ class TrainingData(ABC):
         """Returns the name of the image at an index, for messages."""
 
     @abstractmethod
-    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
-        """Returns what a `DataLoader` reads, and its arguments that set the batches and their order."""
+    def _reader(self, share: Share) -> tuple[Dataset, EpochSampler | None]:
+        """Returns what a `DataLoader` reads, and the batches to read from it; None for a stream of items."""
 
     def loader(
         self,
@@ -64,7 +67,7 @@ class TrainingData(ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int | None = None,
-    ) -> Generator[tuple[range, dict[str, Any]], None, None]:
+    ) -> Generator[tuple[range, Item], None, None]:
         """Yields the batches of one process without end, each with its positions in the global sequence of images.
 
         A batch holds `image` float32 (B, C, H, W) in [-1, 1], `index` and `unreadable` (B,), and `label` (B,) where the
@@ -87,10 +90,11 @@ class TrainingData(ABC):
         dataset, order = self._reader(share)
         loader = DataLoader(
             dataset,
+            batch_size=batch_size if order is None else 1,  # 1 is the only value allowed next to a sampler of batches
+            batch_sampler=order,
             num_workers=num_workers,
             pin_memory=pin_memory,
             worker_init_fn=outlive_first_signal if num_workers else None,
-            **order,
         )
         try:
             for number, batch in enumerate(loader, share.first_batch):

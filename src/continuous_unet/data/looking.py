@@ -1,4 +1,4 @@
-"""A look at every image of a source before it is used: its size, its colour, and the range of its values."""
+"""Looks at every image of a source before it is used: its size, its colour, and the range of its values."""
 
 import warnings
 from collections.abc import Collection, Sequence
@@ -20,7 +20,7 @@ _KINDS = {"I;16": "16-bit grey", "I": "32-bit grey", "F": "float"}
 
 @dataclass(frozen=True)
 class Look:
-    """What one image is like."""
+    """The facts about one image."""
 
     name: str
     size: tuple[int, int]
@@ -30,7 +30,7 @@ class Look:
     """`deep_type` of the image."""
     smallest: float = 0.0
     largest: float = 0.0
-    """The range of its values, where it is deep."""
+    """The range of its values, if it is deep."""
     loses_depth: bool = False
     """Whether 8 bits of 16 per channel are read."""
 
@@ -88,8 +88,8 @@ def describe(
     Args:
         name: what the source was opened with.
         source: opened, with the usable images alone.
-        looks: at each of them.
-        chosen: black and white of high-depth images, if somebody chose them.
+        looks: the facts about each of them.
+        chosen: black and white of high-depth images, if they are chosen.
     """
     deep, problem = (source.deep, None) if source.deep is not None else read_ranges(looks, chosen)
     classes = source.class_names
@@ -116,8 +116,8 @@ def read_ranges(looks: Collection[Look], chosen: tuple[float, float] | None) -> 
     """Decides how the values of high-depth images are read: once for all images of a type.
 
     Args:
-        looks: at all images of a data set.
-        chosen: black and white, if somebody chose them.
+        looks: the facts about all images of a data set.
+        chosen: black and white, if they are chosen.
 
     Returns:
         The decisions, and None; or why the values of some images cannot be read without a choice.

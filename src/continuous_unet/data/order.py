@@ -1,4 +1,4 @@
-"""The order in which images are seen: a function of the seed and of nothing else."""
+"""The order in which images are seen, which depends on the seed alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -75,7 +75,7 @@ class DatasetReport(ImageFacts):
     image_size: int | tuple[int, int]
     """The side in pixels of what the images become, or (height, width) where those differ; `size` is always a pair."""
     channels: int
-    """Of what the images become: 1 (grey), 3 (RGB) or 4 (RGBA)."""
+    """The channels of what the images become: 1 (grey), 3 (RGB) or 4 (RGBA)."""
     smallest: tuple[int, int]
     largest: tuple[int, int]
     left_out: list[tuple[str, str]] = field(default_factory=list)

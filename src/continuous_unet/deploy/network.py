@@ -31,7 +31,7 @@ LARGEST_TRACED_BATCH = 63
 class _Module(nn.Module):
     """A U-Net as `(sample, timestep[, class_labels]) -> prediction`, all tensors and positional."""
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 

@@ -93,7 +93,8 @@ def quantize_openvino(model: Any, calibration: Calibration) -> Any:
 
     nncf.set_log_level(logging.ERROR)
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
-    kept = [n.get_friendly_name() for n in convolutions if any(p in _weight_name(n) for p in FLOAT_LAYERS)]
+    weights = {node.get_friendly_name(): node.input_value(1).get_node().get_friendly_name() for node in convolutions}
+    kept = [name for name, weight in weights.items() if any(part in weight for part in FLOAT_LAYERS)]
     scope = nncf.IgnoredScope(names=kept, types=["MatMul", "Add", "Multiply"], validate=False)
     with quiet():
         return nncf.quantize(
@@ -151,7 +152,3 @@ def _read_weights_separately(graph: fx.Graph) -> None:
             if isinstance(node.args[i], fx.Node) and node.args[i].op == "get_attr":
                 with graph.inserting_before(node):
                     node.update_arg(i, graph.node_copy(node.args[i]))
-
-
-def _weight_name(node: Any) -> str:
-    return node.input_value(1).get_node().get_friendly_name()

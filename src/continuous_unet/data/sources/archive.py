@@ -3,7 +3,6 @@
 import os
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from PIL import Image
 
@@ -64,5 +63,5 @@ class ZipSource(FileSource):
             raise Unreadable(f"{type(error).__name__}: {first_line(error)}") from error
         return load_image(content, self.reading.max_pixels)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}  # an open archive cannot go to another process

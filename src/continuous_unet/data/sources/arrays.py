@@ -12,12 +12,12 @@ from continuous_unet.images.decode import range_of_values
 
 
 class ArraySource(Source):
-    """Images that are in memory as one array `(N, H, W)` or `(N, H, W, C)`."""
+    """Images in memory, as one array `(N, H, W)` or `(N, H, W, C)`."""
 
     alike = True
 
     def set_arrays(self, name: str, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Takes images of uint8, or of float in [0, 1] or [-1, 1], or of any type with a chosen range of values.
+        """Takes images of uint8, of float in [0, 1] or [-1, 1], or of any type with a chosen range of values.
 
         Raises:
             InputError: for shapes, types, values or labels that cannot be used.

@@ -56,7 +56,7 @@ def count_delegated(program: Any) -> Json:
     }
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     return str(getattr(target, "_name", target)).removeprefix("aten::")
 
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import Message
 
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
@@ -54,7 +54,7 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     return model
 
 
-def strip_metadata(message: Any) -> None:
+def strip_metadata(message: Message) -> None:
     """Removes stack traces, documentation and other text without effect, in place and at every depth.
 
     The exporter notes on each node the file and the line that it came from. That is most of an unrolled network's

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class ExportedModelError(ValueError):
     """Bad input: a missing or damaged export, or arguments that do not fit it. The message is one line for a person."""
 
 
-def import_needed(module: str, package: str, purpose: str = "running this model") -> Any:
+def import_needed(module: str, package: str, purpose: str = "running this model") -> ModuleType:
     """Returns a module of another package.
 
     Raises:
@@ -584,7 +585,7 @@ def denoise(
             raise ExportedModelError("this model needs sigma: the noise's standard deviation on the 0–255 scale")
         noisy = _padded(model, images.astype(np.float32) * 2 - 1)
         on_step()
-        clean = noisy - model(noisy, sigma if model.options["sigma_conditioned"] else 0)
+        clean = noisy - model(noisy, (sigma or 0) if model.options["sigma_conditioned"] else 0)
         return _to_unit(clean[:, :, : images.shape[2], : images.shape[3]])
     if model.task != "generation":
         raise ExportedModelError(f"this model was trained to {model.task} images and removes no noise")
@@ -691,7 +692,7 @@ def _to_unit(images: np.ndarray) -> np.ndarray:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _pillow() -> Any:
+def _pillow() -> ModuleType:
     return import_needed("PIL.Image", "pillow", "reading and writing images")
 
 
@@ -848,7 +849,7 @@ def run(
     """
     image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
     model = load(options.model, options.threads, more)
-    common: dict[str, Any] = {"steps": options.steps, "on_step": on_step}
+    common: Info = {"steps": options.steps, "on_step": on_step}
     if options.input is None:
         if options.sigma is not None:
             raise ExportedModelError("sigma describes the noise of an input image; give --input, or leave --sigma out")
