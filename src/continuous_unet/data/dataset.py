@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.loading import Item, Share, TrainingData
+from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.looking import describe, look_at, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
@@ -63,9 +63,8 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def _reader(self, share: Share) -> tuple[Dataset, EpochSampler]:
-        size, seed, first = share.batch_size, share.seed, share.first_batch
-        return self, EpochSampler(len(self), size, seed, first, share.rank, share.world_size)
+    def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, EpochSampler]:
+        return self, order
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""

@@ -9,12 +9,6 @@ import numpy as np
 from continuous_unet.base.randomness import derive_seed
 
 
-def batch_positions(batch: int, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
-    """Returns the positions in the global sequence of one batch of one process."""
-    start = (batch * world_size + rank) * batch_size
-    return range(start, start + batch_size)
-
-
 @dataclass(frozen=True)
 class EpochSampler:
     """Yields batches without end, as lists of `(epoch, index)`.
@@ -39,7 +33,8 @@ class EpochSampler:
 
     def positions(self, batch: int) -> range:
         """Returns the positions in the global sequence of one batch."""
-        return batch_positions(batch, self.batch_size, self.rank, self.world_size)
+        start = (batch * self.world_size + self.rank) * self.batch_size
+        return range(start, start + self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         orders: dict[int, np.ndarray] = {}

@@ -20,8 +20,9 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.packages import import_extra
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.dataset import too_many_bad
-from continuous_unet.data.loading import Item, Share, TrainingData
+from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.options import parse_image_size, parse_value_range
+from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation, deep_type
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.images.decode import Unreadable, is_grey, load_image, value_range
@@ -78,9 +79,8 @@ class StreamDataset(TrainingData, IterableDataset):
         """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"
 
-    def _reader(self, share: Share) -> tuple[Dataset, None]:
-        rank, world_size = share.rank, share.world_size
-        return replace(self, start=share.start, rank=rank, world_size=world_size, seed=share.seed), None
+    def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, None]:
+        return replace(self, start=start, rank=order.rank, world_size=order.world_size, seed=order.seed), None
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()

@@ -96,7 +96,7 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
     if about["task"] == "generation" and taken != given:
         raise InputError(
-            f"the model takes {taken} channels and returns {given}: it does not make images from noise alone, as "
+            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, as "
             "exported models do"
         )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:

@@ -273,7 +273,7 @@ class ExportedModel:
         inputs = [np.ascontiguousarray(sample, np.float32)]
         inputs.append(np.broadcast_to(np.asarray(timestep, np.float32), (count,)))
         if self.num_classes is not None:
-            inputs.append(np.broadcast_to(self._checked_labels(class_labels, count), (count,)))
+            inputs.append(_checked_labels(class_labels, count, self.num_classes - 1))
         elif class_labels is not None:
             raise ExportedModelError("a class was given, but this model was trained without classes")
         starts = range(0, count, self.largest_batch)
@@ -300,18 +300,14 @@ class ExportedModel:
                 f"the images are {shape[2]}x{shape[3]}; this model needs multiples of {self.multiple_of}"
             )
 
-    def _checked_labels(self, labels: ArrayLike | None, count: int) -> np.ndarray:
-        if labels is None:
-            raise ExportedModelError(f"this model is class-conditional: give a class, 0 to {self._last_class}")
-        array = np.asarray(labels, np.int64)
-        if array.shape not in ((), (count,)) or array.min() < 0 or array.max() > self._last_class:
-            raise ExportedModelError(f"classes must be one or {count} numbers in 0 to {self._last_class}, got {labels}")
-        return array
 
-    @property
-    def _last_class(self) -> int:
-        assert self.num_classes is not None
-        return self.num_classes - 1
+def _checked_labels(labels: ArrayLike | None, count: int, last: int) -> np.ndarray:
+    if labels is None:
+        raise ExportedModelError(f"this model is class-conditional: give a class, 0 to {last}")
+    array = np.asarray(labels, np.int64)
+    if array.shape not in ((), (count,)) or array.min() < 0 or array.max() > last:
+        raise ExportedModelError(f"classes must be one or {count} numbers in 0 to {last}, got {labels}")
+    return np.broadcast_to(array, (count,))
 
 
 def read_schedule(info: Info) -> Schedule:
