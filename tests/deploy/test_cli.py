@@ -133,7 +133,7 @@ def test_run_in_a_real_environment_without_torch(exported, tmp_path):
     install = [python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime", "pillow", "PyYAML"]
     installed = subprocess.run(install, capture_output=True, text=True)
     if installed.returncode:
-        pytest.skip(f"the packages cannot be had: {installed.stderr[-200:]}")
+        pytest.skip(f"the packages are unavailable: {installed.stderr[-200:]}")
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
     options = ["--num", "2", "--steps", "3", "--seed", "7"]
     alone = [python, str(exported / "runtime.py"), *options, "--output", str(tmp_path / "alone.png")]

@@ -12,7 +12,7 @@ from continuous_unet.data.sources import Reading, open_source
 
 @dataclass(kw_only=True)
 class DataCheck(CallResult, ImageFacts):
-    """What `check_data` found."""
+    """The result of `check_data`."""
 
     unusable: list[tuple[str, str]]
     """The name of each image and folder that cannot be used, and the reason."""

@@ -30,7 +30,7 @@ class ImageDataset(TrainingData, Dataset):
     names it, and the item's `unreadable` is True. The sequence of the others does not change.
     """
 
-    resume_promise = "exact on a CPU with as many processes"
+    resume_promise = "exact on a CPU with the same number of processes"
     source: Source
     indices: np.ndarray
     """The positions in the source of the images that are used here."""

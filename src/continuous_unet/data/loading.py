@@ -17,7 +17,7 @@ Item = dict[str, Any]
 
 
 class TrainingData(ABC):
-    """What the training loop needs from a data set, whether it is indexed or a stream."""
+    """Base of the data sets that training reads, whether they are indexed or a stream."""
 
     report: DatasetReport
     seed: int

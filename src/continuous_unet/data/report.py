@@ -1,4 +1,4 @@
-"""What is known of the images of a data set: for people, for run.json, and to tell whether two sets are the same."""
+"""Facts about the images of a data set, for people and for run.json, which also show if two sets are the same."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -32,7 +32,7 @@ class DeepImages:
 
 @dataclass(kw_only=True)
 class ImageFacts:
-    """What was found of the images of a source."""
+    """The facts about the images of a source."""
 
     source: str
     kind: str
@@ -70,7 +70,7 @@ class ImageFacts:
 
 @dataclass(kw_only=True)
 class DatasetReport(ImageFacts):
-    """What was found, what it becomes, and what was left out."""
+    """The facts about a data set: what its source holds, what the images become, and which were left out."""
 
     image_size: int | tuple[int, int]
     """The side in pixels of what the images become, or (height, width) where those differ; `size` is always a pair."""

@@ -34,7 +34,7 @@ WEB_FILES = ("index.html", "diffusion.js")
 
 @dataclass
 class ExportResult(CallResult):
-    """What was exported."""
+    """The result of `export`."""
 
     output: str
     info: Json

@@ -18,7 +18,7 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 Float32 leaves rounding, float16 has three decimals; int8 is bounded loosely here, and judged by the quality of images.
 """
 MOST_PIXELS = 2**24
-"""In a batch of fixed size; the limit of `runtime.py`, which can import nothing from here."""
+"""Upper limit for a batch of fixed size; it is that of `runtime.py`, which can import nothing from here."""
 
 
 def model_argument(text: str, metavar: str) -> Any:

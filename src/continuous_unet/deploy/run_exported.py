@@ -14,7 +14,7 @@ from continuous_unet.deploy.standalone import runtime
 
 @dataclass
 class RunResult(CallResult):
-    """What was made and written."""
+    """The result of `run_exported`."""
 
     images: int
     files: list[str]

@@ -155,11 +155,8 @@ class VariancePreserving:
         ddim = self.make_sampler("ddim")
         return {
             "alphas_cumprod": [float(str(np.float32(value))) for value in self.alphas_cumprod.tolist()],
-            "prediction_type": ddim.config.prediction_type,
-            "timestep_spacing": ddim.config.timestep_spacing,
-            "steps_offset": ddim.config.steps_offset,
-            "clip_sample": ddim.config.clip_sample,
-            "clip_sample_range": ddim.config.clip_sample_range,
+            **{name: ddim.config[name] for name in ("prediction_type", "timestep_spacing", "steps_offset")},
+            **{name: ddim.config[name] for name in ("clip_sample", "clip_sample_range")},
             "final_alpha_cumprod": float(ddim.final_alpha_cumprod),
         }
 

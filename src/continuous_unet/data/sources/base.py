@@ -1,4 +1,4 @@
-"""What all sources of images have in common."""
+"""The base of all sources of images."""
 
 from abc import ABC, abstractmethod
 from collections import Counter

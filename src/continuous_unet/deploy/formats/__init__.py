@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Format:
-    """Where a format lives, what it needs, and what it can do."""
+    """One format: its module, what it needs, and what it can do."""
 
     module: str
     """The file here that has its `write`."""
@@ -43,10 +43,10 @@ class Format:
 
 @dataclass
 class Written:
-    """What a writer has written to the folder."""
+    """The result of a writer."""
 
     files: list[str]
-    """Their names; the first one is the network."""
+    """The names of the files in the folder; the first one is the network."""
     open: "Callable[[Path, int | None], Network]"
     """Opens the network at a path with a number of threads."""
     facts: Json = field(default_factory=dict)

@@ -49,11 +49,7 @@ def count_delegated(program: Any) -> Json:
             delegated.update(_name(n.target) for n in inner if n.op == "call_function")
         elif "getitem" not in str(node.target):
             left[_name(node.target)] += 1
-    return {
-        "subgraphs": pieces,
-        "delegated": dict(delegated.most_common()),
-        "undelegated": dict(left.most_common()),
-    }
+    return {"subgraphs": pieces, "delegated": dict(delegated.most_common()), "undelegated": dict(left.most_common())}
 
 
 def _name(target: object) -> str:

@@ -33,7 +33,7 @@ from continuous_unet.training.validation import validate
 
 @dataclass
 class PruneResult(CallResult):
-    """What was pruned."""
+    """The result of `prune`."""
 
     output: str
     report: Json

@@ -167,7 +167,7 @@ Sampler = Callable[[Schedule, int], Iterator[tuple[int, Step]]]
 
 
 def _timesteps(schedule: Schedule, num_steps: int, unused: int = 0) -> np.ndarray:
-    """Returns the timesteps of a sampler, first to last; with `unused`, so many more are spaced, and left out."""
+    """Returns the timesteps of a sampler, first to last. The spacing is that of `unused` more, which are left out."""
     total, count = len(schedule.alphas_cumprod), num_steps + unused
     if schedule.timestep_spacing == "trailing":
         return np.arange(total, 0, -total / num_steps).round().astype(int) - 1
