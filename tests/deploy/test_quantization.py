@@ -59,7 +59,7 @@ def weight_of(node, graph):
 
 
 def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does(int8):
-    """It is evaluated on the images of the calibration. One layer's rounding moves the next one's: sizes are compared."""
+    """It is evaluated on the calibration images. One layer's rounding moves the next one's: sizes are compared."""
     folder, _ = int8
     model = gentle()
     images = noised_images(open_for(model, "digits", Origin()), process_of(DDPMScheduler()), 32, with_labels=True)

@@ -60,5 +60,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     if len(content) != math.prod(shape):
-        raise InputError(f"{path} is damaged: its header announces {shape}, and the file holds another number of values")
+        raise InputError(
+            f"{path} is damaged: its header announces {shape}, and the file holds another number of values"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)
