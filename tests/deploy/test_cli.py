@@ -61,7 +61,7 @@ WRONG = {
     "many": (["run", "{export}", "--num", "9" * 15], "expected 1 to 1000000"),
     "threads": (["run", "{export}", "--threads", "9" * 15], "expected 1 to 1024"),
     "no name": (["run", "{export}", "--output", ""], "--output is missing: PNG file"),
-    "pipe": (["run", "{export}", "--input", "/dev/null", "--sigma", "9"], "the file does not exist"),
+    "pipe": (["run", "{export}", "--input", "/dev/null", "--sigma", "9"], "is not a regular file"),
     "under a file": (["run", "{export}", "--output", "{image}/x"], "cannot be written (Not a directory)"),
     "long": (["run", "{export}", "--output", "x" * 300 + ".png"], "cannot be written (File name too long)"),
     "jpeg": (["run", "{export}", "--output", "x.jpg"], "only .png files are written"),

@@ -705,7 +705,7 @@ def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
     if channels not in modes:
         raise ExportedModelError(f"images have 1, 3 or 4 channels, and this model has {channels}")
     if not os.path.isfile(path):  # a pipe would be waited for, without end
-        raise ExportedModelError(f"{path} cannot be read as an image (the file does not exist)")
+        raise ExportedModelError(f"{path} cannot be read as an image (it does not exist, or is not a regular file)")
     try:
         with pillow.open(path) as picture:
             pixels = _pixels(picture, modes[channels])
