@@ -1,4 +1,4 @@
-"""Out of the laboratory: export of trained models, proof that they compute what was trained, running without torch.
+"""Trained models are exported, checked against PyTorch, quantised, pruned, and run without torch.
 
 `runtime` is loaded on first use: it must be importable where there is no torch, and the command line reads `options`
 before torch is needed.
