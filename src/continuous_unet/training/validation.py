@@ -60,7 +60,8 @@ def validate(
         if ours:
             own.append((start, errors.tolist(), step.times.tolist()))
     batches = sorted(processes.gather(own))
-    errors, times = (torch.tensor([x for b in batches for x in b[k]], dtype=torch.float64) for k in (1, 2))
+    errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
+    times = torch.tensor([time for _, _, batch in batches for time in batch])
     quarters = (times * 4 // task.process.num_train_timesteps).long() + 1
     means = {f"validation_loss_quarter_{k}": float(errors[quarters == k].mean()) for k in quarters.unique().tolist()}
     return task.metrics(errors) | means
