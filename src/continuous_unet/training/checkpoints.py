@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot damage: written aside, synced, hashed, renamed.
+"""Checkpoints that a crash cannot damage: they are written aside, hashed, synced and renamed.
 
 A checkpoint is a folder `step-00001000` that counts only if its `manifest.json`, written last, names the hash of every
 file in it. Tensors are safetensors, the rest is JSON: nothing is pickled.
@@ -27,12 +27,12 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: Json) -> P
 
     Args:
         folder: the run's `checkpoints`.
-        step: its number.
+        step: number of training steps so far.
         tensors: named tensors by file, each of which becomes a safetensors file.
-        state: what goes into `state.json`.
+        state: the content of `state.json`.
 
     Raises:
-        InputError: if it cannot be written (disk full, no permission); what was there before is untouched.
+        InputError: if it cannot be written (disk full, no permission); earlier checkpoints are untouched.
     """
 
     def write(aside: Path) -> None:
@@ -52,10 +52,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Tensors, state: Json) -> P
 
 
 def remove_old(folder: Path, step: int, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints up to `step`; called after that one stands.
+    """Removes all but the newest `keep` checkpoints up to `step`, once the one of `step` is complete.
 
-    Those with a higher number are removed too. They were damaged, or the run would have gone on from them, and they
-    would be taken for the newest.
+    Checkpoints with a higher number are removed too. They are damaged, because the run did not continue from them, and
+    later they would be taken for the newest.
     """
     whole = [path for path in sorted(folder.glob("step-????????")) if path.name <= f"step-{step:08d}"]
     for path in folder.glob("step-????????"):
@@ -64,7 +64,7 @@ def remove_old(folder: Path, step: int, keep: int) -> None:
 
 
 def latest_valid(folder: Path) -> Path | None:
-    """Returns the newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    """Returns the newest complete checkpoint, or None; a warning names each damaged one that is skipped."""
     for path in sorted(folder.glob("step-????????"), reverse=True):
         problem = find_damage(path)
         if problem is None:
@@ -74,7 +74,7 @@ def latest_valid(folder: Path) -> Path | None:
 
 
 def find_damage(path: Path) -> str | None:
-    """Returns what is wrong with a checkpoint, or None."""
+    """Returns how a checkpoint is damaged, or None if it is complete."""
     try:
         manifest = _manifest(path)
         if "state.json" not in manifest:
@@ -88,7 +88,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, Json]:
-    """Returns the tensors by file, and the state, of a whole checkpoint.
+    """Returns the tensors by file, and the state, of a complete checkpoint.
 
     Raises:
         InputError: for files whose hashes are right but whose contents are not a checkpoint.
@@ -100,7 +100,7 @@ def load_checkpoint(path: Path) -> tuple[Tensors, Json]:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"the checkpoint {path} cannot be read ({error}); remove it to go on from an older one"
+            f"the checkpoint {path} cannot be read ({error}); remove it to continue from an older one"
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"the checkpoint {path} has a state.json that is not a JSON object; remove it")

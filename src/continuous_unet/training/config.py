@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 TASK_OPTIONS = {name: entry.training for name, entry in TRAINED.items() if entry.training is not None}
 may_change = partial(option, may_change=True)
-"""A field that may differ when a run goes on: it changes how long and where it computes, and what is kept of it."""
+"""Declares a field that may change when a run is resumed: it does not change what is computed, only how long, where,
+and what is kept."""
 
 
 @dataclass
 class DataSettings(Options):
-    """What is trained on."""
+    """Options of the training images."""
 
     source: str = may_change(
         "",
@@ -66,7 +67,7 @@ class DataSettings(Options):
 
 @dataclass
 class ModelSettings(Options):
-    """What is trained."""
+    """Options of the model."""
 
     preset: str = option("small", "architecture of the model", choices=PRESETS)
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
@@ -79,7 +80,7 @@ class ModelSettings(Options):
 
 @dataclass
 class OptimizerSettings(Options):
-    """How it is trained."""
+    """Options of the optimizer."""
 
     batch_size: int = option(32, "number of images in a batch, for each process", at_least=1)
     gradient_accumulation_steps: int = option(1, "number of batches in a training step", at_least=1)
@@ -102,7 +103,7 @@ class OptimizerSettings(Options):
 
 @dataclass
 class RecordSettings(Options):
-    """What is written while training."""
+    """Options of what is written during training."""
 
     checkpoint_every: int = may_change(1000, "number of training steps between checkpoints", at_least=1)
     keep_checkpoints: int = may_change(2, "number of checkpoints to keep", at_least=1)
@@ -113,12 +114,12 @@ class RecordSettings(Options):
     sampling_steps: int = may_change(
         25, "number of sampling steps (DDIM) for a picture of the progress", old=("--sample-steps",), at_least=1
     )
-    logger: Literal["none", "tensorboard", "wandb"] = may_change("none", "experiment tracker beside metrics.jsonl")
+    logger: Literal["none", "tensorboard", "wandb"] = may_change("none", "experiment tracker, besides metrics.jsonl")
 
 
 @dataclass
 class TrainConfig(Options):
-    """Everything that a run depends on.
+    """The settings of a training run.
 
     Flat names, as on the command line, are accepted too: `TrainConfig.from_dict({"data": "digits", "steps": 100})`,
     `config.replaced(steps=200)`. Files of version 0.1.0 load.
@@ -138,7 +139,7 @@ class TrainConfig(Options):
     records: RecordSettings = section(RecordSettings)
 
     def validate(self) -> "Self":
-        """Checks every field by itself, and those of different sections together.
+        """Checks each field, and the fields of different sections against each other.
 
         Raises:
             InputError: naming the first option that is wrong, what was expected, and what to do.
@@ -152,7 +153,7 @@ class TrainConfig(Options):
         return self
 
     def changes(self, other: "TrainConfig") -> list[str]:
-        """Returns how another configuration differs in what a run may not change when it goes on."""
+        """Returns how another configuration differs in the settings that a resumed run must keep."""
         before, now = self.flat(), other.flat()
         fixed = [name for name, leaf in leaves(TrainConfig).items() if not leaf.field.metadata.get("may_change")]
         shared = [name for name in fixed if name in before and name in now]  # tasks have options of their own
@@ -167,7 +168,7 @@ class TrainConfig(Options):
 
 
 BUILT_IN = ("digits", "shapes")
-"""Data sets that come with the package, which take precedence over folders of these names."""
+"""Data sets that come with the package. They take precedence over folders of the same names."""
 
 
 def absolute_path(name: str) -> str:

@@ -1,8 +1,8 @@
-"""The folder of a run: what lies where, who may write, its records.
+"""The run folder: its files, its lock, and its records.
 
 config.yaml      the resolved configuration          metrics.jsonl    a record per line
 run.json         versions, command, data             samples/         pictures of the progress
-images.json      names of the images trained on      (where they are files)
+images.json      names of the images trained on      (if they are files)
 checkpoints/     to resume from                      model/           to use: a diffusers pipeline, averaged weights
 loss.png, report.md   at the end                     lock             held by the process that trains
 """
@@ -36,7 +36,7 @@ PACKAGES = ("continuous-unet", "torch", "diffusers", "accelerate", "numpy", "pil
 
 
 class RunFolder:
-    """Paths and files of one run; used as a context manager, it gives up the run's lock in the end."""
+    """The paths and files of one run. As a context manager, it releases the lock of the run at the end."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -55,7 +55,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets another process train the run."""
+        """Releases the lock, so that another process may train the run."""
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -68,11 +68,11 @@ class RunFolder:
         """
         self._check_empty()
         self._take_lock()
-        self._check_empty()  # another process may have had the lock since
+        self._check_empty()  # another process may have held the lock in between
         self._write(config, data, num_parameters)
 
     def resume(self, config: TrainConfig, data: TrainingData, num_parameters: int) -> None:
-        """Claims the folder for a run to go on in.
+        """Claims the folder for a run that continues in it.
 
         Raises:
             InputError: if there is no run, if it is being trained, or if its configuration or data has changed.
@@ -91,7 +91,7 @@ class RunFolder:
                 f"the data of the run {self.path} has changed ({'; '.join(changed)}); restore it as it was, give its "
                 "new place with --data, or start a new run in another --output"
             )
-        for stale in (*self.path.glob(".*.tmp"), *self.samples.glob(".*.tmp")):  # what a kill left half written
+        for stale in (*self.path.glob(".*.tmp"), *self.samples.glob(".*.tmp")):  # a kill left them half written
             with contextlib.suppress(OSError):
                 stale.unlink()
         self._write(config, data, num_parameters)
@@ -99,10 +99,10 @@ class RunFolder:
             os.replace(self.model.with_name("model.old"), self.model)  # a crash came between two renames
 
     def check_run(self) -> None:
-        """Checks that there is a run.
+        """Checks that the folder holds a run.
 
         Raises:
-            InputError: if there is none.
+            InputError: if it does not.
         """
         if not self.config.is_file():
             raise InputError(f"{self.path} holds no run to resume; start one without --resume")
@@ -114,7 +114,7 @@ class RunFolder:
             raise InputError(f"{self.path} is not an empty folder; choose another --output")
 
     def _take_lock(self) -> None:
-        """Locks the run for this process, until `__exit__` or the end of the process, also by a kill.
+        """Locks the run for this process until `__exit__` or the end of the process; a kill releases the lock too.
 
         Raises:
             InputError: if another process holds the lock.
@@ -153,7 +153,7 @@ class RunFolder:
                 replace_text(self.facts, json.dumps({**_environment(), **facts}, indent=1))
 
     def _recorded_data(self) -> Json:
-        """Returns what is known of the data that the run was started with; nothing if the file is missing."""
+        """Returns the description of the data that the run was started with; it is empty if `run.json` is missing."""
         facts = _read(self.facts, "resume without a check that the data is the same")
         return {} if facts is None else facts["data"]
 
@@ -193,7 +193,7 @@ class RunFolder:
                 sync(self.metrics)
 
     def cut_records(self, step: int) -> None:
-        """Drops the records after a step: the run goes on from there and will write them again."""
+        """Drops the records after a step: the run continues from there and will write them again."""
         replace_text(self.metrics, "".join(json.dumps(r) + "\n" for r in self.records() if r["step"] <= step))
 
     def record(self, **values: object) -> None:
@@ -211,7 +211,7 @@ def _read(path: Path, remedy: str) -> Any:
     """Returns the contents of `run.json` or `images.json`, or None if the file is missing.
 
     Raises:
-        InputError: for a damaged file; `remedy` is what removing it makes possible.
+        InputError: for a damaged file; `remedy` says what is possible once it has been removed.
     """
     if not path.is_file():
         return None
@@ -226,7 +226,7 @@ def _read(path: Path, remedy: str) -> Any:
 
 
 def _environment() -> Json:
-    """Returns what else one needs to repeat or judge a run."""
+    """Returns the command, the time, the versions and the machine, which are needed to repeat or judge a run."""
     packages: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

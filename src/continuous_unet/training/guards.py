@@ -1,4 +1,4 @@
-"""What must not go on unnoticed while training: gradients that are not finite, and images that cannot be read."""
+"""Guards against faults that would go unnoticed in training: gradients that are not finite, unreadable images."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from continuous_unet.training.state import TrainState
 
 
 class TrainingDiverged(RunFailed):
-    """Gradients were not finite for many steps in a row, or weights were not; the last good checkpoint stands."""
+    """Gradients were not finite for many steps in a row, or weights were not; the last checkpoint is still good."""
 
 
 class Seen(NamedTuple):
@@ -85,5 +85,5 @@ class Guard:
         if settings.on_bad_image == "error" or too_many_bad(num_bad, num_images, settings.max_bad_images):
             raise InputError(
                 f"{num_bad} of {num_images} images can no longer be read ({', '.join(names[:3])}); put them back, or "
-                "raise max_bad_images, and go on with --resume; the last checkpoint is good"
+                "raise max_bad_images, and continue with --resume; the last checkpoint is good"
             )

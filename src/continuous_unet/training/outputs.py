@@ -1,4 +1,4 @@
-"""The parts of a training run, and everything that it writes: records, validations, pictures, checkpoints, a report."""
+"""The parts of a training run, and everything that it writes: records, validations, pictures and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -25,12 +25,12 @@ from continuous_unet.training.state import Learner, TrainState
 from continuous_unet.training.validation import validate
 
 DRAWS = "philox4x32-10"
-"""Name of the random draws of this version, which a checkpoint says that it was made with."""
+"""Name of the random draws of this version. Each checkpoint records the one that it was made with."""
 
 
 @dataclass
 class TrainingRun:
-    """The parts of a run, which `run.assemble` makes, and what the trainer has written of them."""
+    """The parts of a run, as `run.assemble` makes them, and the outputs that are written from them."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -58,7 +58,7 @@ class TrainingRun:
         return float(self.accelerator.gather(mean[None]).nanmean())
 
     def record(self, **values: float) -> None:
-        """Appends a record of this step, by the main process."""
+        """Appends a record of this step, in the main process."""
         if not self.processes.main:
             return
         state = self.state
@@ -68,11 +68,11 @@ class TrainingRun:
             self.accelerator.log(values, step=state.step)
 
     def seconds(self) -> float:
-        """Returns the time spent on this run, also before it was resumed."""
+        """Returns the seconds spent on this run, including those before it was resumed."""
         return self.state.seconds + time.perf_counter() - self.started
 
     def validate(self) -> None:
-        """Measures the averaged weights on the held-out images, with all processes; given up if a signal comes."""
+        """Measures the averaged weights on the held-out images, with all processes; a signal ends this early."""
         if self.held_out is None:
             return
         with self._until_stopped(), self.learner.averaged():
@@ -82,7 +82,7 @@ class TrainingRun:
             self.record(**metrics)
 
     def picture(self) -> None:
-        """Makes a picture from the averaged weights, with all processes; given up if a signal comes."""
+        """Makes a picture from the averaged weights, with all processes; a signal ends this early."""
         classes = self.data.num_classes if self.task.class_conditional else None
         with self._until_stopped(), self.learner.averaged():
             images = cast(Iterable[dict[str, Any]], self.held_out or self.data)  # which index or iterate
@@ -98,7 +98,11 @@ class TrainingRun:
             self.stopped_by = stopped.signal
 
     def save(self) -> None:
-        """Writes checkpoint and model, by the main process."""
+        """Writes the checkpoint and the model, in the main process.
+
+        Raises:
+            TrainingDiverged: if the weights are not finite.
+        """
         state = self.state
         if not all(p.isfinite().all() for p in self.learner.model.parameters()):  # the same in all processes
             raise TrainingDiverged(
@@ -119,15 +123,15 @@ class TrainingRun:
         self.processes.by_main(write)
 
     def _write_model(self) -> None:
-        """Writes what can be used, with the averaged weights; by the main process."""
+        """Writes the model to use, with the averaged weights, in the main process."""
         with self.learner.averaged():
             replace_folder(self.folder.model, self.task.pipeline(self.learner.bare).save_pretrained)
 
     def restore(self) -> None:
-        """Takes everything from the newest whole checkpoint. Every process reads it for itself.
+        """Restores the run from its newest complete checkpoint, which every process reads for itself.
 
         Raises:
-            InputError: for a checkpoint of another run or of an earlier version.
+            InputError: for a checkpoint of another run, or of an earlier version.
         """
         path = checkpoints.latest_valid(self.folder.checkpoints)
         if path is None:
@@ -137,7 +141,7 @@ class TrainingRun:
         tensors, numbers = checkpoints.load_checkpoint(path)
         if numbers.get("draws") != DRAWS:
             raise InputError(
-                f"{path} is of an earlier version, whose random draws were others, and cannot be resumed; start a new "
+                f"{path} was written by an earlier version with other random draws, and cannot be resumed; start a new "
                 f"run from its model: leave out --resume, and give --start-from {self.folder.path} and a new --output"
             )
         try:
@@ -150,8 +154,8 @@ class TrainingRun:
             raise InputError(f"{what} ({first_line(error)}); remove {path}") from error
         if self.state.num_processes != self.processes.count:
             self.processes.say(
-                f"this run had {self.state.num_processes} processes and now has {self.processes.count}: it goes on in "
-                "the data where it was, but not bit for bit"
+                f"this run had {self.state.num_processes} processes and now has {self.processes.count}: it continues "
+                "in the data where it was, but not bit for bit"
             )
             self.state.num_processes = self.processes.count
         self.processes.by_main(lambda: self.folder.cut_records(self.state.step))
@@ -159,7 +163,7 @@ class TrainingRun:
         self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
 
     def make_up(self) -> None:
-        """Does what was due at the step that the run was stopped at and was left out, or cut off by a kill."""
+        """Makes up for the validation and the picture that were due at this step if a signal or a kill prevented them."""
         step, every = self.state.step, self.config.records
         if step == 0:
             return
@@ -172,11 +176,11 @@ class TrainingRun:
             self.picture()
 
     def is_due(self, every: int) -> bool:
-        """Whether something is to be done at this step; a run that a signal stops leaves it for its resumption."""
+        """Returns whether something is due at this step; a run that was stopped leaves it to its resumption."""
         return self.stopped_by is None and (self.state.step == self.config.steps or self.state.step % every == 0)
 
     def leave(self) -> None:
-        """Leaves the group of processes when nothing that communicates is left; the last thing to do.
+        """Leaves the group of processes; nothing may communicate afterwards.
 
         A process whose DistributedDataParallel outlived the group was seen to hang in its destructor.
         """

@@ -1,4 +1,4 @@
-"""What a run comes to, and what it leaves for people: the loss curve and a page."""
+"""The result of a run, and what it writes for people: a page and the loss curve."""
 
 import os
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainResult(CallResult):
-    """What a run came to."""
+    """The result of `train`."""
 
     run: str
     steps: int
@@ -24,7 +24,7 @@ class TrainResult(CallResult):
     """Mean training loss between the last two records."""
     validation_loss: float | None
     seconds: float
-    """Duration of this call, without what was done before a resumption."""
+    """Duration of this call; time before a resumption is not included."""
     images_per_second: float
     num_parameters: int
     stopped_by: int | None
@@ -45,7 +45,7 @@ class TrainResult(CallResult):
 
 
 def _is_main() -> bool:
-    """Whether this is the one of several processes that speaks for all."""
+    """Returns whether this process prints for all processes of the run."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -1,4 +1,4 @@
-"""A training run: its parts put together, and the one call that does it all."""
+"""The library call that trains a model, and the assembly of a run from its parts."""
 
 import importlib.util
 import os
@@ -41,13 +41,13 @@ def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None
     """Trains a U-Net, continuous or discrete (presets `ddpm…`), for a task; writes checkpoints, records and a report.
 
     SIGINT and SIGTERM, to any of the processes, end the run after the current step, with a checkpoint
-    (`TrainResult.stopped_by`). Validation and pictures are cut short, and made up for when the run is resumed. A second
+    (`TrainResult.stopped_by`). A validation or picture is cut short, and made up for when the run is resumed. A second
     signal raises KeyboardInterrupt at once.
 
     Args:
         config: all settings.
-        resume: go on from the newest whole checkpoint in `config.output`.
-        stop: asked to stop in place of signals.
+        resume: continue from the newest complete checkpoint in `config.output`.
+        stop: asked whether to stop, in place of signals.
 
     Raises:
         InputError: for settings, data or files that cannot be used, and a run that another process is training.
@@ -71,9 +71,9 @@ def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None
 
 
 def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
-    """Returns the parts of a run, restored to where it was if it is resumed.
+    """Returns a trainer with all parts of a run, restored from its checkpoint if it is resumed.
 
-    The folder is claimed after everything that can refuse the configuration, so that a refused run leaves none behind.
+    The folder is claimed after everything that can refuse the configuration, so a refused run leaves no folder behind.
 
     Raises:
         InputError: for settings, data or files that cannot be used.
@@ -117,12 +117,12 @@ def make_task(config: TrainConfig) -> Task:
 def open_data(
     config: TrainConfig, task: Task, processes: Processes, recorded: Json | None = None
 ) -> tuple[TrainingData, ImageDataset | None]:
-    """Returns what to train on, and what is held out (None for nothing).
+    """Returns the data to train on, and the images held out for validation (None without any).
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         task: decides what the configuration leaves open.
-        processes: that share the data.
+        processes: the processes that share the data.
         recorded: names of the images and classes that a resumed run was started with, as `open_dataset` takes them.
 
     Raises:
@@ -149,9 +149,9 @@ def open_data(
 
 
 def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module:
-    """Returns the model of a run: a preset's new one, or that of `start_from`.
+    """Returns the model of a run: a new one from a preset, or the model that `start_from` names.
 
-    It is tried on one image of zeros, so that one that cannot compute is refused before anything is written.
+    The model is tried on one image of zeros, so that a model that fails is refused before anything is written.
 
     Raises:
         InputError: for settings that do not fit together, or to the data.
@@ -231,10 +231,10 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Returns the devices, processes and precision of a run.
+    """Returns accelerate's object for the devices, processes and precision of a run.
 
     Raises:
-        InputError: for what this machine does not have.
+        InputError: if this machine lacks what the configuration asks for.
     """
     logger, precision = config.records.logger, config.optimizer.mixed_precision
     if logger != "none" and importlib.util.find_spec(logger) is None:

@@ -1,4 +1,4 @@
-"""What changes while a run goes on, and how it goes into a checkpoint and comes back: its counters, and what learns."""
+"""The state of a run, and how it is saved and restored: its counters, the model, its optimizer and its averages."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 @dataclass
 class TrainState:
-    """The counters of a run. What is added here is saved and restored."""
+    """The counters of a run. Every field is saved in checkpoints and restored from them."""
 
     draws: str
     """The random draws that the run was begun with."""
@@ -33,22 +33,22 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
-    """Time spent on the run, up to the last checkpoint or resumption."""
+    """Time spent on the run until the last checkpoint or resumption."""
     losses: list[Tensor] = field(default_factory=list)
     """Loss of each step since the last record."""
     non_finite: int = 0
     """Number of steps in a row without a finite gradient."""
     unreadable: set[int] = field(default_factory=set)
-    """Numbers of the images that turned out unreadable while training, in any process."""
+    """Indices of the images that became unreadable during training, in any process."""
 
     def to_dict(self) -> Json:
-        """Returns the counters as JSON has them."""
+        """Returns the counters as values that JSON can hold."""
         losses = [float(loss) for loss in self.losses]
         return {**vars(self), "losses": losses, "unreadable": sorted(self.unreadable)}
 
     @classmethod
     def from_dict(cls, values: Json, device: torch.device) -> "TrainState":
-        """Undoes `to_dict`.
+        """Returns the counters that `to_dict` wrote.
 
         Raises:
             KeyError, TypeError: if something is missing or of another type.
@@ -74,7 +74,7 @@ class WrappedNetwork:
 
 @dataclass
 class Learner:
-    """The objects of a run that learn; `state_dict` and `load_state_dict` undo each other, bit for bit."""
+    """The model of a run and everything that trains it. `load_state_dict` undoes `state_dict`, bit for bit."""
 
     model: nn.Module
     """The bare model."""
@@ -126,7 +126,7 @@ class Learner:
             self.model.train(was_training)
 
     def state_dict(self) -> tuple[Tensors, Json]:
-        """Returns the tensors by file and name, and the numbers as JSON has them."""
+        """Returns the tensors by file and name, and the other values in a form that JSON can hold."""
         names, optimizer = self.names, self.optimizer.state_dict()
         tensors: Tensors = {
             "model": dict(self.model.named_parameters()),
@@ -146,10 +146,10 @@ class Learner:
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Tensors, numbers: Json) -> None:
-        """Undoes `state_dict`, whatever device the objects are on now.
+        """Restores what `state_dict` returned, on whatever device the objects are now.
 
         Raises:
-            InputError: for tensors that are not this model's; nothing is changed then.
+            InputError: for tensors that do not fit this model; nothing has been changed then.
             KeyError: if a number is missing.
         """
         self._check_fit(tensors)
@@ -173,7 +173,9 @@ class Learner:
         own = {name: parameter.shape for name, parameter in self.model.named_parameters()}
         for file in ("model", *(() if self.ema is None else ("ema",))):
             if {name: tensor.shape for name, tensor in tensors.get(file, {}).items()} != own:
-                raise InputError(f"the checkpoint's {file}.safetensors does not fit this model; is it of another run?")
+                raise InputError(
+                    f"the checkpoint's {file}.safetensors does not fit this model; is it from another run?"
+                )
         for full, tensor in tensors.get("optimizer", {}).items():
             shape = own.get(full.rpartition("/")[0])
             if shape is None or (tensor.ndim and tensor.shape != shape):  # AdamW's counters have no dimension

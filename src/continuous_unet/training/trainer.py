@@ -1,7 +1,7 @@
-"""The training loop, and one step of it. Everything that they use has an owner; `run` puts the parts together.
+"""The training loop, and one step of it. The module `run` assembles the parts that they use.
 
-Nothing random is carried from step to step: noise and time of the image at position p of the data's sequence come from
-`(seed, p)`, dropout from `(seed, step)`. A run that was killed and resumed computes what it would have computed.
+No random state is carried from step to step. The noise and the time of the image at position p of the data's sequence
+follow from `(seed, p)`, and dropout from `(seed, step)`. A killed and resumed run computes what it would have computed.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Trainer(TrainingRun):
             stopped_by=self.stopped_by,
         )
         if self.stopped_by is not None:
-            processes.say(f"stopped at step {state.step}; go on with --resume")
+            processes.say(f"stopped at step {state.step}; continue with --resume")
         elif state.step == first_step:
             processes.say(f"the run already has {state.step} steps; raise --steps to train it further")
         if self.stopped_by is None and (state.step > first_step or not self.folder.report.is_file()):

@@ -1,4 +1,4 @@
-"""Validation: the same images, noise and times each time, so that only the weights make a difference."""
+"""Validation with the same images, noise and times each time, so that only the weights make a difference."""
 
 import torch
 from torch import Tensor
@@ -26,16 +26,16 @@ def validate(
     """Measures a task's error on held-out images, each with noise of its own and at one time of an even spread.
 
     Args:
-        task: says what the error is, and what is recorded of it.
+        task: defines the error, and the metrics that are recorded.
         model: a U-Net, in evaluation mode.
         dataset: held-out images; not empty.
-        seed: of the noise.
-        processes: that share the images, batch by batch; this one alone if None.
+        seed: seed of the noise.
+        processes: the processes that share the images, batch by batch; this one alone if None.
         stop: asked before each batch.
 
     Returns:
-        What the task's `metrics` says, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the
-        times that some image fell into; the same in every process.
+        The task's `metrics`, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the times that
+        some image fell into. They are the same in every process.
 
     Raises:
         Stopped: if a process is asked to stop.
