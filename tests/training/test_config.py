@@ -85,7 +85,7 @@ def test_files_of_the_first_version_load(name, task):
 
 
 def test_what_may_change_is_said_once():
-    """And is about how long, how often and where, not about what is computed."""
+    """These fields set how long and where a run computes and what it writes, not what it computes."""
     free = {name for name, leaf in leaves(TrainConfig).items() if leaf.field.metadata.get("may_change")}
     assert {"steps", "device", "num_workers", "data", "log_every", "sampling_steps"} <= free
     assert not free & {"seed", "batch_size", "learning_rate", "preset", "objective", "image_size", "task", "sigma"}

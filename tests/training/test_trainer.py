@@ -142,7 +142,7 @@ def test_a_signal_saves_and_leaves_with_its_code(number, tiny, tmp_path):
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C and some cluster managers do: data workers get it too
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number, errors
-    assert "go on with --resume" in errors
+    assert "continue with --resume" in errors
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
     train(tiny(steps=step + 2, **rare), resume=True)

@@ -163,7 +163,7 @@ class TrainingRun:
         self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
 
     def make_up(self) -> None:
-        """Makes up for the validation and the picture that were due at this step if a signal or a kill prevented them."""
+        """Makes up for the validation and picture that were due at this step if a signal or kill prevented them."""
         step, every = self.state.step, self.config.records
         if step == 0:
             return

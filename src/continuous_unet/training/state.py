@@ -173,9 +173,7 @@ class Learner:
         own = {name: parameter.shape for name, parameter in self.model.named_parameters()}
         for file in ("model", *(() if self.ema is None else ("ema",))):
             if {name: tensor.shape for name, tensor in tensors.get(file, {}).items()} != own:
-                raise InputError(
-                    f"the checkpoint's {file}.safetensors does not fit this model; is it from another run?"
-                )
+                raise InputError(f"the checkpoint's {file}.safetensors does not fit this model; is it another run's?")
         for full, tensor in tensors.get("optimizer", {}).items():
             shape = own.get(full.rpartition("/")[0])
             if shape is None or (tensor.ndim and tensor.shape != shape):  # AdamW's counters have no dimension
