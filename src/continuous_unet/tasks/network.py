@@ -44,3 +44,7 @@ class Pipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers annotates its default, None
     unet: Network
     scheduler: Any
+
+    def __init__(self, unet: Network, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)

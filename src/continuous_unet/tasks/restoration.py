@@ -13,7 +13,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.images.decode import is_grey, normalise_mode, to_array, upright
 from continuous_unet.images.grids import to_output
-from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
 from continuous_unet.models import size_multiple
 from continuous_unet.tasks.network import Network, Pipeline
@@ -77,10 +77,31 @@ class RestorationPipeline(Pipeline):
     input_images = 1
     """Number of images that the network takes, stacked along the channels, for the one that it gives."""
 
+    sampling_models = "cunet train --task generate"
+    """What makes models that can be used with mode `"sample"`."""
+
+    @property
+    def gives_samples(self) -> bool:
+        """Whether the model was trained for mode `"sample"`."""
+        return True
+
     @property
     def channels(self) -> int:
         """Channels of the images that the model was made for: 1 or 3."""
         return self.unet.config.out_channels
+
+    def check_mode(self, mode: str, model: str = "this model") -> None:
+        """Raises InputError for mode `"sample"` if the model, named `model`, only gives the mean."""
+        if mode == "sample" and not self.gives_samples:
+            raise InputError(
+                f"mode 'sample' needs a diffusion model, such as one of {self.sampling_models}; {model} was trained for "
+                "mode 'mean' only"
+            )
+
+    def to_model(self, images: Tensor) -> Tensor:
+        """Gives `(1, C, H, W)` in [0, 1] the range and channels of the model: colours as a batch, or grey repeated."""
+        images = to_model_range(images)
+        return images.transpose(0, 1) if self.channels == 1 else images.expand(-1, self.channels, -1, -1)
 
     def restore_all(self, images: Images, output_type: str, one: Callable[[Tensor, int], Iterator[Tensor]]) -> Any:
         """Checks, converts, restores and gives back: what the call of every pipeline does.
@@ -175,15 +196,8 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}")
 
 
-def to_model_channels(images: Tensor, channels: int) -> Tensor:
-    """Gives `(1, C, H, W)` the channels of a model: one by one as a batch for grey models, or grey repeated."""
-    if channels == 1:
-        return images.transpose(0, 1)
-    return images.expand(-1, channels, -1, -1)
-
-
 def from_model_channels(images: Tensor, channels: int) -> Tensor:
-    """Undoes `to_model_channels` for an image of so many channels; the mean, where grey had been repeated."""
+    """Undoes what `to_model` did to the channels of an image: grey that was repeated becomes the mean."""
     if images.shape[1] == 1:
         return images.transpose(0, 1)
     return images if channels == images.shape[1] else images.mean(dim=1, keepdim=True)

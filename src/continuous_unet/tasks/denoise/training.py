@@ -4,8 +4,9 @@ from torch import Tensor
 
 from continuous_unet.tasks.base import RestorationTask, StepContext
 from continuous_unet.tasks.denoise.options import DenoiseTraining, sigma_range
-from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline, remove_noise
+from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
 from continuous_unet.tasks.network import Network
+from continuous_unet.tasks.restoration import evaluated
 
 
 class DenoiseTask(RestorationTask[DenoiseTraining]):
@@ -18,7 +19,7 @@ class DenoiseTask(RestorationTask[DenoiseTraining]):
         low, high = sigma_range(self.options.sigma)
         sigmas = low + (high - low) * (step.times + 0.5) / step.process.num_train_timesteps
         noisy = step.clean + sigmas[:, None, None, None] * 2 / 255 * step.noise
-        return noisy, remove_noise(step.model, noisy, sigmas if self.options.sigma_conditioned else None)
+        return noisy, noisy - evaluated(step.model, noisy, sigmas if self.options.sigma_conditioned else 0)
 
     def pipeline(self, model: Network) -> DenoisingPipeline:
         low, high = sigma_range(self.options.sigma)

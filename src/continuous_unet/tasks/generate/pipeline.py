@@ -20,7 +20,7 @@ from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
-from continuous_unet.tasks.network import Network, Pipeline
+from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -37,10 +37,6 @@ class DiffusionSamplingPipeline(Pipeline):
         unet: a `ContinuousUNet2DModel` or a `UNet2DModel`.
         scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
     """
-
-    def __init__(self, unet: Network, scheduler: Any) -> None:
-        super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
     def __call__(

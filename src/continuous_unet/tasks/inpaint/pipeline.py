@@ -13,9 +13,8 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.masks import mask_of
-from continuous_unet.images.ranges import to_model_range, to_unit_range
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles
-from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     Images,
     RestorationPipeline,
@@ -24,7 +23,6 @@ from continuous_unet.tasks.restoration import (
     checked,
     from_model_channels,
     nothing,
-    to_model_channels,
 )
 
 
@@ -37,10 +35,6 @@ class InpaintingPipeline(RestorationPipeline):
     """
 
     task = "inpaint"
-
-    def __init__(self, unet: Network, scheduler: Any) -> None:
-        super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
     def __call__(
@@ -117,7 +111,7 @@ class InpaintingPipeline(RestorationPipeline):
                 "they must be of one size"
             )
         process = process_of(self.scheduler)
-        known = to_model_channels(to_model_range(image[None]), self.channels)
+        known = self.to_model(image[None])
         keep = (~hole).float()[None].expand_as(known)
         # with the betas of the model's own schedule
         scheduler = RePaintScheduler(

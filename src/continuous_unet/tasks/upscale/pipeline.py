@@ -22,14 +22,7 @@ from continuous_unet.images.resampling import enlarge
 from continuous_unet.images.tiling import Tiles, in_tiles, padded
 from continuous_unet.models import size_multiple
 from continuous_unet.tasks.network import Network
-from continuous_unet.tasks.restoration import (
-    LUMA,
-    Images,
-    RestorationPipeline,
-    RestoreOptions,
-    evaluated,
-    nothing,
-)
+from continuous_unet.tasks.restoration import LUMA, Images, RestorationPipeline, RestoreOptions, evaluated, nothing
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE
 
 
@@ -61,13 +54,17 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     task = "upscale"
     input_images = 2
+    sampling_models = "cunet train --task upscale --regression-share 0.5"
 
     def __init__(self, unet: Network, scheduler: Any, scale: int = 2, can_sample: bool = True) -> None:
-        super().__init__()
+        super().__init__(unet, scheduler)
         if scale not in (2, 3, 4):
             raise InputError(f"scale={scale} must be 2, 3 or 4")
-        self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, can_sample=can_sample)
+
+    @property
+    def gives_samples(self) -> bool:
+        return bool(self.config["can_sample"])
 
     @torch.no_grad()
     def __call__(
@@ -106,18 +103,17 @@ class SuperResolutionPipeline(RestorationPipeline):
         By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole large image is.
         """
         scale, tiles = self.config["scale"], options.tiles or Tiles(256, 32)
+        self.check_mode(options.mode)
         if options.mode == "sample":
-            if not self.config["can_sample"]:
-                raise InputError("mode 'sample': this model was trained for mode 'mean' only")
             enlarged = enlarge(image[None], scale)
             large = replace(options, tiles=Tiles(tiles.size * scale, tiles.overlap * scale))
-            yield self._with_residual(enlarged, self._run_back(self._to_model(enlarged), large))[0]
+            yield self._with_residual(enlarged, self._run_back(self.to_model(enlarged), large))[0]
             return
 
         def one_tile(tile: Tensor) -> Tensor:
             enlarged = enlarge(tile, scale)  # before it is padded: at the edge of an image as in training
             height, width = enlarged.shape[2:]
-            residual = predict_residual(self.unet, process, padded(self._to_model(enlarged), multiple))
+            residual = predict_residual(self.unet, process, padded(self.to_model(enlarged), multiple))
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
         process, multiple = process_of(self.scheduler), size_multiple(self.unet)
@@ -133,7 +129,7 @@ class SuperResolutionPipeline(RestorationPipeline):
         for band in bands:
             yield band[0]
 
-    def _to_model(self, images: Tensor) -> Tensor:
+    def to_model(self, images: Tensor) -> Tensor:
         """Gives `(1, C, H, W)` in [0, 1] the model's range and channels: the luma of colour, or grey repeated."""
         if self.channels == 1 and images.shape[1] == 3:
             images = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
