@@ -25,6 +25,8 @@ GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the I;16 family
 ALPHA_MODES = ("LA", "La", "RGBA", "RGBa", "PA")
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+ImageFile = str | Path | bytes | IO[bytes]
+"""A path, the bytes of a file, or an open file."""
 _bomb_check = threading.Lock()
 
 
@@ -42,7 +44,7 @@ class ValueRange(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Iterator[Image.Image]:
+def open_image(file: ImageFile, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Opens an image file and checks its size before anything is decoded.
 
     Args:
@@ -92,7 +94,7 @@ def _pillow_limit(limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Image.Image:
+def load_image(file: ImageFile, max_pixels: int | None = None) -> Image.Image:
     """Decodes one image wholly: its first frame, turned upright by its EXIF orientation.
 
     Arguments and errors are those of `open_image`. `info["loses_depth"]` of the image says what `loses_depth` does.

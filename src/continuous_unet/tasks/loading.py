@@ -73,9 +73,7 @@ def load_restorer(
 
 def open_restorer(name: str, kind: type[Restorer], options: FileOptions) -> Restorer:
     """Loads the model of a restoration verb as its options say; errors are those of `load_restorer`."""
-    pipeline: Restorer = load_restorer(
-        name, kind.task, device=pick_device(options.device), variant=options.variant
-    )
+    pipeline: Restorer = load_restorer(name, kind.task, device=pick_device(options.device), variant=options.variant)
     set_solver_steps(pipeline.unet, options.solver_steps)
     return pipeline
 

@@ -8,6 +8,21 @@ from continuous_unet.base.options import Options, option
 from continuous_unet.diffusion.options import VariancePreservingOptions
 
 
+def number_range(name: str, text: str, least: int, most: int, example: str) -> tuple[float, float]:
+    """Returns the bounds that `LOW:HIGH`, or one number for both, stands for.
+
+    Raises:
+        InputError: unless least <= LOW <= HIGH <= most and HIGH is above 0.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (least <= low <= high <= most and high > 0):
+        raise InputError(f"{name}={text!r} must be LOW:HIGH or one number, {least} to {most}, for example {example}")
+    return low, high
+
+
 @dataclass
 class TrainingOptions(Options):
     """Base of the options of one task's training."""

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from continuous_unet.tasks.base import RestorationTask, StepContext
-from continuous_unet.tasks.denoise.options import DenoiseTraining, sigma_range
+from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import evaluated
@@ -16,13 +16,13 @@ class DenoiseTask(RestorationTask[DenoiseTraining]):
         return self.deviation(self.restored(step)[1] - step.clean)
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
-        low, high = sigma_range(self.options.sigma)
+        low, high = self.options.sigmas()
         sigmas = low + (high - low) * (step.times + 0.5) / step.process.num_train_timesteps
         noisy = step.clean + sigmas[:, None, None, None] * 2 / 255 * step.noise
         return noisy, noisy - evaluated(step.model, noisy, sigmas if self.options.sigma_conditioned else 0)
 
     def pipeline(self, model: Network) -> DenoisingPipeline:
-        low, high = sigma_range(self.options.sigma)
+        low, high = self.options.sigmas()
         return DenoisingPipeline(model, sigma_min=low, sigma_max=high, sigma_conditioned=self.options.sigma_conditioned)
 
     def usage(self, run: str) -> str:

@@ -36,7 +36,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     def loss(self, step: StepContext) -> Tensor:
         diffused_share = 1 - self.options.regression_share
         count = step.process.num_train_timesteps
-        enlarged, residual = self._residual(step.clean)
+        enlarged, residual = self._residual(step)
         in_one = step.times >= diffused_share * count
         # the timesteps that are left over spread over the whole range again
         spread = (step.times / max(diffused_share, 1e-9)).long().clamp(max=count - 1)
@@ -47,12 +47,16 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         """Returns the answer in one evaluation; noise and times do not matter."""
-        enlarged, _ = self._residual(step.clean)
+        enlarged, _ = self._residual(step)
         return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
-    def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = to_model_range(degraded(to_unit_range(clean), self.options.scale)[1])
-        return enlarged, RESIDUAL_SCALE * (clean - enlarged)
+    def _residual(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        bounds, qualities = self.options.qualities(), None
+        if bounds is not None:  # uniform numbers from the draws of the step: one pixel of the noise, by its quantile
+            quantiles = torch.special.ndtr(step.noise[:, 0, 0, 0].double())
+            qualities = (bounds[0] + (bounds[1] - bounds[0]) * quantiles).round().int().tolist()
+        enlarged = to_model_range(degraded(to_unit_range(step.clean), self.options.scale, qualities)[1])
+        return enlarged, RESIDUAL_SCALE * (step.clean - enlarged)
 
     def pipeline(self, model: Network) -> SuperResolutionPipeline:
         return SuperResolutionPipeline(
