@@ -1,4 +1,4 @@
-"""Tensors in [0, 1] to PNG files and grids."""
+"""Writes tensors in [0, 1] as PNG files and grids."""
 
 import math
 import os
@@ -38,7 +38,7 @@ def make_grid(
         columns: images in a row; a square arrangement if None.
         padding: pixels between images.
         background: grey level of the padding, in [0, 1].
-        scale: number of times that each pixel is repeated; if None, as many as make images of about 48 pixels.
+        scale: number of times that each pixel is repeated; if None, images become about 48 pixels large.
     """
     scale = scale or max(1, round(48 / max(images.shape[2:])))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)

@@ -1,4 +1,4 @@
-"""Photographs from files and back, with what belongs to them: transparency, colour profile, EXIF data, 16 bits.
+"""Reads and writes photographs with all that belongs to them: transparency, colour profile, EXIF data, 16 bits.
 
 Pillow reads 16-bit colour, and 16-bit grey with transparency, as 8 bits; 16-bit grey is kept.
 """
@@ -27,7 +27,7 @@ SUFFIXES = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-"""What is written, by the ending of the name."""
+"""The format that is written, by the ending of the name."""
 _WITH_ALPHA = ("PNG", "TIFF", "WEBP")
 _WITH_16_BITS = ("PNG", "TIFF")
 _HOLDS = {"BMP": ("dpi",), "WEBP": ("icc_profile", "exif")}
@@ -47,7 +47,7 @@ _NOT_KEPT = {"xmp": "XMP data", "XML:com.adobe.xmp": "XMP data", "photoshop": "I
 
 @dataclass
 class Photograph:
-    """An image and what belongs to it."""
+    """An image with its metadata."""
 
     pixels: np.ndarray
     """`(H, W, C)`, C = 1 (grey) or 3 (RGB), uint8 or uint16, upright."""
@@ -60,7 +60,7 @@ class Photograph:
     frames: int = 1
     """Frames or pages of the file, of which this is the first."""
     notes: list[str] = field(default_factory=list)
-    """What of the file could not be kept, and what was decided about it."""
+    """What could not be kept of the file, and what was decided about it."""
 
     @property
     def largest(self) -> int:
@@ -78,7 +78,11 @@ class Photograph:
         return values.permute(2, 0, 1).contiguous()
 
     def from_bands(self, bands: Iterable[Tensor], scale: int = 1) -> "Photograph":
-        """Returns the same with other pixels: bands `(C, rows, W)` in [0, 1], `scale` times as large together."""
+        """Returns a copy with other pixels, `scale` times as large, from bands `(C, rows, W)` in [0, 1].
+
+        Raises:
+            InputError: for values that are not finite.
+        """
         height, width, channels = self.pixels.shape
         pixels = np.empty((height * scale, width * scale, channels), self.pixels.dtype)
         top = 0

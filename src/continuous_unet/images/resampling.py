@@ -1,7 +1,7 @@
 """Bicubic resampling as the super-resolution literature does it: MATLAB's `imresize`, antialiased, a = -0.5.
 
-torch's antialiased bicubic is that: it gives the published figures of bicubic enlargement (Set5: 33.66 dB at x2 and
-28.42 dB at x4 on Y), see `tests/images/test_resampling.py`.
+torch's antialiased bicubic interpolation is the same. It gives the published figures of bicubic enlargement (Set5:
+33.66 dB at x2 and 28.42 dB at x4 on Y), see `tests/images/test_resampling.py`.
 """
 
 import io
@@ -16,7 +16,7 @@ from continuous_unet.images.grids import to_pil
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Returns images `(B, C, H, W)` of another size by antialiased bicubic interpolation; values may leave their range."""
+    """Resizes images `(B, C, H, W)` by antialiased bicubic interpolation; values may leave their range."""
     return torch.nn.functional.interpolate(images, size=(height, width), mode="bicubic", antialias=True)
 
 

@@ -1,4 +1,4 @@
-"""Many image files, one after another: where each result goes, what failed, and why."""
+"""Restores many image files, one after another, and reports where each result is, what failed, and why."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ class FileCall(Protocol[Chosen]):
 
 @dataclass
 class FilesResult(CallResult):
-    """What became of the files."""
+    """The result of a verb for image files."""
 
     output: str
     facts: Json = field(default_factory=dict)
@@ -107,7 +107,7 @@ class FilesResult(CallResult):
 
 
 def plan_files(options: FileOptions, result: FilesResult) -> list[tuple[Path, Path]]:
-    """Returns input and output of every file that is to be restored.
+    """Returns input and output of every file that has to be restored.
 
     Hidden files, and earlier results below a searched folder, are no inputs. In an output folder, results get the names
     of the inputs, and their folders below those that were given.

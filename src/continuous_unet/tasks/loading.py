@@ -1,4 +1,4 @@
-"""Models by name: run folders, saved pipelines, bare models, those of the package, presets."""
+"""Loads models by name: run folders, saved pipelines, bare models, packaged models, presets."""
 
 import os
 from pathlib import Path
@@ -52,17 +52,15 @@ def load_restorer(
     unet, scheduler, index = load_parts(path, variant)
     purpose, config, usable = trained_for(index), unet.config, TASKS[task].models_of
     if purpose not in usable:
-        raise InputError(
-            f"{name} was trained for {purpose}; expected a model of cunet train --task {' or '.join(usable)}"
-        )
+        expected = f"a model of cunet train --task {' or '.join(usable)}"
+        raise InputError(f"{name} was trained for {purpose}; expected {expected}")
     if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
-        raise InputError(
-            f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
-            f"or RGB images{' beside their enlarged ones' if pipeline_class.input_images > 1 else ''}"
-        )
+        expected = "models of grey or RGB images" + " and their enlarged ones" * (pipeline_class.input_images - 1)
+        channels = f"{config.in_channels} channels in and {config.out_channels} out"
+        raise InputError(f"{name} has {channels}; {task} takes {expected}")
     if scheduler is not None:
         process_of(scheduler)  # refuses other families
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
@@ -92,7 +90,7 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     variant: str | None = None,
 ) -> DiffusionSamplingPipeline:
-    """Loads what can be sampled from.
+    """Loads a pipeline that makes images from noise.
 
     Args:
         path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), or a bare model (`config.json` and
@@ -127,7 +125,7 @@ def _find(name: Name) -> Path:
 
 
 def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns what the index says about a pipeline beside its parts: arguments of its constructor."""
+    """Returns the arguments of a pipeline's constructor that the index has, besides its parts."""
     hints = get_type_hints(pipeline_class.__init__).items()
     options = {name: index[name] for name, kind in hints if name in index and kind in (bool, int, float)}
     for name, value in options.items():
@@ -146,7 +144,7 @@ def load_model_or_preset(
         name: a preset, or what `load_pipeline` takes. A folder takes precedence over a preset of the same name.
         sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
         channels: channels of a preset's images; 1 for `tiny`, 3 for the others if None.
-        solver_steps: number of solver steps in each block, if it is to be changed.
+        solver_steps: number of solver steps in each block, if it should be changed.
 
     Raises:
         InputError: as `load_pipeline`, and for settings that do not fit.

@@ -1,4 +1,4 @@
-"""The one table of tasks: what each is called, what it can be asked for, and where its parts live.
+"""The one table of tasks: their names, their options, and where their parts live.
 
 A new task is a folder here, an entry in `TASKS`, and one in the list of its test. Imports no torch: the command line
 reads it to parse.

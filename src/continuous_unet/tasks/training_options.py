@@ -1,4 +1,4 @@
-"""What the training options of all tasks have in common. Imports no torch."""
+"""The training options that all tasks have in common. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -40,13 +40,13 @@ class TrainingOptions(Options):
 
 @dataclass
 class RestorationTraining(TrainingOptions):
-    """Base for the tasks that make a better image of a worse one."""
+    """Base of the options of training a model that restores degraded images."""
 
     loss: Literal["squared", "absolute"] | None = option(
-        None, "error that training minimises: absolute, or squared; absolute if left out"
+        None, "error that training minimises: absolute or squared (default: absolute)"
     )
 
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """Restoration weights all images alike."""
+        """Refuses min-SNR weights: restoration weights all images alike."""
         if process.min_snr_gamma is not None:
             raise InputError("--min-snr-gamma is for --task generate; leave it out")

@@ -1,4 +1,4 @@
-"""What denoising can be asked for. Imports no torch."""
+"""The options of denoising. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class DenoiseTraining(RestorationTraining):
         return number_range("sigma", self.sigma, 0, 255, "0:55")
 
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """The model predicts the noise of an image whose signal keeps its size."""
+        """Refuses other objectives: the model predicts the noise of an image whose signal is not scaled."""
         super().check_process(process)
         if process.objective is not None:
             raise InputError("--objective is for generate and upscale; a denoiser predicts the noise")

@@ -1,8 +1,8 @@
-"""Noise out of images, by a model that was trained for it or by any diffusion model.
+"""Removes noise from images, by a model that was trained for it or by any diffusion model.
 
-A diffusion model knows images under noise of every strength. `x0 + sigma n` is brought to the variance-preserving
-form by `sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / alpha_bar_t)` is that sigma, and then
-either the mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
+A diffusion model knows images with noise of every strength. At the timestep t where `sqrt((1 - alpha_bar_t) /
+alpha_bar_t)` is sigma, `x0 + sigma n` times `sqrt(alpha_bar_t)` is such an image. From there, the model either gives
+the mean of the clean image, in one evaluation, or the reverse process is run.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class DenoisingPipeline(RestorationPipeline):
 
     Args:
         unet: a `ContinuousUNet2DModel` or `UNet2DModel` of 1 or 3 channels.
-        scheduler: noise schedule of a diffusion model; None for a model that was trained to denoise.
+        scheduler: the scheduler of a diffusion model; None for a model that was trained to denoise.
         sigma_min: weakest noise that such a model was trained on, on the 0–255 scale.
         sigma_max: strongest noise.
         sigma_conditioned: whether such a model takes the strength of the noise; otherwise it is blind.
@@ -96,11 +96,11 @@ class DenoisingPipeline(RestorationPipeline):
                 it.
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper (diffusion models only).
             num_inference_steps: number of sampling steps of mode `"sample"`.
-            generator: source of its randomness.
+            generator: source of the random numbers.
             tiles: see `Tiles`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give a `DenoisingOutput` rather than a tuple.
-            before_tile: called before each tile; what it raises ends the work.
+            before_tile: called before each tile; an exception that it raises ends the work.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
@@ -180,7 +180,7 @@ class DenoisingPipeline(RestorationPipeline):
         return process.nearest_time(wanted)
 
     def _run_back(self, state: Tensor, timestep: int, options: RestoreOptions) -> Tensor:
-        """Runs the reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""
+        """Runs the reverse process of DDPM from a timestep, in larger steps; the whole image is in memory."""
         scheduler = DDPMScheduler.from_config(self.scheduler.config)
         num_steps = min(options.num_inference_steps, timestep + 1)
         times = torch.linspace(timestep, 0, num_steps).round().long().unique().flip(0)

@@ -1,4 +1,4 @@
-"""Noise out of photographs: the library call behind `cunet denoise`, and its work on one of them."""
+"""Removes noise from photographs: the library call behind `cunet denoise`, and its work on one of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +44,7 @@ def denoise_photograph(
         pipeline: what `load_restorer` gives.
         options: `sigma`, `mode`, `steps`, `seed`, `tile` and `overlap` are used.
         photograph: the noisy one.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
 
     Returns:
         The photograph, whose notes say what was decided, and the `sigma` that was assumed, on the 0–255 scale.

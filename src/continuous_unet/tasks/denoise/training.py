@@ -1,4 +1,4 @@
-"""Noise out of images: the model predicts the noise, as DnCNN does (Zhang et al. 2017, arXiv 1608.03981)."""
+"""Trains a denoiser: the model predicts the noise, as DnCNN does (Zhang et al. 2017, arXiv 1608.03981)."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from continuous_unet.tasks.restoration import evaluated
 
 
 class DenoiseTask(RestorationTask[DenoiseTraining]):
-    """White Gaussian noise of every strength between two bounds, uniformly; the noisy image is not clipped."""
+    """Learns to remove white Gaussian noise, uniformly of every strength between two bounds and not clipped."""
 
     def loss(self, step: StepContext) -> Tensor:
         return self.deviation(self.restored(step)[1] - step.clean)

@@ -1,4 +1,4 @@
-"""Images from noise: the library call behind `cunet sample`."""
+"""Makes images from noise: the library call behind `cunet sample`."""
 
 import contextlib
 import time
@@ -21,7 +21,7 @@ from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
 @dataclass
 class SampleResult(CallResult):
-    """What was made."""
+    """The images that were made."""
 
     images: int
     files: list[str]

@@ -1,4 +1,4 @@
-"""Holes of photographs filled: the library call behind `cunet inpaint`, and its work on one of them."""
+"""Fills holes in photographs: the library call behind `cunet inpaint`, and its work on one of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +56,7 @@ def inpaint_photograph(
         options: `steps`, `jump_length`, `resamples`, `seed`, `tile` and `overlap` are used.
         mask: what is filled, bool `(1, H, W)`.
         photograph: the one with a hole.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
     """
     how = how_to_restore(options, "inpaint", "sample", options.steps, before_tile)
     image = photograph.tensor().to(pipeline.device)

@@ -1,4 +1,4 @@
-"""What upscaling can be asked for. Imports no torch."""
+"""The options of upscaling. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ class UpscaleTraining(RestorationTraining):
         return None if text is None else number_range("jpeg_quality", text, 1, 95, "30:95")
 
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """Where upscaling starts, its input is pure noise, of which the noise itself says nothing."""
+        """Refuses to predict noise: upscaling starts from pure noise, where this would be trivial."""
         super().check_process(process)
         if process.objective == "epsilon":
             raise InputError(

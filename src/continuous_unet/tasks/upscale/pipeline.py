@@ -1,8 +1,8 @@
-"""Large images from small ones. The network, given the enlarged image, predicts what is missing in it.
+"""Enlarges images. The network is given an image enlarged by interpolation, and predicts the residual.
 
-Diffused is `residual = RESIDUAL_SCALE (image - enlarged)`, beside the enlarged image (after SR3, arXiv 2104.07636). The
-process ends without signal (zero terminal SNR): asked there, with zeros in place of the noise, the network gives the
-mean of the residual in one evaluation; run back from there, it gives one sharp image of the possible ones.
+The process diffuses `residual = RESIDUAL_SCALE (image - enlarged)`. The network is also given the enlarged image (SR3,
+arXiv 2104.07636). The process ends without signal (zero terminal SNR). Evaluated there, with zeros instead of noise,
+the network gives the mean of the residual. Run back from there, the process gives one of the possible sharp images.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def predict_residual(unet: Network, process: Process, enlarged: Tensor) -> Tenso
 
     Args:
         unet: a model of twice the channels.
-        process: that of the training; its last time is without signal.
+        process: the process of the training, whose last time is without signal.
         enlarged: `(B, C, H, W)` in [-1, 1].
     """
     last = process.num_train_timesteps - 1
@@ -47,7 +47,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     Args:
         unet: a model whose input has twice the channels of its output.
-        scheduler: that of the training, with zero terminal SNR.
+        scheduler: the scheduler of the training, with zero terminal SNR.
         scale: upscaling factor: 2, 3 or 4.
         can_sample: whether it was trained on more than the answer in one evaluation.
     """
@@ -84,11 +84,11 @@ class SuperResolutionPipeline(RestorationPipeline):
             image: see `as_tensors`.
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper.
             num_inference_steps: number of sampling steps of mode `"sample"`.
-            generator: source of its randomness.
+            generator: source of the random numbers.
             tiles: see `Tiles`, in pixels of the small image; 256 with an overlap of 32 if None.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
-            before_tile: called before each tile; what it raises ends the work.
+            before_tile: called before each tile; an exception that it raises ends the work.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.

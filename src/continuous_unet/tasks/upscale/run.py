@@ -1,4 +1,4 @@
-"""Larger photographs: the library call behind `cunet upscale`, and its work on one of them."""
+"""Enlarges photographs: the library call behind `cunet upscale`, and its work on one of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,9 +27,7 @@ def upscale_files(options: UpscaleOptions) -> Work:
     """
     name = options.model or f"upscale-x{options.scale or 2}"
     if options.model is None and name not in pretrained_models():
-        raise InputError(
-            f"no model for factor {options.scale} comes with the package; train one, and name it with --model"
-        )
+        raise InputError(f"no packaged model has the factor {options.scale}; train one, and name it with --model")
     pipeline = open_restorer(name, SuperResolutionPipeline, options)
     scale = pipeline.config["scale"]
     if options.scale not in (None, scale):
@@ -52,7 +50,7 @@ def upscale_photograph(
         pipeline: what `load_restorer` gives.
         options: `mode`, `steps`, `seed`, `tile` and `overlap` are used.
         photograph: the small one.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
     """
     how = how_to_restore(options, "upscale", options.mode, options.steps, before_tile)
     bands = pipeline.bands(photograph.tensor().to(pipeline.device), how)

@@ -1,4 +1,4 @@
-"""Large images from small ones: diffusion of the residual, given the enlarged image, and its mean in one evaluation."""
+"""Trains an upscaler: diffusion of the residual, given the enlarged image, and its mean in one evaluation."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline, pred
 
 
 class UpscaleTask(RestorationTask[UpscaleTraining]):
-    """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` beside the enlarged image (SR3, arXiv 2104.07636).
+    """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` and gives the model the enlarged image too (SR3).
 
     At the last timestep nothing of the residual is left (zero terminal SNR, arXiv 2305.08891), so the optimal
     prediction there is the mean residual. A fixed fraction of each batch is trained on exactly this case, with the
@@ -28,7 +28,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return options.make(default_objective="v_prediction", zero_terminal_snr=True)
 
     def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
-        """Twice the channels go in: the diffused residual and the enlarged image."""
+        """Returns arguments of a model with twice the channels as input: diffused residual and enlarged image."""
         # the blocks of a restorer run at the resolution of the small image
         patch = {"patch_size": self.options.scale} if preset == "restorer" else {}
         return {"in_channels": 2 * channels, "out_channels": channels, **patch}
@@ -46,7 +46,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return self.deviation(prediction - noised.target)
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
-        """Returns the answer in one evaluation; noise and times do not matter."""
+        """Returns the answer in one evaluation; the noise decides only the JPEG qualities, and the times nothing."""
         enlarged, _ = self._residual(step)
         return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
