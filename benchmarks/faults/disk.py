@@ -83,7 +83,7 @@ def begin(output: Path, lab: Lab) -> None:
     """Makes a run with one checkpoint, of step 6; the reference has two."""
     config = tiny(output, **SETTINGS)
     config.steps = 6
-    config.lr_schedule = "constant"  # the same for 6 and for 12 steps
+    config.optimizer.lr_schedule = "constant"  # the same for 6 and for 12 steps
     child = run(train_arguments(config, lab.folder), lab.folder)
     assert child.code == 0, child.errors
     (output / "report.md").unlink()
@@ -96,7 +96,7 @@ def main(lab: Lab) -> None:
     fresh(lab.folder)
     reference = lab.folder / "reference"
     config = tiny(reference, **SETTINGS)
-    config.lr_schedule = "constant"
+    config.optimizer.lr_schedule = "constant"
     assert run(train_arguments(config, lab.folder), lab.folder).code == 0
 
     with tmpfs(lab.folder / "full", "size=64m") as disk:

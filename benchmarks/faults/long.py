@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from lab import Lab, fresh, run, tiny, train_arguments
 
-import continuous_unet.training.trainer as loop
+from continuous_unet.training.trainer import Trainer
 
 MODES = {
     "backprop": {"gradient": "backprop"},
@@ -35,17 +35,17 @@ def main(lab: Lab) -> None:
         log.unlink(missing_ok=True)
 
         def watch(log: Path = log) -> None:
-            real = loop._Trainer._take_step
+            real = Trainer.take_step
 
             def step(self, batches):
-                if self.step % 100 == 0:
+                if self.state.step % 100 == 0:
                     gc.collect()
                     tensors = sum(torch.is_tensor(thing) for thing in gc.get_objects())
                     with log.open("a") as file:
-                        file.write(json.dumps([self.step, resident_bytes(), tensors]) + "\n")
+                        file.write(json.dumps([self.state.step, resident_bytes(), tensors]) + "\n")
                 return real(self, batches)
 
-            loop._Trainer._take_step = step
+            Trainer.take_step = step
 
         output = fresh(lab.folder / "run")
         model = {"block_out_channels": [8, 8], "norm_num_groups": 4, "add_attention": False, **options}

@@ -27,10 +27,10 @@ from lab import (
 )
 from stops import slowly
 
-import continuous_unet.training.trainer as loop
 from continuous_unet.tasks.generate import pipeline as generation
-from continuous_unet.tasks.registry import generation as learning
-from continuous_unet.training import checkpoints
+from continuous_unet.tasks.generate import training as learning
+from continuous_unet.training import checkpoints, outputs
+from continuous_unet.training.trainer import Trainer
 
 STEPS = {
     "steps": 12,
@@ -113,8 +113,8 @@ def one_is_told(lab: Lab, reference: Path) -> None:
 
     def phases(marker: Path) -> dict[str, Hook]:
         return {
-            "training": slowly(loop._Trainer, "_take_step", marker, call=3),
-            "validation": slowly(loop, "validation_loss", marker, seconds=0.3),
+            "training": slowly(Trainer, "take_step", marker, call=3),
+            "validation": slowly(outputs, "validate", marker, seconds=0.3),
             "saving": slowly(checkpoints, "save_file", marker, seconds=0.3),
             "sampling": slowly(generation.DiffusionSamplingPipeline, "progress_bar", marker, seconds=0.3),
         }
@@ -150,17 +150,13 @@ def bad_numbers(lab: Lab) -> None:
 
     def poison(steps: range) -> Hook:
         def before() -> None:
-            real_loss, real_step, now = learning.diffusion_loss, loop._Trainer._take_step, [0]
+            real = learning.GenerateTask.loss
 
-            def loss(model, *args):
-                value = real_loss(model, *args)
-                return value * value.new_tensor([1.0, float("nan")]) if model.training and now[0] in steps else value
+            def loss(self, step):
+                value = real(self, step)
+                return value * value.new_tensor([1.0, float("nan")]) if step.step + 1 in steps else value
 
-            def step(self, batches):
-                now[0] = self.step + 1
-                return real_step(self, batches)
-
-            learning.diffusion_loss, loop._Trainer._take_step = loss, step
+            learning.GenerateTask.loss = loss
 
         return before
 
@@ -203,7 +199,7 @@ def another_number(lab: Lab) -> None:
     log.mkdir()
 
     def watch() -> None:
-        real = loop._Trainer._batches
+        real = Trainer._batches
 
         def batches(self):
             for positions, batch in real(self):
@@ -211,14 +207,14 @@ def another_number(lab: Lab) -> None:
                     file.write(json.dumps([list(positions), batch["index"].tolist()]) + "\n")
                 yield positions, batch
 
-        loop._Trainer._batches = batches
+        Trainer._batches = batches
 
     # 46 images: two processes see 32 of them; one process sees the rest, and then those of the next epoch
     settings = {**STEPS, "steps": 8, "num_validation": 4096 - 46, "validate_every": 1000}
     bad += failed(run_all(train_arguments(tiny(output, **settings), lab.folder), lab, befores=[watch, watch]))
     alone = run(resume_arguments(output, "--steps", "40"), lab.folder, before=watch)
     bad += failed([alone])
-    if "was on 2 processes and is now on 1" not in alone.errors or "not bit for bit" not in alone.errors:
+    if "had 2 processes and now has 1" not in alone.errors or "not bit for bit" not in alone.errors:
         bad.append(f"it was not said: {alone.errors[-800:]}")
     seen: dict[int, int] = {}
     for path in log.iterdir():

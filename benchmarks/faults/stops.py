@@ -20,11 +20,11 @@ from lab import (
     wait_until,
 )
 
-import continuous_unet.training.trainer as loop
 from continuous_unet.data import looking
 from continuous_unet.evaluation.costs import profile as costs_profile
 from continuous_unet.tasks.generate import pipeline as generation
-from continuous_unet.training import checkpoints
+from continuous_unet.training import checkpoints, outputs
+from continuous_unet.training.trainer import Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STEPS = {
@@ -59,13 +59,13 @@ def phases(marker: Path) -> dict[str, Callable[[], None]]:
     """Returns what to slow down, by the name of its phase."""
     return {
         "looking at the data": slowly(looking, "is_grey", marker, seconds=0.5),
-        "a step of training": slowly(loop._Trainer, "_take_step", marker, call=4),
-        "validation": slowly(loop._Trainer, "_validate", marker, seconds=0.02),
-        "the middle of validation": slowly(loop, "validation_loss", marker),
+        "a step of training": slowly(Trainer, "take_step", marker, call=4),
+        "validation": slowly(Trainer, "validate", marker, seconds=0.02),
+        "the middle of validation": slowly(outputs, "validate", marker),
         "writing a checkpoint": slowly(checkpoints, "save_file", marker, seconds=0.3),
-        "replacing the model": slowly(loop, "replace_folder", marker, seconds=0.5),
+        "replacing the model": slowly(outputs, "replace_folder", marker, seconds=0.5),
         "sampling a grid": slowly(generation.DiffusionSamplingPipeline, "progress_bar", marker, seconds=0.2),
-        "the last step's validation": slowly(loop, "validation_loss", marker, call=2, seconds=0.3),
+        "the last step's validation": slowly(outputs, "validate", marker, call=2, seconds=0.3),
         "the last grid": slowly(generation.DiffusionSamplingPipeline, "progress_bar", marker, call=5, seconds=0.2),
     }
 

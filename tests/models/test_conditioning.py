@@ -105,7 +105,9 @@ def test_solver_steps_of_a_call_when_exported(kind):
     with torch.no_grad():
         for keep_loop in (False, True):
             unet.set_solver(keep_loop=keep_loop)
-            program = torch.export.export(unet, arguments, {"num_solver_steps": 3}, strict=False)
+            batch = {0: torch.export.Dim("batch", min=1, max=63)}
+            shapes = {"sample": batch, "timestep": batch, "num_solver_steps": None}
+            program = torch.export.export(unet, arguments, {"num_solver_steps": 3}, dynamic_shapes=shapes, strict=False)
             loops = [node for node in program.graph.nodes if "while_loop" in str(node.target)]
             assert bool(loops) == (keep_loop and kind != "residual")
             ours = program.module()(*arguments, num_solver_steps=3).sample

@@ -12,6 +12,11 @@ from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
 
+_PLACEHOLDERS = {
+    "data": "DATA", "calibration_data": "DATA", "model": "MODEL", "start_from": "MODEL", "output": "PATH",
+    "mask": "FILE", "device": "DEVICE", "sides": "SIDE", "value_range": "LOW:HIGH",
+}  # fmt: skip
+"""Placeholders of options that are named alike in every verb."""
 _WITHIN = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 
 
@@ -76,7 +81,9 @@ class Leaf:
         kind = self.kinds[-1]
         if _origin(kind) is list:
             (kind,) = typing.get_args(kind)
-        return {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(_origin(kind), "TEXT")
+        return _PLACEHOLDERS.get(self.name) or {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(
+            _origin(kind), "TEXT"
+        )
 
     @property
     def default(self) -> Any:

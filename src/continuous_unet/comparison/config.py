@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, leaves, option
@@ -19,6 +19,13 @@ SHARED = (
     *("noise_schedule", "ema_decay", "device"),
 )
 """Options of the trainings that are taken over."""
+
+
+class ModelDescription(Protocol):
+    """What a model is made of, such as a `Side`."""
+
+    preset: str
+    model_options: dict[str, Any]
 
 
 @dataclass
@@ -128,7 +135,7 @@ class CompareConfig(Options):
         return [f"{name} {old[name]!r} -> {new[name]!r}" for name in fixed if old[name] != new[name]]
 
     def train_config(
-        self, output: str, side: Any, *, steps: int, learning_rate: float, seed: int, points: int = 8
+        self, output: str, side: "ModelDescription", *, steps: int, learning_rate: float, seed: int, points: int = 8
     ) -> TrainConfig:
         """Returns one training of one side: only model, learning rate, length and seed differ between sides.
 

@@ -1,6 +1,6 @@
 """Figures of a comparison as text, for the report and for the tables of the documentation."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from continuous_unet.comparison.rows import Spread, Timing
 
@@ -40,7 +40,7 @@ def kid(mean: Spread | float | None, deviation: float, digits: int) -> str:
     return f"{mean * 1000:.{digits}f} ± {deviation * 1000:.{digits}f}"
 
 
-def markdown_table(head: list[str], body: list[list[Any]]) -> str:
+def markdown_table(head: list[str], body: Sequence[Sequence[object]]) -> str:
     """Returns a table in Markdown."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

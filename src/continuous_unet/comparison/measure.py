@@ -109,7 +109,7 @@ def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: i
 
     batch = 8
 
-    def sampling(model: Any) -> Callable[[], Any]:
+    def sampling(model: Any) -> Callable[[], object]:
         pipeline = DiffusionSamplingPipeline(model, make_scheduler(scheduler, DDPMScheduler().config))
         pipeline.set_progress_bar_config(disable=True)
         return lambda: pipeline(
@@ -120,7 +120,7 @@ def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: i
 
 
 def _speeds(
-    functions: dict[str, Callable[[], Any]], device: torch.device, batch_size: int, repeats: int, warmup: int
+    functions: dict[str, Callable[[], object]], device: torch.device, batch_size: int, repeats: int, warmup: int
 ) -> dict[str, Speed]:
     times = measure_latency(functions, repeats=repeats, warmup=warmup, device=device)
     return {
@@ -146,7 +146,7 @@ def measure_latencies(models: Models, repeats: int, *, compiled: bool) -> dict[s
 def _latencies(
     models: Models, repeats: int, prepare: Callable[[Any], Callable[..., Any]]
 ) -> dict[str, Latency | Failed]:
-    functions: dict[str, Callable[[], Any]] = {}
+    functions: dict[str, Callable[[], object]] = {}
     failed: dict[str, Failed] = {}
     with torch.no_grad():
         for name, model in models.items():

@@ -97,7 +97,7 @@ class PieceStore:
         """Returns a piece from its file."""
         return from_json(kind, json.loads(self.path(name).read_text(encoding="utf-8")))
 
-    def write(self, name: str, result: Any) -> None:
+    def write(self, name: str, result: object) -> None:
         """Writes a piece.
 
         Raises:

@@ -1,6 +1,6 @@
 """The plots of a comparison."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from continuous_unet.comparison.formatting import SCHEDULER_NAMES
 from continuous_unet.comparison.results import Comparison
 
 COLOURS = ("#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#1f77b4", "#17becf", "#2ca02c", "#7f7f7f", "#e377c2", "#bcbd22")
+Panels = Sequence[Any]
+"""Axes of matplotlib."""
 Look = Callable[[str], dict[str, Any]]
 STYLES = {"backprop": "-", "checkpoint": "--", "reversible": ":"}
 
@@ -53,7 +55,7 @@ def _look(comparison: Comparison) -> Look:
     return lambda name: {"color": sides[name][0], "label": sides[name][1], "markersize": 3, "linewidth": 1.3}
 
 
-def _convergence(axes: Any, comparison: Comparison, look: Look) -> None:
+def _convergence(axes: Panels, comparison: Comparison, look: Look) -> None:
     units = ("training images", "seconds of training, at each side's own speed")
     for panel, unit in zip(axes, units, strict=True):
         for side, trained in comparison.trained():
@@ -68,7 +70,7 @@ def _convergence(axes: Any, comparison: Comparison, look: Look) -> None:
     axes[0].set_ylabel("validation loss")
 
 
-def _sampling(axes: Any, comparison: Comparison, look: Look) -> None:
+def _sampling(axes: Panels, comparison: Comparison, look: Look) -> None:
     for panel, scheduler in zip(axes, CURVE_SCHEDULERS, strict=True):
         for side, trained in comparison.trained():
             points = [(p.steps, p.fid) for p in trained.sampling if p.scheduler == scheduler]
@@ -77,7 +79,7 @@ def _sampling(axes: Any, comparison: Comparison, look: Look) -> None:
     axes[0].set_ylabel("FID, in the features named in the report")
 
 
-def _solver_steps(axes: Any, comparison: Comparison, look: Look) -> None:
+def _solver_steps(axes: Panels, comparison: Comparison, look: Look) -> None:
     for side, trained in comparison.trained():
         points = [(row.solver_steps, row.validation_loss) for row in trained.solver_steps]
         if points:
@@ -85,7 +87,7 @@ def _solver_steps(axes: Any, comparison: Comparison, look: Look) -> None:
     axes[0].set(xlabel="solver steps in each block, after training", ylabel="validation loss", yscale="log")
 
 
-def _memory(axes: Any, comparison: Comparison, look: Look) -> None:
+def _memory(axes: Panels, comparison: Comparison, look: Look) -> None:
     for side in comparison.sides:
         for mode in dict.fromkeys(row.gradient for row in side.memory if row.solver_steps):
             points = [(row.solver_steps, row.saved_bytes / 2**20) for row in side.memory if row.gradient == mode]
@@ -94,7 +96,7 @@ def _memory(axes: Any, comparison: Comparison, look: Look) -> None:
     axes[0].set(xlabel="solver steps in each block", ylabel="MiB saved for backward, one image", yscale="log")
 
 
-PLOTS: dict[str, tuple[Callable[[Any, Comparison, Look], None], int, str]] = {
+PLOTS: dict[str, tuple[Callable[[Panels, Comparison, Look], None], int, str]] = {
     "convergence": (_convergence, 2, "Validation loss against training images and against time; bands are over seeds."),
     "sampling": (_sampling, 2, "Distance to the real images against sampling steps."),
     "solver-steps": (_solver_steps, 1, "Loss of trained models with other numbers of solver steps than in training."),

@@ -2,10 +2,9 @@
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
@@ -26,7 +25,7 @@ class Table:
     """A table of the report."""
 
     head: list[str]
-    body: list[list[Any]]
+    body: Sequence[Sequence[object]]
 
     @classmethod
     def of(cls, columns: Columns, rows: Sequence[SideRow]) -> "Table":
@@ -59,7 +58,7 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
     return rows, verdicts
 
 
-def render(name: str, folder: Path, context: dict[str, Any]) -> str:
+def render(name: str, folder: Path, context: Mapping[str, object]) -> str:
     """Returns `report.md` or `report.html`, in which pictures are included, as text."""
     try:
         import jinja2
@@ -79,7 +78,7 @@ def render(name: str, folder: Path, context: dict[str, Any]) -> str:
 
 def report_context(
     folder: Path, comparison: Comparison, rows: Sequence[SideRow], verdicts: Sequence[Verdict], plots: dict[str, str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Returns what the templates show."""
     config, trained = comparison.config, comparison.trained()
     kind, size = config.budget_parts()
@@ -142,7 +141,7 @@ QUALITY: dict[str, Callable[[QualityRow], object]] = {
 
 
 def _quality_table(scale: Scale, rows: Sequence[SideRow]) -> Table:
-    body: list[list[Any]] = [
+    body: list[list[object]] = [
         [row.label, *(show(row.quality) for show in QUALITY.values())] for row in rows if row.quality is not None
     ]
     for label, found in (

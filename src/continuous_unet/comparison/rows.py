@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from continuous_unet.base.files import replace_text
+from continuous_unet.base.results import Json
 from continuous_unet.comparison.results import Comparison, CurvePoint, Failed, SideResult, TrainedSide
 from continuous_unet.evaluation.costs.latency import Latency
 
@@ -58,9 +59,9 @@ class Timing:
 class Row:
     """Base of rows: cells of a table by column. A column names its unit."""
 
-    def cells(self) -> dict[str, Any]:
+    def cells(self) -> Json:
         """Returns plain values by column; an unmeasured figure is an empty text."""
-        cells: dict[str, Any] = {}
+        cells: Json = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if group := _group(field):
@@ -75,14 +76,14 @@ class Row:
         return cells
 
     @classmethod
-    def arguments(cls, cells: Mapping[str, str]) -> dict[str, Any]:
+    def arguments(cls, cells: Mapping[str, str]) -> Json:
         """Returns the arguments of the class from the texts of a CSV file."""
-        found: dict[str, Any] = {}
+        found: Json = {}
         for field in fields(cls):
             if group := _group(field):
                 texts = {part.name: cells.get(_column(field, part), "") for part in fields(group)}
                 seeds = tuple(map(float, texts.pop("seeds", "").split()))
-                values: dict[str, Any] = {name: float(text) for name, text in texts.items() if text}
+                values: Json = {name: float(text) for name, text in texts.items() if text}
                 values |= {"seeds": seeds} if values and group is Spread else {}
                 found[field.name] = group(**values) if values else None
             elif field.type in (str, int, float):
@@ -180,7 +181,7 @@ def _quality(side: SideResult, trained: TrainedSide, budgets: tuple[float, int])
     seconds, images = budgets
     runs, distances = trained.runs, trained.distances
     in_time = seconds / side.speed.seconds_per_image
-    bands: dict[str, Any] = {
+    bands: Json = {
         band: Spread.of([getattr(run.curve[-1], band) if run.curve else None for run in runs]) for band in BANDS
     }
     return QualityRow(
@@ -215,11 +216,11 @@ def loss_at(curve: Sequence[CurvePoint], images: float) -> float | None:
     return float(np.exp(np.interp(math.log(images), np.log([p.images_seen for p in curve]), np.log(losses))))
 
 
-def companion_tables(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+def companion_tables(comparison: Comparison) -> dict[str, list[Json]]:
     """Returns what does not fit into one row for each side, as tables by file name."""
     trained = comparison.trained()
 
-    def by_side(rows: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+    def by_side(rows: Iterable[tuple[str, Any]]) -> list[Json]:
         return [{"side": name, **asdict(row)} for name, row in rows]
 
     return {
@@ -243,7 +244,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Writes rows of the same columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

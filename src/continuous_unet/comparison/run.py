@@ -5,13 +5,12 @@ import importlib.util
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.comparison.config import CompareConfig
 from continuous_unet.comparison.pieces import PieceStore
@@ -35,7 +34,7 @@ class CompareResult(CallResult):
     verdicts: list[Verdict] = field(default_factory=list)
     stopped_by: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {**super().to_dict(), "results": [row.cells() for row in self.results]}
 
     def to_text(self) -> str:

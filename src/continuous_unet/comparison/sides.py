@@ -10,6 +10,7 @@ import torch
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
+from continuous_unet.base.results import Json
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
@@ -29,8 +30,8 @@ class Side(Options):
     name: str = option("", "name of the side; that of its file")
     label: str = option("", "name of the side in the report; that of its file if left out")
     preset: str = option("", "architecture of the model", choices=PRESETS)
-    model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
-    cut: dict[str, Any] | None = option(
+    model_options: Json = option({}, "constructor arguments of the model that override the preset")
+    cut: Json | None = option(
         None,
         "{to: SIDE, cost: parameters or macs, share: 1.0}: widths are scaled down until the cost is at most that "
         "fraction of the other side's",
@@ -44,7 +45,7 @@ class Side(Options):
             raise InputError(f"cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is one of {COSTS}")
         return self
 
-    def model(self) -> dict[str, Any]:
+    def model(self) -> Json:
         """Returns what the model is made of, as in a side file."""
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_options.items()}
         return {"preset": self.preset, "model_options": options}

@@ -33,7 +33,7 @@ Task = tuple[Any, ...]
 """A function and its arguments, which can be sent to another process."""
 
 
-def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done: Callable[[str, Any], None]) -> None:
+def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done: Callable[[str, object], None]) -> None:
     """Runs functions in processes of one thread each, `jobs` at a time.
 
     Args:

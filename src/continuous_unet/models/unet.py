@@ -154,7 +154,7 @@ class ContinuousUNet(nn.Module):
             if embeddings.model is not self:
                 raise ValueError("these embeddings were precomputed by another model")
             if class_labels is None and not torch.is_grad_enabled():  # a table carries no gradient
-                conditioning = embeddings.at(timestep, len(sample))
+                conditioning = embeddings.at(timestep, sample.shape[0])
         if conditioning is None:
             conditioning = Conditioning(self._embed(timestep, class_labels, sample.shape[0], sample.device))
 

@@ -14,11 +14,11 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.network import Network, Prediction
 from continuous_unet.training.ema import averaged_weights
 
-Tensors = dict[str, dict[str, Tensor]]
-"""Tensors by file and name."""
-
 if TYPE_CHECKING:
     from continuous_unet.models.config import SavedConfig
+
+Tensors = dict[str, dict[str, Tensor]]
+"""Tensors by file and name."""
 
 
 @dataclass

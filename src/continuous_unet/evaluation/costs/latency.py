@@ -1,14 +1,14 @@
 """Latency, measured so that it can be compared: warmed up, interleaved, as medians with their spread."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Latency:
     device: str = "cpu"
     """The device that was synchronised."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON."""
         return asdict(self)
 
 
 def measure_latency(
-    functions: dict[str, Callable[[], Any]],
+    functions: Mapping[str, Callable[[], object]],
     *,
     repeats: int = 20,
     warmup: int = 3,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -66,7 +66,7 @@ def _convolution_backward(grad_output: Tensor, sample: Tensor, weight: Tensor, *
 
 aten = torch.ops.aten
 # Floating-point operations from an operation's arguments, where torch's registry has nothing or not the right thing.
-_FORMULAS: dict[Any, Callable[..., int]] = {
+_FORMULAS: dict[OpOverloadPacket, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
         q.shape, k.shape, v.shape
     ),
@@ -81,7 +81,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 }
 
 
-def _name(packet: Any) -> str:
+def _name(packet: OpOverloadPacket) -> str:
     """`convolution` for PyTorch's own operations, `library.operation` for others."""
     namespace = packet._qualified_op_name.split("::")[0]
     return packet.__name__ if namespace == "aten" else f"{namespace}.{packet.__name__}"
@@ -124,7 +124,7 @@ class _MacCounter(TorchDispatchMode):
         return output
 
 
-def count_macs(function: Callable[..., Any], *args: Any, strict: bool = False, **kwargs: Any) -> MacCount:
+def count_macs(function: Callable[..., object], *args: Any, strict: bool = False, **kwargs: Any) -> MacCount:
     """Count the multiply-accumulates of `function(*args, **kwargs)`: one forward pass, or whatever it does.
 
     Padding counts as data, biases do not count. The backward pass of fused attention counts 5 products where the

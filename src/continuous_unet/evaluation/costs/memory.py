@@ -22,7 +22,7 @@ class SavedBytes:
 
 
 def saved_bytes(
-    function: Callable[..., Any], *args: Any, parameters: Iterable[Tensor] = (), **kwargs: Any
+    function: Callable[..., object], *args: Any, parameters: Iterable[Tensor] = (), **kwargs: Any
 ) -> SavedBytes:
     """Measure what autograd saves while `function(*args, **kwargs)` runs, and still holds when it returns.
 
@@ -90,11 +90,11 @@ class _LiveBytes(TorchDispatchMode):
         self.live -= size
 
     @staticmethod
-    def _storages(values: Any) -> list[torch.UntypedStorage]:
+    def _storages(values: object) -> list[torch.UntypedStorage]:
         return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
 
 
-def peak_memory(function: Callable[..., Any], *args: Any, device: torch.device, **kwargs: Any) -> tuple[int, str]:
+def peak_memory(function: Callable[..., object], *args: Any, device: torch.device, **kwargs: Any) -> tuple[int, str]:
     """The most bytes alive at once that `function(*args, **kwargs)` itself made, and how that was measured.
 
     On CUDA, the allocator's peak above what was allocated before. Elsewhere, the sizes of all tensor storages that

@@ -182,7 +182,7 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
     return (batch_size, config.in_channels, sides[0], sides[1])
 
 
-def _try(forward: Callable[[], Any], shape: tuple[int, ...]) -> None:
+def _try(forward: Callable[[], object], shape: tuple[int, ...]) -> None:
     """Runs one pass, so that a size that the model cannot take gets a clear error: diffusers fails deep inside."""
     try:
         forward()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from continuous_unet.base.errors import InputError
 from continuous_unet.data import ImageDataset
 from continuous_unet.evaluation.quality.extractors import Extractor
-from continuous_unet.tasks.generate.pipeline import generate
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate
 
 BATCH = 128
 KID_SUBSETS = 50
@@ -107,7 +107,7 @@ def noise_images(count: int, channels: int, size: int) -> Iterator[Tensor]:
         yield (torch.randn(shape, generator=generator).clamp(-1, 1) + 1) / 2
 
 
-def samples(pipeline: Any, count: int, **options: Any) -> Iterator[Tensor]:
+def samples(pipeline: DiffusionSamplingPipeline, count: int, **options: Any) -> Iterator[Tensor]:
     """Yields batches `(B, C, H, W)` in [0, 1]; as many images of each class if the model knows classes.
 
     Args:

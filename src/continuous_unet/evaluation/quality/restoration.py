@@ -18,6 +18,7 @@ from torch import Tensor
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
+from continuous_unet.base.results import Json
 from continuous_unet.data.sources import open_source
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
@@ -137,6 +138,17 @@ class Settings:
     lpips: bool = False
 
 
+class Restorer(Protocol):
+    """A pipeline that makes a better image of an image: a `DenoisingPipeline` or a `SuperResolutionPipeline`."""
+
+    task: str
+    scheduler: Any
+    config: Any
+    device: torch.device
+    __call__: Callable[..., Any]
+    bands: Callable[..., Iterator[Tensor]]
+
+
 class Trial(NamedTuple):
     """One image that was made worse."""
 
@@ -158,7 +170,7 @@ class Experiment(Protocol):
     def trial(self, name: str, image: Tensor, seed: int) -> Trial:
         """Makes an image `(C, H, W)` in [0, 1] worse."""
 
-    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+    def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
         """Returns the restored image, `(C, H, W)` in [0, 1]."""
 
     def compared(self, restored: Tensor) -> Tensor:
@@ -185,7 +197,7 @@ class GaussianNoise:
         noisy = image + self.sigma / 255 * torch.randn(image.shape, generator=generator)
         return Trial(noisy, image * 255, noisy * 255, generator)
 
-    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+    def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
         sigma = self.sigma if self.known else "auto"
         return pipeline(trial.given, sigma=sigma, output_type="pt", **vars(how)).images[0]
 
@@ -203,7 +215,7 @@ class NoisingStep(GaussianNoise):
     step: int = 0
 
     @classmethod
-    def of(cls, pipeline: Any, step: int) -> "NoisingStep":
+    def of(cls, pipeline: Restorer, step: int) -> "NoisingStep":
         """Returns the experiment of a timestep of a diffusion model.
 
         Raises:
@@ -224,7 +236,7 @@ class NoisingStep(GaussianNoise):
         return self._noisy(image, derive_seed("evaluation noise", seed, self.step, name))
 
     @torch.no_grad()
-    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+    def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
         bands = pipeline.bands(trial.given.to(pipeline.device), None, replace(how, tiles=None), self.step)
         return torch.cat(list(bands), dim=1)
 
@@ -249,7 +261,7 @@ class Reduction:
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
-    def restore(self, pipeline: Any, trial: Trial, how: RestoreOptions) -> Tensor:
+    def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
         return pipeline(trial.given, output_type="pt", **vars(how)).images[0]
 
     def compared(self, restored: Tensor) -> Tensor:
@@ -261,8 +273,11 @@ class Reduction:
 
 
 def measure(
-    experiment: Experiment, pipeline: Any, images: Iterable[tuple[str, Tensor]], settings: Settings | None = None
-) -> dict[str, Any]:
+    experiment: Experiment,
+    pipeline: Restorer,
+    images: Iterable[tuple[str, Tensor]],
+    settings: Settings | None = None,
+) -> Json:
     """Measures the quality of restored images beside that of what they were restored from.
 
     Args:
@@ -297,12 +312,12 @@ def measure(
     return {**row, "megapixels_per_second": speed}
 
 
-def peak_memory_of(pipeline: Any, largest: Tensor, how: RestoreOptions) -> dict[str, Any]:
+def peak_memory_of(pipeline: Restorer, largest: Tensor, how: RestoreOptions) -> Json:
     """Measures the most bytes alive at once in the restoration of an image `(C, H, W)`, reduced first for an upscaler.
 
     A denoiser is given sigma 25, so that estimating it does not count.
     """
-    extra: dict[str, Any] = {"sigma": 25.0}
+    extra: Json = {"sigma": 25.0}
     if pipeline.task == "upscale":
         height, width = (length // pipeline.config.scale for length in largest.shape[1:])
         largest, extra = largest[:, :height, :width], {}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.diffusion.process import process_of
@@ -22,6 +22,7 @@ from continuous_unet.evaluation.quality import generation, restoration
 from continuous_unet.evaluation.quality.extractors import extractor_class
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.denoise.options import DenoiseOptions
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
 from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.restoration import RestoreOptions
@@ -34,7 +35,7 @@ VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": Ups
 class EvaluationResult(CallResult):
     """Rows of figures, one for each model and experiment; those that were finished if a signal stopped the work."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Json] = field(default_factory=list)
     stopped_by: int | None = None
 
     def notes(self) -> list[str]:
@@ -72,7 +73,7 @@ def evaluate_denoising(options: opts.EvaluateDenoiseOptions, *, stop: StopReques
         InputError: for options, models or images that cannot be used.
     """
 
-    def experiments(pipeline: Any) -> list[restoration.Experiment]:
+    def experiments(pipeline: restoration.Restorer) -> list[restoration.Experiment]:
         if options.timesteps:
             return [restoration.NoisingStep.of(pipeline, step) for step in options.timesteps]
         return [restoration.GaussianNoise(sigma, options.known_sigma) for sigma in options.sigma or (15.0, 25.0, 50.0)]
@@ -86,7 +87,7 @@ def evaluate_upscaling(options: opts.EvaluateUpscaleOptions, *, stop: StopReques
     `megapixels_per_second` counts the pixels of the large images.
     """
 
-    def experiments(pipeline: Any) -> list[restoration.Experiment]:
+    def experiments(pipeline: restoration.Restorer) -> list[restoration.Experiment]:
         return [restoration.Reduction(pipeline.config.scale, options.jpeg)]
 
     return _evaluate("upscale", f"upscale-x{options.scale or 2}", options, experiments, stop)
@@ -96,7 +97,7 @@ def _evaluate(
     task: str,
     packaged: str,
     options: opts.RestorationOptions,
-    experiments: Callable[[Any], list[restoration.Experiment]],
+    experiments: Callable[[restoration.Restorer], list[restoration.Experiment]],
     stop: StopRequest | None,
 ) -> RestorationResult:
     options.validate()
@@ -127,7 +128,7 @@ def _evaluate(
     return result
 
 
-def _restoration_line(row: dict[str, Any]) -> str:
+def _restoration_line(row: Json) -> str:
     if "step" in row:
         what = f"timestep {row['step']}"
     else:
@@ -185,13 +186,13 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     kind.check(device)
     pipelines = {name: _sampler(name, options, device) for name in options.model}
     real = _real_images(options, pipelines)
-    shape: dict[str, Any] = {"image_size": real.report.image_size, "channels": real.report.channels}
+    shape: Json = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
     train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
     result = GenerationResult()
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
-        how: dict[str, Any] = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
+        how: Json = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
         extractor = kind(path, kind.prepare(train, held_out, before_step=check, **how), device)
         result.extractor = extractor.name
         halves = generation.real_halves(train, options.num, options.seed)
@@ -220,7 +221,7 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     return result
 
 
-def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> Any:
+def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> DiffusionSamplingPipeline:
     pipeline = load_pipeline(name, device=device)
     pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -229,9 +230,12 @@ def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.dev
     return pipeline
 
 
-def _real_images(options: opts.EvaluateGenerateOptions, pipelines: dict[str, Any]) -> ImageDataset:
+def _real_images(
+    options: opts.EvaluateGenerateOptions, pipelines: dict[str, DiffusionSamplingPipeline]
+) -> ImageDataset:
     """Opens the real images in the size and the channels that the models make."""
-    size, channels = options.image_size, None
+    size: Any = options.image_size  # diffusers annotates sample_size as a tuple of any length
+    channels = None
     for name, pipeline in pipelines.items():
         config = pipeline.unet.config
         size, channels = size or config.sample_size, channels or config.in_channels
