@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,13 +119,8 @@ class RestorationPipeline(Pipeline):
 
     def predict(self, state: Tensor, timestep: Tensor | float, options: RestoreOptions) -> Tensor:
         """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32."""
-        bands = in_tiles(
-            lambda tile: evaluated(self.unet, tile, timestep),
-            state,
-            multiple=size_multiple(self.unet),
-            tiles=options.tiles,
-            before_tile=options.before_tile,
-        )
+        function, multiple = partial(evaluated, self.unet, timestep=timestep), size_multiple(self.unet)
+        bands = in_tiles(function, state, multiple=multiple, tiles=options.tiles, before_tile=options.before_tile)
         return torch.cat(list(bands), dim=2)
 
 

@@ -117,16 +117,16 @@ class SuperResolutionPipeline(RestorationPipeline):
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
         process, multiple = process_of(self.scheduler), size_multiple(self.unet)
-        bands = in_tiles(
+        of_small = multiple // gcd(multiple, scale)
+        for band in in_tiles(
             one_tile,
             image[None],
-            multiple=multiple // gcd(multiple, scale),
+            multiple=of_small,
             scale=scale,
             tiles=tiles,
             pad=False,
             before_tile=options.before_tile,
-        )
-        for band in bands:
+        ):
             yield band[0]
 
     def to_model(self, images: Tensor) -> Tensor:

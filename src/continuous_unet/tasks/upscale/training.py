@@ -60,10 +60,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
 
     def pipeline(self, model: Network) -> SuperResolutionPipeline:
         return SuperResolutionPipeline(
-            model,
-            self.process.scheduler,
-            scale=self.options.scale,
-            can_sample=self.options.regression_share < 1,
+            model, self.process.scheduler, self.options.scale, can_sample=self.options.regression_share < 1
         )
 
     def usage(self, run: str) -> str:
