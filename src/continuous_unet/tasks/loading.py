@@ -17,6 +17,7 @@ from continuous_unet.tasks.restoration import RestorationPipeline
 from continuous_unet.tasks.saved import LARGEST, load_parts, model_folder, read_index, trained_for
 
 Name = str | os.PathLike[str]
+Device = str | torch.device | None
 Restorer = TypeVar("Restorer", bound=RestorationPipeline)
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -27,12 +28,7 @@ def pretrained_models() -> list[str]:
 
 
 def load_restorer(
-    name: Name,
-    task: str,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    variant: str | None = None,
+    name: Name, task: str, *, device: Device = None, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> Any:
     """Loads a model for a restoration verb.
 
@@ -58,9 +54,9 @@ def load_restorer(
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
-        expected = "models of grey or RGB images" + " and their enlarged ones" * (pipeline_class.input_images - 1)
         channels = f"{config.in_channels} channels in and {config.out_channels} out"
-        raise InputError(f"{name} has {channels}; {task} takes {expected}")
+        others = "" if pipeline_class.input_images == 1 else " and their enlarged ones"
+        raise InputError(f"{name} has {channels}; {task} takes models of grey or RGB images{others}")
     if scheduler is not None:
         process_of(scheduler)  # refuses other families
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
@@ -84,11 +80,7 @@ def load_model(name: Name) -> Any:
 
 
 def load_pipeline(
-    path: Name,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    variant: str | None = None,
+    path: Name, *, device: Device = None, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> DiffusionSamplingPipeline:
     """Loads a pipeline that makes images from noise.
 
@@ -113,15 +105,13 @@ def load_pipeline(
 
 def _find(name: Name) -> Path:
     """Returns the folder of a model: a path, or the name of one of the package."""
-    path = Path(name)
-    if not path.exists() and (_PRETRAINED / path / "model_index.json").is_file() and len(path.parts) == 1:
+    path, packaged = Path(name), pretrained_models()
+    if path.exists():
+        return path
+    if str(path) in packaged:
         return _PRETRAINED / path
-    if not path.exists():
-        raise InputError(
-            f"{name} does not exist; expected a run folder of `cunet train`, a saved model, or one that comes with the "
-            f"package ({', '.join(pretrained_models()) or 'none does'})"
-        )
-    return path
+    expected = f"a run folder of `cunet train`, a saved model, or one of the package ({', '.join(packaged) or 'none'})"
+    raise InputError(f"{name} does not exist; expected {expected}")
 
 
 def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:
