@@ -6,7 +6,6 @@ interpolation, and rounded to 8 bits. PSNR and SSIM are those of Y of ITU-R BT.6
 a border of as many pixels as the factor. Every number is a mean over images. The metrics are those of torchmetrics.
 """
 
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
@@ -26,9 +23,8 @@ from continuous_unet.data.sources import Reading, open_source
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
-from continuous_unet.images.grids import to_pil
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
+from continuous_unet.images.resampling import degraded, to_8_bit
 from continuous_unet.tasks.restoration import RestoreOptions
 
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
@@ -261,10 +257,7 @@ class Reduction:
         if not height or not width:
             raise InputError(f"{name} is smaller than {self.scale} pixels")
         clean = to_8_bit(image[:, :height, :width])
-        small, enlarged = degraded(clean[None], self.scale)
-        if self.jpeg is not None:
-            small = compressed(small[0], self.jpeg)[None]
-            enlarged = enlarge(small, self.scale)
+        small, enlarged = degraded(clean[None], self.scale, None if self.jpeg is None else [self.jpeg])
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
@@ -277,14 +270,6 @@ class Reduction:
     def _inner(self, image: Tensor) -> Tensor:
         inner = slice(self.scale, -self.scale)
         return luma(image)[:, inner, inner]
-
-
-def compressed(image: Tensor, quality: int) -> Tensor:
-    """Returns an image `(C, H, W)` in [0, 1] as it is read back from a JPEG file of that quality, 1 to 95."""
-    buffer = io.BytesIO()
-    to_pil(image[None])[0].save(buffer, format="JPEG", quality=quality)
-    pixels = np.asarray(Image.open(buffer), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).reshape(*image.shape[1:], image.shape[0]).permute(2, 0, 1)
 
 
 def measure(
