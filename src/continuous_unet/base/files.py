@@ -36,7 +36,7 @@ def check_output(
     what: str = "result",
     instead: str = "choose another --output",
 ) -> Path:
-    """Decides whether a result may be written, before the work begins; this is the one place that does.
+    """Decides whether a result may be written, before the work begins; nothing else decides it.
 
     Args:
         output: the name of a file, or of a folder if there is a `mark`.
@@ -124,7 +124,7 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> No
             os.replace(aside, target)
         finally:
             with contextlib.suppress(OSError):
-                aside.unlink()  # it is left over if something went wrong
+                aside.unlink()  # it still exists if something went wrong
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
@@ -133,9 +133,9 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 
 def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Makes a folder anew with `write(aside)`: at every moment a whole one is there, or beside it as `.old`.
+    """Replaces a folder with what `write(aside)` makes. At every moment there is a whole one, perhaps named `.old`.
 
-    Also after a crash, what is there is on the disk. The parent folder is made if it is missing.
+    This holds after a crash, too, because files are synced to the disk. The parent folder is made if it is missing.
 
     Raises:
         InputError: if it cannot be written; an earlier folder is untouched.

@@ -19,7 +19,7 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
-from continuous_unet.data.sources import open_source
+from continuous_unet.data.sources import Reading, open_source
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
@@ -43,7 +43,7 @@ def read_images(data: str | Path, channels: int, most: int | None = None) -> Ite
     Raises:
         InputError: if an image cannot be read, because a mean without it would describe another set.
     """
-    source = open_source(str(data), "test")
+    source = open_source(str(data), Reading("test"))
     for index in range(min(len(source), most or len(source))):
         try:
             image = normalise_mode(source.load(index), channels)
