@@ -14,7 +14,7 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality import generation as quality
-from continuous_unet.evaluation.quality.extractors import Extractor
+from continuous_unet.evaluation.quality.extractors import Extractor, Preparation
 from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
@@ -62,7 +62,7 @@ def test_too_few_images_are_refused():
 def test_the_classifier_learns_is_saved_and_named(tmp_path):
     data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 200)
     path = tmp_path / "extractor" / "classifier.safetensors"
-    facts = Classifier.prepare(data, held_out, steps=40, seed=0, device=CPU, path=path)
+    facts = Classifier.prepare(Preparation(data, held_out, path, CPU, steps=40))
     assert facts["task"] == "classes"
     assert facts["accuracy"] > 0.6  # chance is 0.1
     extractor = Classifier(path, facts, CPU)
@@ -79,7 +79,7 @@ def test_without_classes_it_learns_rotations(tmp_path):
     dataset = open_dataset("digits", image_size=16, progress=False)
     dataset.report.class_names = None
     data, held_out = train_validation_split(dataset, 200)
-    facts = Classifier.prepare(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
+    facts = Classifier.prepare(Preparation(data, held_out, tmp_path / "c.safetensors", CPU, steps=60))
     assert (facts["task"], facts["num_classes"]) == ("rotations", 4)
     assert facts["accuracy"] > 0.5  # chance is 0.25
     assert "quarter turns" in Classifier(tmp_path / "c.safetensors", facts, CPU).name

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.base.errors import InputError
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import SCHEDULER_NAMES
 from continuous_unet.comparison.results import Comparison
@@ -19,18 +18,12 @@ STYLES = {"backprop": "-", "checkpoint": "--", "reversible": ":"}
 
 
 def draw_plots(folder: Path, comparison: Comparison) -> dict[str, str]:
-    """Draws the plots into a folder `plots`; returns their titles by file name, relative to the comparison's folder.
+    """Draws the plots into a folder `plots`; returns their titles by file name, relative to the comparison's folder."""
+    import matplotlib
 
-    Raises:
-        InputError: without matplotlib.
-    """
-    try:
-        import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise InputError("the report needs matplotlib: pip install 'continuous-unet[compare]'") from error
     folder.mkdir(exist_ok=True)
     drawn = {}
     for name, (draw, panels, title) in PLOTS.items():

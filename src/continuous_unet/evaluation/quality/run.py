@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
-from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import options as opts
 from continuous_unet.evaluation.quality import generation, restoration
-from continuous_unet.evaluation.quality.extractors import extractor_class
+from continuous_unet.evaluation.quality.extractors import Preparation, extractor_class
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
+from continuous_unet.tasks.loading import load_restorer, set_solver_steps
 from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.restoration import RestoreOptions
 from continuous_unet.tasks.upscale.options import UpscaleOptions
@@ -184,7 +182,9 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     device = pick_device(options.device)
     kind = extractor_class(options.extractor)
     kind.check(device)
-    pipelines = {name: _sampler(name, options, device) for name in options.model}
+    pipelines = {name: generation.load_sampler(name, options.scheduler, device) for name in options.model}
+    for pipeline in pipelines.values() if options.solver_steps is not None else ():
+        set_solver_steps(pipeline.unet, options.solver_steps)
     real = _real_images(options, pipelines)
     shape: Json = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
@@ -192,42 +192,34 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     result = GenerationResult()
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
-        how: Json = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
-        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **how), device)
+        given = Preparation(train, held_out, path, device, options.extractor_steps, options.seed, check)
+        extractor = kind(path, kind.prepare(given), device)
         result.extractor = extractor.name
         halves = generation.real_halves(train, options.num, options.seed)
         reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
         result.floor = generation.distances(reference, other)
 
-        def add(name: str, features: torch.Tensor, **how: Any) -> None:
+        def add(name: str, features: torch.Tensor, **how: object) -> None:
             distance = generation.distances(reference, features)
             result.rows.append({"name": name, **dataclasses.asdict(distance), **how})
 
-        how = {"scheduler": options.scheduler, "sampling_steps": options.sampling_steps}
         for name, pipeline in pipelines.items():
-            batches = generation.samples(
+            features, _ = generation.sampled_features(
                 pipeline,
                 options.num,
-                seed=options.seed,
-                num_inference_steps=options.sampling_steps,
-                batch_size=options.batch_size,
+                extractor,
+                device,
+                title=name,
+                steps=options.sampling_steps,
                 on_step=check,
+                seed=options.seed,
+                batch_size=options.batch_size,
             )
-            bar = tqdm(batches, name, -(-options.num // options.batch_size), leave=False)
-            add(name, generation.fake_features(bar, extractor, device)[0], **how)
+            add(name, features, scheduler=options.scheduler, sampling_steps=options.sampling_steps)
         for name, images in folders.items():
             numbers = list(range(min(options.num, len(images))))
             add(name, generation.real_features(images, numbers, extractor, device, check))
     return result
-
-
-def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> DiffusionSamplingPipeline:
-    pipeline = load_pipeline(name, device=device)
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    if options.solver_steps is not None:
-        set_solver_steps(pipeline.unet, options.solver_steps)
-    return pipeline
 
 
 def _real_images(
