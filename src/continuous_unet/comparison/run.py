@@ -21,6 +21,7 @@ from continuous_unet.comparison.rows import SideRow
 from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts, square_side
 from continuous_unet.comparison.verdicts import Verdict
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
+from continuous_unet.evaluation.costs.profile import refusing
 from continuous_unet.evaluation.quality.extractors import extractor_class
 
 
@@ -92,7 +93,6 @@ def _open_data(config: CompareConfig) -> tuple[ImageDataset, ImageDataset]:
         channels=config.channels,
         fit=config.fit,
         random_flip=config.random_flip,
-        seed=0,
     )
     data, held_out = train_validation_split(dataset, 0 if config.costs_only else config.num_validation, 0)
     if len(data) < 200 and not config.costs_only:
@@ -110,15 +110,12 @@ def _try(side: Side, size: int, channels: int) -> None:
         InputError: if it cannot be made, or cannot take images of this size.
     """
     model = side.build(size, channels).eval()
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, channels, size, size), 0)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the side {side.name} cannot take images of {size}x{size} pixels: {error}") from error
+    with torch.no_grad(), refusing(f"the side {side.name} cannot take images of {size}x{size} pixels"):
+        model(torch.zeros(1, channels, size, size), 0)
 
 
 def machine(device: torch.device) -> Machine:
-    """Returns what the figures are measured on."""
+    """Describes the machine on which the figures are measured."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     if device.type != "cuda":
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,32 +106,30 @@ def _evaluate(
     device = pick_device(options.device)
     with collecting(result, stop) as request:
         how = RestoreOptions(options.mode, options.sampling_steps, tiles=tiles, before_tile=request.check)
-        settings = restoration.Settings(how, options.seed, options.lpips)
         for name in options.model or [packaged]:
             pipeline = load_restorer(name, task, device=device)
             if options.solver_steps is not None:
                 set_solver_steps(pipeline.unet, options.solver_steps)
-            chosen = experiments(pipeline)
+            chosen = experiments(pipeline)  # refuses timesteps before anything is measured
             # upscaling is scored on luma, so colour images are kept; a denoiser is scored in its own channels
             channels = 3 if task == "upscale" else pipeline.channels
-            largest = max(
-                (image for _, image in restoration.read_images(options.data, channels, options.num)),
-                key=lambda image: image[0].numel(),
-            )
+            read = partial(restoration.read_images, options.data, channels, options.num)
+            largest = max((image for _, image in read()), key=lambda image: image[0].numel())
             facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.mode}
             facts |= restoration.peak_memory_of(pipeline, largest, how)
             for experiment in chosen:
-                images = restoration.read_images(options.data, channels, options.num)
-                row = restoration.measure(experiment, pipeline, images, settings)
+                row = restoration.measure(experiment, pipeline, read(), how, seed=options.seed, lpips=options.lpips)
                 result.rows.append({"model": name, "data": options.data, **row, **facts})
     return result
 
 
+SETTINGS = {"step": "timestep {}", "sigma": "sigma {:g}", "scale": "x{}"}
+"""How a line names an experiment, by the first key that its row has."""
+
+
 def _restoration_line(row: Json) -> str:
-    if "step" in row:
-        what = f"timestep {row['step']}"
-    else:
-        what = f"sigma {row['sigma']:g}" if "sigma" in row else f"x{row['scale']}"
+    name, form = next((key, form) for key, form in SETTINGS.items() if key in row)
+    what = form.format(row[name])
     if "jpeg" in row:
         what += f", JPEG quality {row['jpeg']}"
     lpips = "" if row["lpips"] is None else f", LPIPS {row['lpips']:.4f}"
