@@ -427,7 +427,7 @@ class Judge:
         arguments = bench.arguments
         known = origin(arguments.ours)
         data = open_for(bench.pipeline("ours").unet, arguments.data, known)
-        count = min(known.config.num_validation or 256, len(data) // 2)
+        count = min(known.config.data.num_validation or 256, len(data) // 2)
         self.data, self.held_out = train_validation_split(data, count, known.config.seed)
         self.seed, self.arguments, self.fid = known.config.seed, arguments, fid
         if not fid:

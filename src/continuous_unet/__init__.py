@@ -8,37 +8,25 @@ from typing import TYPE_CHECKING
 
 from continuous_unet.base.lazy import lazy_names
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from continuous_unet.models.unet_2d import ContinuousUNet2DModel as ContinuousUNet2DModel
+    from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline as DenoisingPipeline
+    from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline as DiffusionSamplingPipeline
+    from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline as InpaintingPipeline
+    from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline as SuperResolutionPipeline
 
-__getattr__ = lazy_names(
+__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "ContinuousUNet2DModel": "continuous_unet.models.unet_2d",
-        "DenoisingPipeline": "continuous_unet.tasks.denoise.pipeline",
-        "DiffusionSamplingPipeline": "continuous_unet.tasks.generate.pipeline",
-        "InpaintingPipeline": "continuous_unet.tasks.inpaint.pipeline",
-        "SuperResolutionPipeline": "continuous_unet.tasks.upscale.pipeline",
+        ".models.unet_2d": ["ContinuousUNet2DModel"],
+        ".tasks.denoise.pipeline": ["DenoisingPipeline"],
+        ".tasks.generate.pipeline": ["DiffusionSamplingPipeline"],
+        ".tasks.inpaint.pipeline": ["InpaintingPipeline"],
+        ".tasks.upscale.pipeline": ["SuperResolutionPipeline"],
         # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
-        "ModelMixin": "diffusers.models.modeling_utils",
+        "diffusers.models.modeling_utils": ["ModelMixin"],
     },
 )
-
-__all__ = [
-    "ContinuousUNet2DModel",
-    "DenoisingPipeline",
-    "DiffusionSamplingPipeline",
-    "InpaintingPipeline",
-    "SuperResolutionPipeline",
-    "__version__",
-]
-
-if TYPE_CHECKING:
-    from continuous_unet.models.unet_2d import ContinuousUNet2DModel
-    from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
-    from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-    from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
-    from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__.remove("ModelMixin")
+__all__.append("__version__")

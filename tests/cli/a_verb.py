@@ -85,4 +85,4 @@ def begun(output: str) -> dict[str, Any]:
     return {"model": f"{output}/model", "sizes": [1], "task": {"name": "denoise", "sigma": "7"}}
 
 
-WORK = Verb(WorkOptions, "tests.cli.a_verb:work", "work", "Work on something.\n\ncunet work MODEL", resume=begun)
+WORK = Verb(WorkOptions, "tests.cli.a_verb:work", "Work on something.\n\ncunet work MODEL", resume=begun)

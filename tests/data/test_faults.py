@@ -11,7 +11,9 @@ import torch
 from PIL import Image, features
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.data import DataOptions, check_data, open_dataset
+from continuous_unet.data import open_dataset
+from continuous_unet.data.check import check_data
+from continuous_unet.data.options import DataOptions
 from continuous_unet.data.streaming import open_stream
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -76,9 +78,9 @@ def test_one_range_for_all_images_of_a_source(tmp_path):
     assert float(data[1]["image"].max()) == pytest.approx(250 / 255 * 2 - 1, abs=1e-6)
     (deep,) = data.report.deep
     assert (deep.kind, deep.number, deep.smallest, deep.largest, deep.black, deep.white) == ("float", 2, 0, 250, 0, 255)
-    told = "2 float images have values from 0 to 250; 0 is taken as black and 255 as white (--value-range)"
-    assert told in data.report.summary()
-    assert told in checked(tmp_path).to_text()
+    line = "2 float images have values from 0 to 250; 0 is taken as black and 255 as white (--value-range)"
+    assert line in data.report.summary()
+    assert line in checked(tmp_path).to_text()
     assert data.report.to_dict()["deep"][0]["white"] == 255
 
 
@@ -135,9 +137,9 @@ def test_the_range_is_part_of_what_must_stay_the_same(tmp_path):
 def test_lost_bits_are_reported(tmp_path):
     for name in ("la16.png", "rgb16.png", "g16.png", "i.png"):
         (tmp_path / name).write_bytes((CASES / name).read_bytes())
-    told = "2 with 16 bits per channel in colour or with transparency, read as 8 bits"
-    assert told in checked(tmp_path).to_text()
-    assert told in opened(tmp_path, image_size=8).report.summary()
+    line = "2 with 16 bits per channel in colour or with transparency, read as 8 bits"
+    assert line in checked(tmp_path).to_text()
+    assert line in opened(tmp_path, image_size=8).report.summary()
 
 
 # --- classes and splits -----------------------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def test_split_folders_are_no_classes(tmp_path):
     tree(root, "test/cat/9.png", "test/dog/9.png")
     assert opened(root, split="test").source.names == ["test/cat/9.png", "test/dog/9.png"]
     picture(root / "beside.png")
-    with pytest.raises(InputError, match=r"1 images beside them, such as beside\.png"):
+    with pytest.raises(InputError, match=r"1 images outside of them, such as beside\.png"):
         opened(root)
 
 

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.data import DataOptions, check_data, open_dataset
+from continuous_unet.data import open_dataset
+from continuous_unet.data.check import check_data
+from continuous_unet.data.options import DataOptions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]

@@ -31,7 +31,7 @@ def png(value):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Four shards of five images, image k of the shade 10 k; beside each a class and a pickle, which nobody reads."""
+    """Four shards of five images; image k has the shade 10 k. Each has a class and a pickle, which are not read."""
     folder = tmp_path / "shards"
     folder.mkdir()
     for s in range(SHARDS):

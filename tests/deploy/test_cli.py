@@ -55,13 +55,13 @@ WRONG = {
     "zero": (["run", "nope", "--num", "0"], "--num 0 must be at least 1"),
     "steps": (["run", "{export}", "--steps", "5000"], "expected 1 to 1000"),
     "class": (["run", "{export}", "--class-label", "1"], "trained without classes"),
-    "sigma": (["run", "{export}", "--sigma", "9"], "the noise of an image that is given"),
-    "no sigma": (["run", "{export}", "--input", "{image}"], "say how strong the noise"),
+    "sigma": (["run", "{export}", "--sigma", "9"], "sigma describes the noise of an input image"),
+    "no sigma": (["run", "{export}", "--input", "{image}"], "give sigma: the noise"),
     "no image": (["run", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
     "many": (["run", "{export}", "--num", "9" * 15], "expected 1 to 1000000"),
     "threads": (["run", "{export}", "--threads", "9" * 15], "expected 1 to 1024"),
     "no name": (["run", "{export}", "--output", ""], "--output is missing: PNG file"),
-    "pipe": (["run", "{export}", "--input", "/dev/null", "--sigma", "9"], "there is no such file"),
+    "pipe": (["run", "{export}", "--input", "/dev/null", "--sigma", "9"], "is not a regular file"),
     "under a file": (["run", "{export}", "--output", "{image}/x"], "cannot be written (Not a directory)"),
     "long": (["run", "{export}", "--output", "x" * 300 + ".png"], "cannot be written (File name too long)"),
     "jpeg": (["run", "{export}", "--output", "x.jpg"], "only .png files are written"),
@@ -127,13 +127,13 @@ def test_run_imports_neither_torch_nor_diffusers(exported, tmp_path, without_tor
 
 @pytest.mark.slow
 def test_run_in_a_real_environment_without_torch(exported, tmp_path):
-    """A new environment with numpy, onnxruntime, Pillow and PyYAML alone; skipped where they cannot be had."""
+    """A new environment with numpy, onnxruntime, Pillow and PyYAML alone; skipped if they are unavailable."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv" / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet", "numpy", "onnxruntime", "pillow", "PyYAML"]
     installed = subprocess.run(install, capture_output=True, text=True)
     if installed.returncode:
-        pytest.skip(f"the packages cannot be had: {installed.stderr[-200:]}")
+        pytest.skip(f"the packages are unavailable: {installed.stderr[-200:]}")
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
     options = ["--num", "2", "--steps", "3", "--seed", "7"]
     alone = [python, str(exported / "runtime.py"), *options, "--output", str(tmp_path / "alone.png")]

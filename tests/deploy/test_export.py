@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime", reason="the export extra is not installed")
 
 
 SMALL = {"block_out_channels": (8,), "mid_block_type": None, "num_solver_steps": 1}
-"""The least model that has every part: tracing takes longer than anything else here."""
+"""The smallest model that has every part, because tracing takes longer than anything else here."""
 
 
 def export(unet, folder, **options):
@@ -67,7 +67,7 @@ def test_export_json_tells_what_was_made(exported, info):
 
 
 def test_the_network_is_the_model_at_timesteps_of_its_own(exported):
-    """Not only where the export itself looked; and for more images than a trace was told of."""
+    """The images are those of other inputs than the export measured, and more than a trace covers."""
     model, unet = runtime.load(exported), continuous()
     x = np.random.default_rng(1).standard_normal((70, 1, 8, 8)).astype(np.float32)
     timesteps = np.linspace(0, 999, 70).round().astype(np.float32)
@@ -197,7 +197,7 @@ def test_a_failed_export_leaves_the_old_one(exported, tmp_path):
 
 
 class Restoration(DiffusionPipeline):
-    """As the pipelines of trained denoisers and of super-resolution are."""
+    """The models are like those of trained denoisers and upscalers."""
 
     _optional_components = ["scheduler"]  # noqa: RUF012 (diffusers' name and kind)
 

@@ -33,7 +33,7 @@ STEPS = SMALL["num_solver_steps"]
 
 
 def gentle(**options):
-    """With weights whose network is no worse conditioned than trained ones are."""
+    """The weights make a network that is as well conditioned as trained ones."""
     unet = continuous(**{**SMALL, **options})
     for module in unet.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -59,7 +59,7 @@ def weight_of(node, graph):
 
 
 def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does(int8):
-    """On the images that it was calibrated on. One layer's rounding moves the next one's: sizes are compared."""
+    """It is evaluated on the calibration images. One layer's rounding moves the next one's: sizes are compared."""
     folder, _ = int8
     model = gentle()
     images = noised_images(open_for(model, "digits", Origin()), process_of(DDPMScheduler()), 32, with_labels=True)

@@ -1,4 +1,4 @@
-"""The NumPy module: its noise, its samplers beside diffusers', its tasks, and that it needs no torch."""
+"""The NumPy module: its noise, its samplers compared with those of diffusers, its tasks, and that it needs no torch."""
 
 import dataclasses
 import hashlib
@@ -205,8 +205,8 @@ def test_image_k_does_not_depend_on_the_batch():
     assert not np.array_equal(alone[0][0], alone[0][1])
 
 
-@pytest.mark.parametrize(("conditioned", "told"), [(True, 25.0), (False, 0.0)])
-def test_a_trained_denoiser_predicts_the_noise(conditioned, told):
+@pytest.mark.parametrize(("conditioned", "expected"), [(True, 25.0), (False, 0.0)])
+def test_a_trained_denoiser_predicts_the_noise(conditioned, expected):
     info = {**PERFECT, "task": "denoise", "options": {"sigma_conditioned": conditioned}, "schedule": None}
     clean = np.random.default_rng(0).uniform(0.2, 0.8, (1, 1, 9, 12)).astype(np.float32)
     noise = np.random.default_rng(1).standard_normal(clean.shape).astype(np.float32) * 0.1
@@ -218,7 +218,7 @@ def test_a_trained_denoiser_predicts_the_noise(conditioned, told):
 
     model = ExportedModel(network, info)
     assert np.abs(runtime.denoise(model, clean + noise, 25) - clean).max() < 1e-6
-    assert heard == [told]
+    assert heard == [expected]
     for call, message in (
         (lambda: runtime.generate(model, 1), "trained to denoise images: give one"),
         (lambda: runtime.denoise(model, clean, 25, mode="sample"), "needs a diffusion model"),
@@ -227,7 +227,7 @@ def test_a_trained_denoiser_predicts_the_noise(conditioned, told):
         with pytest.raises(ExportedModelError, match=message):
             call()
     if conditioned:
-        with pytest.raises(ExportedModelError, match="must be told how strong"):
+        with pytest.raises(ExportedModelError, match="this model needs sigma"):
             runtime.denoise(model, clean, None)
 
 

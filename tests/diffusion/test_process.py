@@ -58,7 +58,7 @@ def test_the_noisy_image_follows_the_table_whatever_the_sampler(kind):
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_predictions_go_back_to_image_and_noise(kind, schedule):
-    """All parametrisations: the target leads to clean and noise, these to the target of any other kind."""
+    """In all parametrisations the target leads to clean and noise, and these to the target of any other kind."""
     clean, noise = parts(torch.float64)
     process = process_of(DDPMScheduler(prediction_type=kind, **schedule))
     noised = process.add_noise(clean, noise, TIMES)

@@ -12,12 +12,11 @@ from continuous_unet.evaluation.quality.restoration import (
     GaussianNoise,
     Quality,
     Reduction,
-    compressed,
     luma,
     measure,
     read_images,
 )
-from continuous_unet.images.resampling import enlarge, to_8_bit
+from continuous_unet.images.resampling import compressed, enlarge, to_8_bit
 from tests.evaluation.ssim_of_scikit_image import pairs
 
 

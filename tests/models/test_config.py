@@ -21,6 +21,15 @@ def test_the_constructor_has_the_settings_and_their_defaults():
     assert set(defaults) == set(UNetConfig.__dataclass_fields__)
 
 
+def test_settings_can_be_given_by_position_and_once_only():
+    config = ContinuousUNet2DModel(8, 1, 2, block_out_channels=(8, 16), norm_num_groups=4).config
+    assert (config.sample_size, config.in_channels, config.out_channels) == (8, 1, 2)
+    with pytest.raises(TypeError, match="multiple values for argument 'in_channels'"):
+        ContinuousUNet2DModel(8, 1, in_channels=1)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        ContinuousUNet2DModel(*[None] * (len(UNetConfig.__dataclass_fields__) + 1))
+
+
 def test_keywords_of_unet2d_are_accepted_with_their_default_value():
     parameters = inspect.signature(UNet2DModel.__init__).parameters
     theirs = {name: p.default for name, p in parameters.items() if name != "self"}

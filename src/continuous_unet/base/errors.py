@@ -4,15 +4,15 @@
 class InputError(ValueError):
     """Bad input from the user: an argument, a file or a configuration.
 
-    The message is one or two sentences: what was wrong, what was expected, what to do. The command line prints it as
-    one line and exits with code 2; from Python it is an ordinary `ValueError`.
+    The message says in one or two sentences what was wrong, what was expected and what to do. The command line prints
+    it as one line and exits with code 2. In Python it is an ordinary `ValueError`.
     """
 
     exit_code = 2
 
 
 class RunFailed(RuntimeError):
-    """A run that was asked for correctly and did not succeed, such as a training that diverged.
+    """A run that was requested correctly and did not succeed, such as a training that diverged.
 
     The message says what happened and what to do. The command line prints it as one line and exits with code 1.
     """

@@ -12,11 +12,6 @@ from typing import Any, Literal
 
 from continuous_unet.base.errors import InputError
 
-_PLACEHOLDERS = {
-    "data": "DATA", "calibration_data": "DATA", "model": "MODEL", "start_from": "MODEL", "output": "PATH",
-    "mask": "FILE", "device": "DEVICE", "sides": "SIDE", "value_range": "LOW:HIGH",
-}  # fmt: skip
-"""Placeholders of options that are named alike in every verb."""
 _WITHIN = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 
 
@@ -51,7 +46,7 @@ class Leaf:
         return (annotation,)
 
     @property
-    def choices(self) -> tuple[Any, ...]:
+    def choices(self) -> tuple[object, ...]:
         """The allowed values; empty if any value of the type is allowed."""
         choices = self.field.metadata.get("choices")
         if choices is not None:
@@ -66,7 +61,7 @@ class Leaf:
 
     @property
     def label(self) -> str:
-        """What errors call it: the flag, or the placeholder of a positional argument."""
+        """Its name in errors: the flag, or the placeholder of a positional argument."""
         return self.metavar if self.field.metadata.get("positional") else self.flag
 
     @property
@@ -81,20 +76,18 @@ class Leaf:
         kind = self.kinds[-1]
         if _origin(kind) is list:
             (kind,) = typing.get_args(kind)
-        return _PLACEHOLDERS.get(self.name) or {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(
-            _origin(kind), "TEXT"
-        )
+        return {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(_origin(kind), "TEXT")
 
     @property
     def default(self) -> Any:
-        """The value if nothing is said; the name of the default variant for a choice of variants."""
+        """The value if none is given; the name of the default variant for a choice of variants."""
         if "variant" in self.field.metadata:
             return self.field.metadata["variant"]
         if self.field.default is not dataclasses.MISSING:
             return self.field.default
         return None if self.field.default_factory is dataclasses.MISSING else self.field.default_factory()
 
-    def convert(self, value: Any) -> Any:
+    def convert(self, value: object) -> Any:
         """Returns a value from a file or from the command line (a `Word`) with the type of the field.
 
         Raises:
@@ -107,7 +100,7 @@ class Leaf:
                 continue
         raise InputError(self._expectation(value))
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         """Checks type, choices and bounds of a value.
 
         Raises:
@@ -120,7 +113,7 @@ class Leaf:
         for item in value if isinstance(value, (list, tuple)) else [value]:
             self._check_item(item)
 
-    def _check_item(self, item: Any) -> None:
+    def _check_item(self, item: object) -> None:
         if self.choices and item is not None and item not in self.choices:
             raise InputError(self._expectation(item))
         if isinstance(item, float) and not math.isfinite(item):
@@ -132,7 +125,7 @@ class Leaf:
             wanted = " and ".join(f"{relation} {limit:g}" for relation, limit in bounds.items())
             raise InputError(f"{self.label} {item} must be {wanted}")
 
-    def _expectation(self, value: Any) -> str:
+    def _expectation(self, value: object) -> str:
         choices = [str(choice) for choice in self.choices]
         typed = str(value) if isinstance(value, Word) else value
         shown = " ".join(map(str, value)) if isinstance(value, list) else repr(typed)
@@ -145,8 +138,8 @@ def _origin(kind: Any) -> Any:
     return typing.get_origin(kind) or kind
 
 
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value has a type. Whole numbers pass where fractions are expected, but True is not the number 1."""
+def _is(value: object, kind: Any) -> bool:
+    """Returns whether a value has a type. Integers pass as floats, but True is not the number 1."""
     origin = _origin(kind)
     if kind is Any:
         return True
@@ -159,7 +152,7 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if origin is float else origin)
 
 
-def _converted(value: Any, kind: Any) -> Any:
+def _converted(value: object, kind: Any) -> Any:
     """Returns a value with that type, or raises ValueError. YAML 1.1 reads `1e-3`, which has no point, as text."""
     origin = _origin(kind)
     if origin is list and isinstance(value, (list, tuple)):
@@ -175,20 +168,17 @@ def _converted(value: Any, kind: Any) -> Any:
             return origin(str(value))
     if not _is(value, kind):
         raise ValueError(value)
-    return float(value) if origin is float else value
+    return float(value) if origin is float and isinstance(value, int) else value
 
 
 def _in_words(kind: Any) -> str:
     if _origin(kind) is list:
         return {int: "integers", float: "numbers"}.get(typing.get_args(kind)[0], "a list of texts")
-    words: dict[Any, str] = {
-        int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "a mapping",
-        types.NoneType: "none",
-    }  # fmt: skip
-    return words.get(_origin(kind), str(kind))
+    words = {int: "an integer", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+    return "none" if kind is types.NoneType else words.get(_origin(kind), str(kind))
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Returns the hint of an error at a name that was perhaps mistyped; empty if nothing is near."""
+    """Returns the hint of an error for a mistyped name; empty if no name is similar."""
     near = difflib.get_close_matches(word, list(names), 1)
     return f"; did you mean {near[0]}?" if near else ""

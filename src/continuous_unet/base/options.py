@@ -1,6 +1,6 @@
 """Options of library calls and verbs: dataclasses whose fields carry their own help, checks and names.
 
-One dataclass describes what a call can be asked for. Its checks, its YAML file, the arguments of the command line and
+One dataclass describes the options of a call. Its checks, its YAML file, the arguments of the command line and
 their `--help` are all made from it:
 
     @dataclass
@@ -25,6 +25,7 @@ import yaml
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.leaves import Leaf, Word, nearest
+from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,13 +45,13 @@ def option(
     metavar: str | None = None,
     flat: str | None = None,
     required: bool = False,
-    choices: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+    choices: Iterable[object] | Callable[[], Iterable[object]] | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     between: tuple[float, float] | None = None,
-    **marks: Any,
+    **marks: object,
 ) -> Any:
     """Declares a field of an options class.
 
@@ -69,15 +70,14 @@ def option(
         above: a number that the value must exceed.
         below: a number that the value must stay under.
         between: smallest and largest allowed number.
-        marks: what others read from the field's `metadata`, such as `may_change=True`.
+        marks: further entries of the field's `metadata`, such as `may_change=True`.
     """
     if between is not None:
         at_least, at_most = between
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
-    metadata = {
-        "help": text, "positional": positional, "short": short, "old": old, "metavar": metavar, "flat": flat,
-        "required": required, "choices": choices, "bounds": {k: v for k, v in bounds.items() if v is not None}, **marks,
-    }  # fmt: skip
+    given = {relation: limit for relation, limit in bounds.items() if limit is not None}
+    metadata = {"help": text, "positional": positional, "short": short, "old": old, "metavar": metavar, "flat": flat}
+    metadata = {**metadata, "required": required, "choices": choices, "bounds": given, **marks}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -89,7 +89,7 @@ def section(kind: "type[Options]", text: str = "") -> Any:
 
 
 def variants(
-    table: Table | Callable[[], Table], default: str, text: str, old: Mapping[str, str] | None = None, **marks: Any
+    table: Table | Callable[[], Table], default: str, text: str, old: Mapping[str, str] | None = None, **marks: object
 ) -> Any:
     """Declares a field that holds one of several options classes, chosen by name: `--task denoise`.
 
@@ -98,10 +98,10 @@ def variants(
 
     Args:
         table: options class by name, each class under one name; or a function that returns it.
-        default: name of the variant that is taken if nothing else is said.
+        default: name of the variant if none is chosen.
         text: help text of the choice.
         old: present name by former name, which keeps working with a note.
-        marks: what others read from the field's `metadata`.
+        marks: further entries of the field's `metadata`.
     """
 
     def read() -> Table:
@@ -151,13 +151,13 @@ def leaves(kind: "type[Options]") -> dict[str, Leaf]:
 
 def flatten(
     kind: "type[Options]", values: Values, *, where: str = "the options", notes: list[str] | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Returns nested or flat values as flat ones, by present name.
 
     Args:
         kind: the options class.
-        values: as from YAML.
-        where: what errors and notes call the source of the values.
+        values: the content of a YAML file, or of `Options.to_dict`.
+        where: the name of the source of the values in errors and notes.
         notes: receives a line for former names and forms.
 
     Raises:
@@ -166,7 +166,7 @@ def flatten(
     known = leaves(kind)
     former = {old.lstrip("-").replace("-", "_"): leaf.name for leaf in known.values() for old in _old(leaf)}
     sections = {leaf.field.name: leaf for leaf in own_leaves(kind) if _classes(leaf)}
-    found: dict[str, Any] = {}
+    found: Json = {}
     was_flat = False
     for key, value in values.items():
         if key in sections and isinstance(value, Mapping):
@@ -209,12 +209,12 @@ def build(kind: type[Kind], *layers: Values, given: Values | None = None, notes:
         InputError: for an unknown option, a value of the wrong type, or an option of a variant that was not chosen.
     """
     given = given or {}
-    values: dict[str, Any] = {}
+    values: Json = {}
     for layer in (*(flatten(kind, layer) for layer in layers), given):
         for name, value in layer.items():
             both = isinstance(value, dict) and isinstance(values.get(name), dict)
             values[name] = {**values[name], **value} if both else value
-    arguments: dict[str, Any] = {}
+    arguments: Json = {}
     for leaf in own_leaves(kind):
         classes = _classes(leaf)
         if not classes:
@@ -235,7 +235,7 @@ def build(kind: type[Kind], *layers: Values, given: Values | None = None, notes:
 
 
 def _refuse_other_variants(kind: "type[Options]", choice: Leaf, chosen: str, values: Values, given: Values) -> None:
-    """Files of version 0.1 list the options of all tasks; those with their default value say nothing."""
+    """Refuses options of other variants, unless a file lists them with their default, as those of version 0.1 do."""
     for leaf in leaves(kind).values():
         other = leaf.section == choice.field.name and leaf.name in values and chosen not in leaf.variants
         if other and (leaf.name in given or leaf.convert(values[leaf.name]) != leaf.default):
@@ -243,7 +243,7 @@ def _refuse_other_variants(kind: "type[Options]", choice: Leaf, chosen: str, val
             raise InputError(f"{leaf.flag} is for {names}, but this is {choice.flag} {chosen}; leave it out")
 
 
-def read_layer(kind: "type[Options]", path: str | Path, notes: list[str] | None = None) -> dict[str, Any]:
+def read_layer(kind: "type[Options]", path: str | Path, notes: list[str] | None = None) -> Json:
     """Reads a YAML file that may name any option, for `build`.
 
     Raises:
@@ -263,12 +263,12 @@ def read_layer(kind: "type[Options]", path: str | Path, notes: list[str] | None 
 
 
 class Options:
-    """Base of options classes, which are dataclasses with fields made by `option`, `section` and `variants`."""
+    """The base of options classes, which are dataclasses with fields made by `option`, `section` and `variants`."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __dataclass_fields__: ClassVar[Json]
 
     def validate(self) -> "Self":
-        """Checks every field by itself. A subclass adds what concerns several fields, after `super().validate()`.
+        """Checks every field by itself. A subclass adds checks of several fields together, after `super().validate()`.
 
         Raises:
             InputError: naming the first option that is wrong, what was expected, and what to do.
@@ -302,9 +302,9 @@ class Options:
         """Writes YAML; at every moment the file is either whole or the old one."""
         replace_text(path, to_yaml(self))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the values as YAML nests them (lists for tuples), in the order of the fields."""
-        values: dict[str, Any] = {}
+        values: Json = {}
         for leaf in own_leaves(type(self)):
             value, classes = getattr(self, leaf.field.name), _classes(leaf)
             if not classes:
@@ -314,11 +314,11 @@ class Options:
             values[leaf.field.name] = ({"name": name} if name else {}) | value.to_dict()
         return values
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> Json:
         """Returns the values by their name on the command line."""
         return flatten(type(self), self.to_dict())
 
-    def replaced(self, **values: Any) -> "Self":
+    def replaced(self, **values: object) -> "Self":
         """Returns a copy with other values, named as on the command line."""
         return build(type(self), {**self.flat(), **values})
 
@@ -328,7 +328,7 @@ def to_yaml(options: Options) -> str:
     return yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

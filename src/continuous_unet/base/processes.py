@@ -1,4 +1,4 @@
-"""The processes of one job, and what they must do together: divide work, agree when to stop, collect results.
+"""The processes of one job, which divide work, agree when to stop, and collect results together.
 
 A signal may reach one process or all of them. All must act on it at the same place, or the others would wait forever.
 """
@@ -64,7 +64,7 @@ class Processes:
 
         return gather(torch.tensor([numbers], device=self.state.device)).tolist()
 
-    def gather(self, items: list[Any]) -> list[Any]:
+    def gather(self, items: list[Item]) -> list[Item]:
         """Returns the items of all processes, in the order of the processes."""
         if self.count == 1:
             return items
@@ -72,7 +72,7 @@ class Processes:
 
         return gather_object(items)
 
-    def from_main(self, value: Any) -> Any:
+    def from_main(self, value: Item) -> Item:
         """Returns the value of the main process, in all processes."""
         if self.count == 1:
             return value

@@ -1,4 +1,4 @@
-"""Random numbers that depend on *what* is drawn, not on what was drawn before.
+"""Random numbers that depend on *what* is drawn, and not on earlier draws.
 
 Every random decision (noise of a training step, crop of an image, image number k of a sampling run) takes its seed from
 the coordinates of the decision. No state is kept or saved: a resumed run, another batch size or another number of data

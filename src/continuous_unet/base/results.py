@@ -1,4 +1,4 @@
-"""What the library call behind a verb returns, so that one skeleton can print every verb's result."""
+"""The results of the library calls behind the verbs, so that one skeleton can print all of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ Json = dict[str, Any]
 
 @dataclass
 class CallResult:
-    """Base of the results of the library calls behind the verbs.
+    """The base of the results of the library calls behind the verbs.
 
-    A subclass adds its own fields and says in `to_text` what a person reads on stdout.
+    A subclass adds its own fields and returns from `to_text` what a person reads on stdout.
     """
 
     @property

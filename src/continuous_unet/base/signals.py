@@ -11,7 +11,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stopped(Exception):
-    """A signal ended work of which nothing unfinished is kept."""
+    """A signal ended work that keeps nothing unfinished."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")
@@ -48,7 +48,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def leave_on_signals(request: StopRequest) -> contextlib.AbstractContextManager[None]:
-    """Inside `stop_on_signals`, makes a signal raise at once, for work of which nothing unfinished is kept."""
+    """Makes a signal inside `stop_on_signals` raise at once, for work that keeps nothing unfinished."""
 
     def handle(number: int, frame: object) -> None:
         request.signal = number

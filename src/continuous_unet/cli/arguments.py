@@ -1,27 +1,27 @@
-"""Arguments of the command line, made from options classes: `base/options.py` says what there is, this how it is typed.
+"""Arguments of the command line, made from the options classes of `base/options.py`.
 
-Words are converted and checked there too, so that a value is refused in the same way wherever it comes from.
+That module also converts and checks the words, so that a value is refused in the same way wherever it comes from.
 """
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import yaml
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.leaves import Leaf, Word
+from continuous_unet.base.leaves import Leaf, Word, nearest
 from continuous_unet.base.options import Options, leaves
+from continuous_unet.base.results import Json
 from continuous_unet.cli.output import say
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are InputErrors; `--batch_size` is as good as `--batch-size`; there are no abbreviations."""
+    """A parser that raises InputError, takes `--batch_size` for `--batch-size`, and knows no abbreviations."""
 
-    def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
+    def __init__(self, prog: str, description: str | None = None) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=formatter, **settings)
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=formatter)
         self.renamed: dict[str, str] = {}
         """Present name by former flag."""
 
@@ -44,13 +44,12 @@ class Parser(argparse.ArgumentParser):
             options = [
                 o for a in self._actions for o in a.option_strings if o.startswith("--") and a.help != argparse.SUPPRESS
             ]
-            near = difflib.get_close_matches(word, options, 1) if word.startswith("-") else []
-            self.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else ""))
+            self.error(f"unknown argument {word}{nearest(word, options) if word.startswith('-') else ''}")
         return parsed
 
     def add_options(self, kind: type[Options]) -> None:
         """Adds an argument for every option of a class, under a heading for each section."""
-        headings: dict[str | None, Any] = {None: self}
+        headings: dict[str | None, argparse._ActionsContainer] = {None: self}
         known = leaves(kind)
         for leaf in known.values():
             if leaf.section not in headings:
@@ -59,11 +58,11 @@ class Parser(argparse.ArgumentParser):
         words = [leaf.metavar for leaf in known.values() if leaf.field.metadata.get("positional")]
         self.usage = " ".join([self.prog, *words, "[options]"])
 
-    def _add(self, place: Any, leaf: Leaf, text: str) -> None:
+    def _add(self, place: argparse._ActionsContainer, leaf: Leaf, text: str) -> None:
         kinds = {getattr(kind, "__origin__", kind) for kind in leaf.kinds}
-        former = list(leaf.field.metadata.get("old", ()))
+        former, short = leaf.field.metadata.get("old", ()), leaf.field.metadata.get("short")
         # SUPPRESS: an option that was not given must not hide what a configuration file says
-        common: dict[str, Any] = {"dest": leaf.name, "default": argparse.SUPPRESS}
+        common: Json = {"dest": leaf.name, "default": argparse.SUPPRESS}
         if bool in kinds:
             common["action"] = argparse.BooleanOptionalAction
         elif dict in kinds:
@@ -71,10 +70,8 @@ class Parser(argparse.ArgumentParser):
         else:
             common |= {"metavar": leaf.metavar} | ({"nargs": "+"} if list in kinds else {})
         if leaf.field.metadata.get("positional"):
-            nargs = "*" if list in kinds else "?"
-            place.add_argument(**{**common, "nargs": nargs, "help": text})
+            place.add_argument(**common | {"nargs": "*" if list in kinds else "?", "help": text})
         else:
-            short = leaf.field.metadata.get("short")
             place.add_argument(*[short] if short else [], leaf.flag, **common, help=text)
         if former:
             place.add_argument(*former, **common, help=argparse.SUPPRESS)
@@ -90,13 +87,13 @@ class Parser(argparse.ArgumentParser):
         say(self.format_help().removesuffix("\n"), file)
 
 
-def given_values(arguments: argparse.Namespace, kind: type[Options]) -> dict[str, Any]:
+def given_values(arguments: argparse.Namespace, kind: type[Options]) -> Json:
     """Returns the options that were given on the command line, by name."""
     return {name: _given(value) for name, value in vars(arguments).items() if name in leaves(kind)}
 
 
-def _given(value: Any) -> Any:
-    """Marks what was typed, for `Leaf.convert`; pairs become a dict."""
+def _given(value: object) -> object:
+    """Marks typed words for `Leaf.convert`; pairs become a dict."""
     if isinstance(value, list):
         return dict(value) if value and isinstance(value[0], tuple) else [Word(item) for item in value]
     return Word(value) if isinstance(value, str) else value
@@ -115,7 +112,7 @@ def _heading(kind: type[Options], section: str | None) -> str:
 
 
 def _help(leaf: Leaf, known: dict[str, Leaf]) -> str:
-    """The help text with the default, and the variants that the option is for."""
+    """Returns the help text with the default, and the variants that the option is for."""
     text, default = leaf.field.metadata.get("help", ""), leaf.default
     if leaf.variants:
         choice = next(other for other in known.values() if other.section is None and other.field.name == leaf.section)
@@ -127,7 +124,7 @@ def _help(leaf: Leaf, known: dict[str, Leaf]) -> str:
     return text.replace("%", "%%")
 
 
-def _key_and_value(text: str) -> tuple[str, Any]:
+def _key_and_value(text: str) -> tuple[str, object]:
     """Splits `KEY=VALUE`; the value is YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key:

@@ -1,4 +1,6 @@
-"""Train and measure continuous and discrete U-Nets side by side on your data, and write a report.
+"""Train and measure continuous and discrete U-Nets side by side.
+
+All sides are trained on your data under one protocol, and the results are written as a report.
 
 cunet compare --data digits --output runs/compare --budget images=4000 --num-seeds 1 --image-size 16
 cunet compare --data PATH --output DIR --sides ours discrete my-side.yaml
@@ -9,9 +11,4 @@ The same command continues a comparison that was stopped. The report is DIR/repo
 from continuous_unet.cli.verb import Verb
 from continuous_unet.comparison.config import CompareConfig
 
-COMPARE = Verb(
-    CompareConfig,
-    "continuous_unet.comparison.run:compare",
-    "train and measure continuous and discrete U-Nets side by side",
-    __doc__,
-)
+COMPARE = Verb(CompareConfig, "continuous_unet.comparison.run:compare", __doc__)

@@ -1,4 +1,4 @@
-"""Export a trained model to run elsewhere, and prove that it computes the same.
+"""Write a model for ONNX Runtime and others, with proof that it computes the same.
 
 cunet export runs/digits --format onnx --output exported
 cunet export runs/digits --format openvino --precision fp16 --static-shape 1x16x16 --output exported
@@ -10,9 +10,4 @@ The latter runs the network without torch. If the error exceeds the tolerance, n
 from continuous_unet.cli.verb import Verb
 from continuous_unet.deploy.options import ExportOptions
 
-EXPORT = Verb(
-    ExportOptions,
-    "continuous_unet.deploy.export:export",
-    "write a model for ONNX Runtime and others, with proof that it computes the same",
-    __doc__,
-)
+EXPORT = Verb(ExportOptions, "continuous_unet.deploy.export:export", __doc__)

@@ -1,4 +1,6 @@
-"""Fill holes in images with any unconditional diffusion model, without training for it (RePaint).
+"""Fill holes in images with a diffusion model.
+
+Any unconditional diffusion model can do it, without training for it (RePaint).
 
 cunet inpaint photo.png --mask hole.png --model runs/photos --output filled.png
 
@@ -8,9 +10,4 @@ The mask has the size of the image. White is filled and black is kept. One mask 
 from continuous_unet.cli.verb import Verb
 from continuous_unet.tasks.inpaint.options import InpaintOptions
 
-INPAINT = Verb(
-    InpaintOptions,
-    "continuous_unet.tasks.inpaint.run:inpaint_files",
-    "fill holes in images with a diffusion model",
-    __doc__,
-)
+INPAINT = Verb(InpaintOptions, "continuous_unet.tasks.inpaint.run:inpaint_files", __doc__)

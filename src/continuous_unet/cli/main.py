@@ -1,7 +1,7 @@
 """`cunet VERB …`: finds the verb, and turns failures into one line and an exit code.
 
-0 done, 1 a bug, a run that failed, or unusable images that `data check` found, 2 bad input (a full disk is one), 130
-and 143 stopped by Ctrl-C and SIGTERM.
+The exit code is 0 for success, and 2 for bad input, such as a full disk. It is 1 for a bug, a run that failed, or
+unusable images that `data check` found. After Ctrl-C it is 130, and after SIGTERM 143.
 """
 
 import os
@@ -32,14 +32,13 @@ VERBS = {
     "prune": "prune:PRUNE",
     "run": "run:RUN",
 }
-"""Where the `Verb` of each name is, in this package. A verb of two words belongs to the group of its first word."""
+"""The module and the constant of each `Verb` in this package. The first word of two is a group of verbs."""
 
 
 def load_verb(name: str) -> Verb:
     """Returns a verb of the table; imports no torch."""
     module, _, constant = VERBS[name].partition(":")
-    verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
-    assert isinstance(verb, Verb)
+    verb: Verb = getattr(import_module(f"continuous_unet.cli.{module}"), constant)
     return verb
 
 
@@ -79,18 +78,17 @@ def find_verb(words: list[str]) -> tuple[str, list[str] | None]:
     """Returns the name of the verb and the words after it; None for these if an overview of verbs was asked for.
 
     Raises:
-        InputError: if there is no such verb, with the nearest one.
+        InputError: for an unknown verb, with the nearest one.
     """
-    known = VERBS
     for length in (2, 1):
         name = " ".join(words[:length])
-        if len(words) >= length and name in known:
+        if len(words) >= length and name in VERBS:
             return name, words[length:]
-    group = f"{words[0]} " if words and any(verb.startswith(f"{words[0]} ") for verb in known) else ""
+    group = f"{words[0]} " if words and any(verb.startswith(f"{words[0]} ") for verb in VERBS) else ""
     rest = words[1:] if group else words
     if rest[:1] in (["--help"], ["-h"], ["--version"]):
         return (group.strip() if rest[0] != "--version" else "--version"), None
-    choices = [verb.removeprefix(group) for verb in known if verb.startswith(group)]
+    choices = [verb.removeprefix(group) for verb in VERBS if verb.startswith(group)]
     shown = ", ".join(dict.fromkeys(verb.partition(" ")[0] for verb in choices))
     where = f"cunet {group}--help"
     if not rest:
@@ -103,7 +101,11 @@ def overview(group: str) -> int:
     if group == "--version":
         say(f"cunet {__version__}")
         return 0
-    lines = [f"  {name:20}{load_verb(name).summary}" for name in VERBS if name.startswith(f"{group} ".lstrip())]
+    lines = [
+        f"  {name:20}{load_verb(name).description.splitlines()[0]}"
+        for name in VERBS
+        if name.startswith(f"{group} ".lstrip())
+    ]
     title = "" if group else "Small, fast diffusion models with continuous U-Nets.\n\n"
     usage = f"usage: cunet {group} VERB …".replace("  ", " ")
     say("\n".join([usage, "", title + "verbs:", *lines, "", "`cunet VERB --help` describes a verb with examples."]))

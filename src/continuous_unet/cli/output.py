@@ -1,4 +1,4 @@
-"""What the command line prints: one function, which any file name and any terminal get through."""
+"""The one function by which the command line prints, safe for any file name and any terminal."""
 
 import sys
 from typing import TextIO

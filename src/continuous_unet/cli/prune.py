@@ -1,4 +1,4 @@
-"""Remove the least important channels of a trained model, and fine-tune what is left.
+"""Remove the least important channels of a model, and fine-tune it.
 
 cunet prune runs/digits --data digits --ratio 0.3 --output runs/digits-pruned --steps 2000
 cunet prune --output runs/digits-pruned --resume
@@ -9,10 +9,4 @@ cunet sample, profile and export take the folder like a run folder. cunet train 
 from continuous_unet.cli.verb import Verb
 from continuous_unet.deploy.pruning.options import PruneOptions, begun_options
 
-PRUNE = Verb(
-    PruneOptions,
-    "continuous_unet.deploy.pruning.run:prune",
-    "remove the least important channels of a model, and fine-tune it",
-    __doc__,
-    resume=begun_options,
-)
+PRUNE = Verb(PruneOptions, "continuous_unet.deploy.pruning.run:prune", __doc__, begun_options)

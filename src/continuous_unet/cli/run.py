@@ -1,4 +1,6 @@
-"""Run an exported model without torch: make images, denoise one or enlarge one.
+"""Run an exported model, without torch.
+
+It makes images, denoises one or enlarges one.
 
 cunet run exported --num 16 --steps 20 --scheduler dpm++ --seed 0 --output images.png
 cunet run exported --input noisy.png --sigma 25 --output clean.png
@@ -7,6 +9,4 @@ cunet run exported --input noisy.png --sigma 25 --output clean.png
 from continuous_unet.cli.verb import Verb
 from continuous_unet.deploy.options import RunOptions
 
-RUN = Verb(
-    RunOptions, "continuous_unet.deploy.run_exported:run_exported", "run an exported model, without torch", __doc__
-)
+RUN = Verb(RunOptions, "continuous_unet.deploy.run_exported:run_exported", __doc__)

@@ -1,4 +1,6 @@
-"""Make images with a trained model: a run folder, or any saved pipeline or model.
+"""Make images with a trained model.
+
+The model is a run folder, or any saved pipeline or model.
 
 cunet sample runs/digits --num 64 --steps 50 --scheduler ddim --seed 0 --output digits.png
 """
@@ -6,6 +8,4 @@ cunet sample runs/digits --num 64 --steps 50 --scheduler ddim --seed 0 --output 
 from continuous_unet.cli.verb import Verb
 from continuous_unet.tasks.generate.options import SampleOptions
 
-SAMPLE = Verb(
-    SampleOptions, "continuous_unet.tasks.generate.run:sample_images", "make images with a trained model", __doc__
-)
+SAMPLE = Verb(SampleOptions, "continuous_unet.tasks.generate.run:sample_images", __doc__)

@@ -1,4 +1,6 @@
-"""Train a continuous U-Net on images: a folder, an archive, IDX files, a .npz, a Hugging Face set or a built-in one.
+"""Train a continuous U-Net on images.
+
+The images are a folder, an archive, IDX files, a .npz, a Hugging Face data set or a built-in one.
 
 cunet train --data digits --image-size 16 --preset tiny --output runs/digits --steps 2000
 cunet train --data photos/ --task denoise --fit patch --image-size 64 --output runs/denoiser
@@ -6,14 +8,14 @@ cunet train --output runs/digits --resume
 """
 
 from pathlib import Path
-from typing import Any
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.results import Json
 from continuous_unet.cli.verb import Verb
 from continuous_unet.training.config import TrainConfig
 
 
-def begun(output: str) -> dict[str, Any]:
+def begun(output: str) -> Json:
     """Returns the options that the run in a folder was begun with."""
     saved = Path(output) / "config.yaml"
     if not saved.is_file():
@@ -21,6 +23,4 @@ def begun(output: str) -> dict[str, Any]:
     return TrainConfig.load(saved).flat()
 
 
-TRAIN = Verb(
-    TrainConfig, "continuous_unet.training.run:train", "train a continuous U-Net on images", __doc__, resume=begun
-)
+TRAIN = Verb(TrainConfig, "continuous_unet.training.run:train", __doc__, begun)

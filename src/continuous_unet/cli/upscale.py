@@ -1,4 +1,6 @@
-"""Enlarge images by a factor of 2, 3 or 4, with a model trained on photographs.
+"""Enlarge images.
+
+The upscaling factor is 2, 3 or 4. The models are trained on photographs.
 
 cunet upscale photo.jpg --output large.png
 cunet upscale photos/ --scale 4 --output large/
@@ -10,4 +12,4 @@ enlarged by bicubic interpolation.
 from continuous_unet.cli.verb import Verb
 from continuous_unet.tasks.upscale.options import UpscaleOptions
 
-UPSCALE = Verb(UpscaleOptions, "continuous_unet.tasks.upscale.run:upscale_files", "enlarge images", __doc__)
+UPSCALE = Verb(UpscaleOptions, "continuous_unet.tasks.upscale.run:upscale_files", __doc__)

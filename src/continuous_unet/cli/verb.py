@@ -3,14 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, build, flatten, read_layer, to_yaml
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.cli.arguments import Parser, given_values
 from continuous_unet.cli.output import say
 
@@ -22,16 +21,15 @@ class Verb:
     Args:
         options: the options class of its call; imports no torch.
         call: the library call as `module:function`, imported when the verb runs.
-        summary: its line in `cunet --help`.
-        description: the text above the options in its own `--help`: what it does, with examples.
-        resume: for a verb with `--resume`, returns the options that the work in a folder (`--output`) was begun with.
+        description: the text above the options in its own `--help`: what it does, with examples. Its first line is
+            also the line of the verb in `cunet --help`.
+        resume: for a verb with `--resume`, a function that returns the options of the work in a folder (`--output`).
     """
 
     options: type[Options]
     call: str
-    summary: str
     description: str
-    resume: Callable[[str], Mapping[str, Any]] | None = None
+    resume: Callable[[str], Json] | None = None
 
     def parser(self, prog: str) -> Parser:
         """Returns the parser of its arguments."""

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING
 
 from continuous_unet.base.lazy import lazy_names
 
-__getattr__ = lazy_names(
+if TYPE_CHECKING:
+    from continuous_unet.comparison.config import CompareConfig as CompareConfig
+    from continuous_unet.comparison.run import CompareResult as CompareResult
+    from continuous_unet.comparison.run import compare as compare
+    from continuous_unet.comparison.sides import Side as Side
+    from continuous_unet.comparison.sides import load_sides as load_sides
+
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "CompareConfig": "continuous_unet.comparison.config",
-        "CompareResult": "continuous_unet.comparison.run",
-        "Side": "continuous_unet.comparison.sides",
-        "compare": "continuous_unet.comparison.run",
-        "load_sides": "continuous_unet.comparison.sides",
+        ".config": ["CompareConfig"],
+        ".run": ["CompareResult", "compare"],
+        ".sides": ["Side", "load_sides"],
     },
 )
-__all__ = ["CompareConfig", "CompareResult", "Side", "compare", "load_sides"]
-
-if TYPE_CHECKING:
-    from continuous_unet.comparison.config import CompareConfig
-    from continuous_unet.comparison.run import CompareResult, compare
-    from continuous_unet.comparison.sides import Side, load_sides

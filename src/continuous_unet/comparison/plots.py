@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from continuous_unet.base.packages import import_extra
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import SCHEDULER_NAMES
 from continuous_unet.comparison.results import Comparison
@@ -18,10 +19,12 @@ STYLES = {"backprop": "-", "checkpoint": "--", "reversible": ":"}
 
 
 def draw_plots(folder: Path, comparison: Comparison) -> dict[str, str]:
-    """Draws the plots into a folder `plots`; returns their titles by file name, relative to the comparison's folder."""
-    import matplotlib
+    """Draws the plots into a folder `plots`; returns their titles by file name, relative to the comparison's folder.
 
-    matplotlib.use("Agg")
+    Raises:
+        InputError: without matplotlib.
+    """
+    import_extra("matplotlib", "the report needs matplotlib", "compare").use("Agg")
     import matplotlib.pyplot as plt
 
     folder.mkdir(exist_ok=True)
@@ -95,4 +98,4 @@ PLOTS: dict[str, tuple[Callable[[Panels, Comparison, Look], None], int, str]] = 
     "solver-steps": (_solver_steps, 1, "Loss of trained models with other numbers of solver steps than in training."),
     "memory": (_memory, 1, "Memory for the backward pass against solver steps."),
 }
-"""By file name: what draws it, its number of panels, its title."""
+"""What draws each plot, its number of panels and its title, by file name."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from continuous_unet.base.files import replace_text
+from continuous_unet.base.packages import import_extra
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import MISSING, SCHEDULER_NAMES, figure, kid, markdown_table, scaled, timing
 from continuous_unet.comparison.plots import draw_plots
@@ -36,7 +37,7 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
     """Writes `results.csv` and its companions, `plots/`, `report.md` and `report.html`; returns rows and verdicts.
 
     Raises:
-        InputError: if a file cannot be written.
+        InputError: without matplotlib or Jinja2, or if a file cannot be written.
     """
     rows = make_rows(comparison)
     verdicts = make_verdicts(
@@ -59,8 +60,7 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
 
 def render(name: str, folder: Path, context: Mapping[str, object]) -> str:
     """Returns `report.md` or `report.html`, in which pictures are included, as text."""
-    import jinja2
-
+    jinja2 = import_extra("jinja2", "the report needs Jinja2", "compare")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=name.endswith(".html"),

@@ -1,7 +1,6 @@
 """The library call behind `cunet compare`."""
 
 import contextlib
-import importlib.util
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.comparison.config import CompareConfig
@@ -68,8 +68,7 @@ def compare(config: CompareConfig, *, stop: StopRequest | None = None) -> Compar
     for side in sides:
         _try(side, size, channels)
     for name in ("torchmetrics", "matplotlib", "jinja2"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"a comparison needs the package {name}: pip install 'continuous-unet[compare]'")
+        import_extra(name, f"a comparison needs the package {name}", "compare")
     if not config.costs_only:
         extractor_class(config.extractor).check(device)
 

@@ -1,10 +1,8 @@
-"""The data set that training sees, whatever the source."""
+"""The data set that training reads, whatever its source."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,13 +10,13 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data.loading import Share, TrainingData
-from continuous_unet.data.looking import Look, look_at, read_ranges, sizes_of, values_by_type
+from continuous_unet.data.loading import Item, TrainingData
+from continuous_unet.data.looking import describe, look_at, values_by_type
 from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
-from continuous_unet.data.report import DatasetReport, between_sizes
-from continuous_unet.data.sources import Source, open_source
+from continuous_unet.data.report import DatasetReport
+from continuous_unet.data.sources import Reading, Source, open_source
 from continuous_unet.images.decode import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ class ImageDataset(TrainingData, Dataset):
     names it, and the item's `unreadable` is True. The sequence of the others does not change.
     """
 
-    resume_promise = "exact on a CPU with as many processes"
+    resume_promise = "exact on a CPU with the same number of processes"
     source: Source
     indices: np.ndarray
     """The positions in the source of the images that are used here."""
@@ -49,14 +47,14 @@ class ImageDataset(TrainingData, Dataset):
     def file_names(self) -> list[str] | None:
         return self.source.names if self.source.files else None
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index %= len(self)
         image, position, unreadable = self._load(index)
         values = self.preparation(image, derive_seed("augment", self.seed, epoch, index))
-        item: dict[str, Any] = {"image": values, "index": index, "unreadable": unreadable}
+        item: Item = {"image": values, "index": index, "unreadable": unreadable}
         if self.source.labels is not None:
             item["label"] = self.source.labels[position]
         return item
@@ -65,9 +63,8 @@ class ImageDataset(TrainingData, Dataset):
         """Returns the name of the image at an index, for messages."""
         return self.source.names[self.indices[index]]
 
-    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
-        order = EpochSampler(len(self), share.batch_size, share.seed, share.first_batch, share.rank, share.world_size)
-        return self, {"batch_sampler": order}
+    def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, EpochSampler]:
+        return self, order
 
     def _load(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
@@ -107,8 +104,8 @@ def open_dataset(
     """Opens images of any kind, after looking at every file.
 
     Args:
-        source: a folder (searched through), a .zip of one, MNIST-style IDX files, a .npz, `hf:NAME_OR_PATH`, or a
-            built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
+        source: a folder (searched with all folders in it), a .zip of one, MNIST-style IDX files, a .npz,
+            `hf:NAME_OR_PATH`, or a built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
         image_size: the side in pixels, or height and width (a pair, or `"48x64"`). If None, the images must all have
             one size, which is square.
         channels: 1, 3 or 4; if None, 1 where all images are grey and 3 otherwise.
@@ -123,86 +120,58 @@ def open_dataset(
         value_range: the values of black and white in 16-bit, 32-bit and float grey images (a pair, or `"0:4095"`). If
             None, they are decided once for all images of a type, and reported.
         max_pixels: images with more pixels are unreadable; `decode.MAX_PIXELS` if None.
-        names: the image files to use, rather than all that are there, as a run recorded them (`file_names`). Those that
-            have become unreadable keep their place in the order, and others are used instead.
+        names: the image files to use, as a run recorded them (`file_names`), instead of all. Those that have become
+            unreadable keep their place in the order, and others are used instead.
         class_names: with `names`, the classes in the order that the run recorded (`report.class_names`); an empty list
-            stands for none. If None, they are found anew.
+            means no classes. If None, they are found anew.
         progress: show a bar while files are checked.
 
     Raises:
-        InputError: if there is nothing to use, too much is damaged, or an argument is wrong.
+        InputError: if no image can be used, too many are damaged, or an argument is wrong.
     """
     size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
     _check_arguments(channels, split, fit, on_bad_image)
-    reading = {"value_range": chosen_range, "max_pixels": max_pixels, "names": names, "class_names": class_names}
-    opened = open_source(str(source), split, **reading)
+    opened = open_source(str(source), Reading(split, chosen_range, max_pixels, names, class_names))
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
-    looks = look_at(opened, progress)
-    left_out = _check_bad(opened, looks, str(source), on_bad_image, max_bad_images)
-    if left_out and not (names is not None and opened.files):
-        opened.keep([i for i, look in enumerate(looks) if isinstance(look, Look)])
-    found = [look for look in looks if isinstance(look, Look)]
-    smallest, largest = sizes_of(found)
-    if size is None:
-        if smallest != largest or smallest[0] != smallest[1]:
-            raise InputError(
-                f"the images of {source} are {between_sizes(smallest, largest)} pixels, not all of one square size; "
-                "say which size to use (--image-size)"
-            )
-        size = smallest
-    deep, problem = (list(opened.deep), None) if opened.deep is not None else read_ranges(found, chosen_range)
+    found, bad = look_at(opened, progress)
+    _check_bad(bad, len(opened), str(source), on_bad_image, max_bad_images)
+    if bad and not (names is not None and opened.files):
+        opened.keep(list(found))
+    facts, problem = describe(str(source), opened, found.values(), chosen_range)
+    size = size or facts.smallest
+    if size is None or (image_size is None and (size != facts.largest or size[0] != size[1])):
+        raise InputError(
+            f"the images of {source} are {facts.sizes()} pixels, not all of one square size; say which size to use "
+            "(--image-size)"
+        )
     if problem is not None:
         raise InputError(f"{source}: {problem}")
-    report = DatasetReport(
-        source=str(source),
-        kind=opened.kind,
-        num_images=len(opened),
-        image_size=size[0] if size[0] == size[1] else size,
-        channels=channels or (1 if all(look.grey for look in found) else 3),
-        smallest=smallest,
-        largest=largest,
-        class_names=class_names_of(opened),
-        left_out=left_out,
-        why_no_classes=opened.why_no_classes,
-        deep=deep,
-        lost_depth=sum(look.loses_depth for look in found),
-        left_aside=dict(opened.left_aside),
-    )
-    values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(deep)
+    known = vars(facts) | {"num_images": len(opened), "channels": channels or facts.channels}
+    report = DatasetReport(**known, image_size=size[0] if size[0] == size[1] else size, left_out=bad)
+    values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(facts.deep)
     preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
     return ImageDataset(opened, np.arange(len(opened)), report, preparation, seed)
 
 
-def _check_bad(
-    opened: Source, looks: Sequence[Look | str], source: str, on_bad_image: str, max_bad_images: float
-) -> list[tuple[str, str]]:
-    """Returns names and reasons of the images that cannot be used, unless that are too many."""
-    bad = [(name, look) for name, look in zip(opened.names, looks, strict=True) if isinstance(look, str)]
+def _check_bad(bad: list[tuple[str, str]], number: int, source: str, on_bad_image: str, max_bad_images: float) -> None:
+    """Raises InputError if too many of a number of images are unreadable; `bad` has their names and the reasons."""
     if bad and on_bad_image == "error":
         raise InputError(f"{bad[0][0]} in {source} cannot be used: {bad[0][1]}")
-    if len(bad) == len(looks):
+    if len(bad) == number:
         raise InputError(f"{source} holds no image that can be used ({bad[0][0]}: {bad[0][1]})")
-    if too_many_bad(len(bad), len(looks), max_bad_images):
+    if too_many_bad(len(bad), number, max_bad_images):
         named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         raise InputError(
-            f"{len(bad)} of {len(looks)} images in {source} cannot be used ({named}); see `cunet data check`, repair "
-            "or remove them, or raise max_bad_images"
+            f"{len(bad)} of {number} images in {source} cannot be used ({named}); see `cunet data check`, repair or "
+            "remove them, or raise max_bad_images"
         )
-    return bad
 
 
 def too_many_bad(bad: int, images: int, max_bad_images: float) -> bool:
     """Returns whether more than a fraction of the images is unreadable. A single one says nothing about the others."""
     return bad > max(1, max_bad_images * images)
-
-
-def class_names_of(source: Source) -> list[str] | None:
-    """Returns the names of a source's classes, which are numbers where they have no names; None without classes."""
-    if source.class_names is not None or not source.labels:
-        return source.class_names
-    return [str(i) for i in range(max(source.labels) + 1)]
 
 
 def train_validation_split(
@@ -218,14 +187,11 @@ def train_validation_split(
             f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
         )
     order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
-    held_out, kept = (dataset.indices[np.sort(part)] for part in np.split(order, [num_validation]))
-    plain = replace(dataset.preparation, random_flip=False, random_crop=False)
-    return _part(dataset, kept, dataset.preparation), _part(dataset, held_out, plain)
-
-
-def _part(dataset: ImageDataset, indices: np.ndarray, preparation: Preparation) -> ImageDataset:
-    report = replace(dataset.report, num_images=len(indices))
-    return replace(dataset, indices=indices, report=report, preparation=preparation)
+    held_out, kept = (
+        replace(dataset, indices=dataset.indices[np.sort(part)], report=replace(dataset.report, num_images=len(part)))
+        for part in np.split(order, [num_validation])
+    )
+    return kept, replace(held_out, preparation=replace(dataset.preparation, random_flip=False, random_crop=False))
 
 
 def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:

@@ -1,40 +1,28 @@
-"""Endless batches for training: what the loaders of all data sets have in common."""
+"""Endless batches for training, which the loaders of all data sets yield in the same way."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import outlive_first_signal
-from continuous_unet.data.order import batch_positions
+from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.report import DatasetReport
 
-
-class Share(NamedTuple):
-    """Which part of the endless sequence of images one process reads."""
-
-    batch_size: int
-    start: int
-    rank: int
-    world_size: int
-    seed: int
-
-    @property
-    def first_batch(self) -> int:
-        """The number of the first batch that has no image before position `start`."""
-        return math.ceil(self.start / (self.batch_size * self.world_size))
+Item = dict[str, Any]
+"""An image, or a batch of them, with its index and label; see the package."""
 
 
 class TrainingData(ABC):
-    """What the training loop needs of a data set, whether it is indexed or a stream."""
+    """Base of the data sets that training reads, whether they are indexed or a stream."""
 
     report: DatasetReport
     seed: int
     resume_promise: ClassVar[str]
-    """How exactly a resumed run goes on in this data, in words for people."""
+    """How exactly a resumed run continues in this data, in words for people."""
 
     @property
     def num_classes(self) -> int | None:
@@ -51,8 +39,8 @@ class TrainingData(ABC):
         """Returns the name of the image at an index, for messages."""
 
     @abstractmethod
-    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
-        """Returns what a `DataLoader` reads, and its arguments that set the batches and their order."""
+    def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, EpochSampler | None]:
+        """Returns what one process reads after `start` images of all, and in which order; None for that of a stream."""
 
     def loader(
         self,
@@ -64,7 +52,7 @@ class TrainingData(ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int | None = None,
-    ) -> Generator[tuple[range, dict[str, Any]], None, None]:
+    ) -> Generator[tuple[range, Item], None, None]:
         """Yields the batches of one process without end, each with its positions in the global sequence of images.
 
         A batch holds `image` float32 (B, C, H, W) in [-1, 1], `index` and `unreadable` (B,), and `label` (B,) where the
@@ -83,18 +71,20 @@ class TrainingData(ABC):
         Raises:
             InputError: if too many images can no longer be read; with the message alone if a worker raised it.
         """
-        share = Share(batch_size, start, rank, world_size, self.seed if seed is None else seed)
-        dataset, order = self._reader(share)
+        first, seed = math.ceil(start / (batch_size * world_size)), self.seed if seed is None else seed
+        order = EpochSampler(self.report.num_images, batch_size, seed, first, rank, world_size)
+        dataset, batches = self._reader(start, order)
         loader = DataLoader(
             dataset,
+            batch_size=batch_size if batches is None else 1,  # the default, which a sampler of batches requires
+            batch_sampler=batches,
             num_workers=num_workers,
             pin_memory=pin_memory,
             worker_init_fn=outlive_first_signal if num_workers else None,
-            **order,
         )
         try:
-            for number, batch in enumerate(loader, share.first_batch):
-                yield batch_positions(number, batch_size, rank, world_size), batch
+            for number, batch in enumerate(loader, first):
+                yield order.positions(number), batch
         except InputError as error:
             # torch puts the whole traceback into the message of an exception that comes from a worker
             message = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2].strip()

@@ -1,4 +1,4 @@
-"""What `cunet data check` can be asked for, and how the texts of data options are read. Imports no torch."""
+"""The options of `cunet data check`, and functions that read the texts of data options. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +24,7 @@ class DataOptions(Options):
         required=True,
         metavar="DATA",
     )
-    split: Literal["train", "test"] = option("train", "part of the data to look at, where there are several")
+    split: Literal["train", "test"] = option("train", "part of the data to look at, if it has several")
     value_range: str | None = option(
         None,
         "LOW:HIGH, the values of black and white in 16-bit, 32-bit and float grey images, for example 0:65535 "

@@ -1,58 +1,44 @@
-"""The order in which images are seen: a function of the seed and of nothing else."""
+"""The order in which images are seen, which depends on the seed alone."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
 from continuous_unet.base.randomness import derive_seed
 
 
-def batch_positions(batch: int, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
-    """Returns the positions in the global sequence of one batch of one process."""
-    start = (batch * world_size + rank) * batch_size
-    return range(start, start + batch_size)
-
-
+@dataclass(frozen=True)
 class EpochSampler:
     """Yields batches without end, as lists of `(epoch, index)`.
 
     Position p of the global sequence is image `permutation(seed, p // n)[p % n]`, so each image comes once an epoch,
     and batches run across the ends of epochs. Batch s of rank r of W holds the positions `(s W + r) B` to
     `(s W + r + 1) B`. Starting at any batch costs nothing, and the sequence does not depend on the number of processes.
-
-    Args:
-        num_images: the number of images, n.
-        batch_size: the number of images in a batch of one process, B.
-        seed: sets the order.
-        start_batch: the number of the first batch to yield.
-        rank: the number of this process, r.
-        world_size: the number of processes, W.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int = 0,
-        start_batch: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start_batch = start_batch
-        self.rank = rank
-        self.world_size = world_size
+    num_images: int
+    """The number of images, n."""
+    batch_size: int
+    """The number of images in a batch of one process, B."""
+    seed: int = 0
+    """Sets the order."""
+    start_batch: int = 0
+    """The number of the first batch to yield."""
+    rank: int = 0
+    """The number of this process, r."""
+    world_size: int = 1
+    """The number of processes, W."""
 
     def positions(self, batch: int) -> range:
         """Returns the positions in the global sequence of one batch."""
-        return batch_positions(batch, self.batch_size, self.rank, self.world_size)
+        start = (batch * self.world_size + self.rank) * self.batch_size
+        return range(start, start + self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         orders: dict[int, np.ndarray] = {}
-        batch = self.start_batch
-        while True:
+        for batch in count(self.start_batch):
             keys = []
             for position in self.positions(batch):
                 epoch = position // self.num_images
@@ -62,4 +48,3 @@ class EpochSampler:
                     orders[epoch] = rng.permutation(self.num_images)
                 keys.append((epoch, int(orders[epoch][position % self.num_images])))
             yield keys
-            batch += 1

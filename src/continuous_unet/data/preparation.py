@@ -1,4 +1,4 @@
-"""From a decoded image to the tensor that a model sees."""
+"""Makes the tensor that a model sees from a decoded image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ def deep_type(image: Image.Image) -> str | None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images get the size, the colours and the values that a model takes."""
+    """How images get the size, the channels and the values that a model takes."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
     channels: int
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
     fit: str = "crop"
-    """As of `decode.fit_image`."""
+    """How images get their size; see `decode.fit_image`."""
     random_flip: bool = False
     random_crop: bool = False
     values: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -1,10 +1,9 @@
-"""What is known of the images of a data set: for people, for run.json, and to tell whether two sets are the same."""
+"""Facts about the images of a data set, for people and for run.json, which also show if two sets are the same."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from continuous_unet.base.results import Json
 from continuous_unet.images.names import describe_left_out
 
 
@@ -31,23 +30,20 @@ class DeepImages:
         )
 
 
-@dataclass
-class DatasetReport:
-    """What was found, what it becomes, and what was left out."""
+@dataclass(kw_only=True)
+class ImageFacts:
+    """The facts about the images of a source."""
 
     source: str
     kind: str
     num_images: int
-    """0 for a stream, whose images nobody has counted."""
-    image_size: int | tuple[int, int]
-    """The side in pixels of what the images become, or (height, width) where those differ; `size` is always a pair."""
-    channels: int
-    smallest: tuple[int, int]
-    """The smallest width and height found, in pixels."""
-    largest: tuple[int, int]
+    """The number of images that can be used; 0 for a stream, whose images are not counted."""
+    smallest: tuple[int, int] | None
+    """The smallest width and height found, in pixels; None if no image can be used."""
+    largest: tuple[int, int] | None
+    channels: int | None
+    """1 if all images are grey and 3 otherwise; None if no image can be used."""
     class_names: list[str] | None = None
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    """The name of each image that cannot be used, and the reason."""
     why_no_classes: str = ""
     """Why folders that could be classes are not taken as such; empty otherwise."""
     deep: list[DeepImages] = field(default_factory=list)
@@ -56,6 +52,34 @@ class DatasetReport:
     """The number of images with 16 bits per channel, of which 8 are read: those in colour or with transparency."""
     left_aside: dict[str, int] = field(default_factory=dict)
     """The number of image files of each kind that is not read, by the ending of their names."""
+
+    def sizes(self) -> str:
+        """Returns `8x8`, or `8x8 to 16x12` if the sizes (width, height) differ."""
+        return " to ".join(dict.fromkeys(f"{size[0]}x{size[1]}" for size in (self.smallest, self.largest) if size))
+
+    def remarks(self) -> list[str]:
+        """Returns lines about classes, values and files that are not used as one may expect."""
+        lines = [self.why_no_classes] if self.why_no_classes else []
+        lines += [str(images) for images in self.deep]
+        if self.lost_depth:
+            lines.append(f"{self.lost_depth:,} with 16 bits per channel in colour or with transparency, read as 8 bits")
+        if self.left_aside:
+            lines.append(f"left aside: {describe_left_out(self.left_aside)} (not read)")
+        return lines
+
+
+@dataclass(kw_only=True)
+class DatasetReport(ImageFacts):
+    """The facts about a data set: what its source holds, what the images become, and which were left out."""
+
+    image_size: int | tuple[int, int]
+    """The side in pixels of what the images become, or (height, width) where those differ; `size` is always a pair."""
+    channels: int
+    """The channels of what the images become: 1 (grey), 3 (RGB) or 4 (RGBA)."""
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """The name of each image that cannot be used, and the reason."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,12 +91,11 @@ class DatasetReport:
         colour = {1: "grey", 3: "RGB", 4: "RGBA"}[self.channels]
         height, width = self.size
         number = f"{self.num_images:,} images" if self.num_images else "images"
-        found = between_sizes(self.smallest, self.largest)
-        lines = [f"{number} from {self.source} ({self.kind}), {found} pixels, used as {width}x{height} {colour}"]
+        lines = [f"{number} from {self.source} ({self.kind}), {self.sizes()} pixels, used as {width}x{height} {colour}"]
         if self.class_names:
             shown = ", ".join(self.class_names[:10]) + (", …" if len(self.class_names) > 10 else "")
             lines.append(f"{len(self.class_names)} classes: {shown}")
-        lines += describe_notes(self)
+        lines += self.remarks()
         if self.left_out:
             lines.append(f"left out {len(self.left_out):,}:")
             lines += [f"  {name}: {reason}" for name, reason in self.left_out[:10]]
@@ -80,11 +103,11 @@ class DatasetReport:
                 lines.append(f"  … and {len(self.left_out) - 10:,} more")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the facts for JSON, as reading them back gives them."""
         return json.loads(json.dumps(asdict(self)))
 
-    def differences(self, before: Mapping[str, Any], moved: bool = False) -> list[str]:
+    def differences(self, before: Json, moved: bool = False) -> list[str]:
         """Returns what makes these images others than those that a run was started with; empty if they are the same.
 
         The order of the images follows from their number, so a run cannot continue with others.
@@ -105,20 +128,3 @@ class DatasetReport:
         if moved and new > 0:
             changed.append(f"{new} images are missing or unreadable, such as {self.left_out[-1][0]}")
         return changed
-
-
-def between_sizes(smallest: tuple[int, int], largest: tuple[int, int]) -> str:
-    """Returns `8x8`, or `8x8 to 16x12` where the sizes (width, height) differ."""
-    sizes = [f"{width}x{height}" for width, height in (smallest, largest)]
-    return sizes[0] if smallest == largest else " to ".join(sizes)
-
-
-def describe_notes(found: Any) -> list[str]:
-    """Returns the lines about `why_no_classes`, `deep` and `left_aside` of a report or a check."""
-    lines = [found.why_no_classes] if found.why_no_classes else []
-    lines += [str(images) for images in found.deep]
-    if found.lost_depth:
-        lines.append(f"{found.lost_depth:,} with 16 bits per channel in colour or with transparency, read as 8 bits")
-    if found.left_aside:
-        lines.append(f"left aside: {describe_left_out(found.left_aside)} (not read)")
-    return lines

@@ -1,4 +1,4 @@
-"""Images from tar shards (the webdataset format), for data that is too large to look at first.
+"""Images from tar shards (the webdataset format), for data that is too large to be checked before training.
 
 Shards are read in order and shuffled in a buffer. Nothing is indexed, so a resumed run cannot return to its place: it
 begins a fresh pass in another order, and `resume_promise` says so in the run's record.
@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.dataset import too_many_bad
-from continuous_unet.data.loading import Share, TrainingData
+from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.options import parse_image_size, parse_value_range
+from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation, deep_type
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.images.decode import Unreadable, is_grey, load_image, value_range
@@ -31,16 +32,16 @@ logger = logging.getLogger(__name__)
 Decode = Callable[[bytes], Image.Image]
 SHUFFLE_BUFFER = 1000
 USUAL_VALUES = {"I;16": (0.0, 65535.0), "I": (0.0, 65535.0), "F": (0.0, 1.0)}
-"""Black and white of high-depth images where nobody has chosen them: a stream cannot look at all images first."""
+"""Black and white of high-depth images if they are not chosen: a stream cannot look at all images first."""
 
 
 def is_stream(source: str) -> bool:
-    """Returns whether a string means tar shards: a .tar, or a folder of them."""
+    """Returns whether a string names tar shards: a .tar, or a folder of them."""
     return bool(find_shards(source))
 
 
 def find_shards(source: str) -> list[str]:
-    """Returns the .tar files that a string means, in the order of their names."""
+    """Returns the .tar files that a string names, in the order of their names."""
     path = Path(source)
     if path.suffix.lower() == ".tar" and path.is_file():
         return [str(path)]
@@ -78,12 +79,10 @@ class StreamDataset(TrainingData, IterableDataset):
         """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"
 
-    def _reader(self, share: Share) -> tuple[Dataset, dict[str, Any]]:
-        start, rank, world_size, seed = share.start, share.rank, share.world_size, share.seed
-        part = replace(self, start=start, rank=rank, world_size=world_size, seed=seed)
-        return part, {"batch_size": share.batch_size}
+    def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, None]:
+        return replace(self, start=start, rank=order.rank, world_size=order.world_size, seed=order.seed), None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         workers = 1 if worker is None else worker.num_workers
         slot = self.rank * workers + (0 if worker is None else worker.id)
@@ -118,9 +117,9 @@ def decode_image(content: bytes, chosen: tuple[float, float] | None, max_pixels:
     """Returns the image in some bytes.
 
     Args:
-        content: of a file.
+        content: the bytes of a file.
         chosen: black and white of high-depth images; `USUAL_VALUES` if None.
-        max_pixels: as of `open_stream`.
+        max_pixels: images with more pixels are unreadable.
 
     Raises:
         Unreadable: if it cannot be used, also because its values would need a choice.
@@ -129,7 +128,7 @@ def decode_image(content: bytes, chosen: tuple[float, float] | None, max_pixels:
     kind = deep_type(image)
     if kind in ("I", "F") and chosen is None and value_range(image)[:2] != USUAL_VALUES[kind]:
         usual = "{:g} to {:g}".format(*USUAL_VALUES[kind])
-        raise Unreadable(f"its values do not count from {usual}; say which are black and white (--value-range)")
+        raise Unreadable(f"its values do not go from {usual}; say which are black and white (--value-range)")
     return image
 
 
@@ -137,10 +136,7 @@ def shuffled_samples(
     shards: list[str], seed: int, buffer: int, decode: Decode
 ) -> Iterator[tuple[str, Image.Image | None]]:
     """Yields names and images of some shards; None, with a warning, for what cannot be used."""
-    try:
-        import webdataset
-    except ImportError as error:
-        raise InputError("tar shards need the webdataset library: pip install 'continuous-unet[stream]'") from error
+    webdataset = import_extra("webdataset", "tar shards need the webdataset library", "stream")
 
     def skip(error: Exception) -> bool:
         logger.warning("a shard is damaged, the rest of it is left out: %s", " ".join(str(error).split()))
@@ -184,26 +180,26 @@ def open_stream(
 
     Args:
         source: a .tar, or a folder of them.
-        image_size: as of `open_dataset`, but required.
+        image_size: as for `open_dataset`, but required.
         channels: 1, 3 or 4; if None, 1 where the first image is grey and 3 otherwise.
         fit: how images get their size.
         random_flip: mirror half of the images.
         random_crop: crop at random.
         seed: sets the order and the augmentation.
-        max_bad_images: as of `StreamDataset`.
-        readers: the number of processes times that of their workers; each needs a shard of its own.
-        value_range: black and white of high-depth images. If None, 16 and 32 bits count to 65535 and floats to 1, and
-            images whose values do not fit that are unreadable.
+        max_bad_images: as for `StreamDataset`.
+        readers: the number of processes times the number of workers of each; every reader needs a shard of its own.
+        value_range: black and white of high-depth images. If None, white is 65535 for 16 and 32 bits and 1 for floats,
+            and images with other ranges of values are unreadable.
         max_pixels: images with more pixels are unreadable.
 
     Raises:
-        InputError: if there is nothing to use, or an argument is missing.
+        InputError: if no image can be used, or an argument is missing.
     """
     shards = find_shards(source)
     size, chosen = parse_image_size(image_size), parse_value_range(value_range)
     if size is None:
         raise InputError(
-            f"{source} is a stream, whose images are not all looked at first: say their size (--image-size)"
+            f"{source} is a stream, whose images are not checked before training; give their size (--image-size)"
         )
     if len(shards) < readers:
         raise InputError(

@@ -1,10 +1,9 @@
-"""Images that a trained model is measured on, noised as in training: to calibrate int8, to rank channels."""
+"""Images that a trained model is measured on, noised as in training, to calibrate int8 and to rank channels."""
 
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,25 +13,26 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.process import Process
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
 
 FEWEST_IMAGES = 32
-"""Below, ranges and rankings follow single images."""
+"""With fewer, ranges and rankings would follow single images."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of how a model was trained."""
+    """How a model was trained, as far as that is known."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
-    """Of its run; the defaults if the run is not there."""
+    """The configuration of its run; the defaults if the run is unknown."""
     smallest_image: int | None = None
-    """Smallest side of the images that it was trained on, pixels, before they were cut to size."""
+    """The smallest side in pixels of the images that it was trained on, before they were cut to size."""
 
 
 def origin(model: str | os.PathLike) -> Origin:
-    """Of the folder of a run, or of `cunet prune`; of another model nothing is known."""
+    """Returns how a model in the folder of a run or of `cunet prune` was trained; nothing is known of other models."""
     for folder in (Path(model), Path(model) / "finetuning"):
         if (folder / "config.yaml").is_file():
             try:
@@ -45,19 +45,19 @@ def origin(model: str | os.PathLike) -> Origin:
 
 
 def open_for(
-    unet: Any, data: str, known: Origin, option: str = "--data", size: tuple[int, int] | None = None
+    unet: Network, data: str, known: Origin, option: str = "--data", size: tuple[int, int] | None = None
 ) -> ImageDataset:
-    """Images as a model takes them, without augmentation.
+    """Opens images as a model takes them, without augmentation.
 
     Args:
-        unet: whose channels and size they must have.
+        unet: the model, whose channels and size the images must have.
         data: what `open_dataset` takes.
-        known: of the model: how images are cut to size.
-        option: that named the data, for errors.
-        size: height and width, if not those of the model's `sample_size`.
+        known: how the model was trained, and thus how images are cut to size.
+        option: the name of the option that named the data, for errors.
+        size: height and width in pixels, if not those of the model's `sample_size`.
 
     Raises:
-        InputError: for images of other channels, smaller ones, too few, or without the classes that the model needs.
+        InputError: for images of other channels, too small or too few images, or without the classes of the model.
     """
     wanted = unet.config.sample_size if size is None else size
     sides = {wanted} if isinstance(wanted, int) else set(wanted or ())
@@ -79,7 +79,7 @@ def open_for(
     if min(report.smallest) < smallest:
         raise InputError(
             f"{option} {data}: images of {report.smallest[0]}x{report.smallest[1]} pixels are smaller than any that "
-            f"the model was trained on ({smallest}x{smallest}); enlarged ones would mislead; give larger ones"
+            f"the model was trained on ({smallest}x{smallest}); give larger ones, because enlarging them would mislead"
         )
     if len(dataset) < FEWEST_IMAGES:
         raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")
@@ -97,11 +97,11 @@ def noised_images(
     """Returns training images, each noised to a different time: what a model sees while it is trained.
 
     Args:
-        dataset: images of the model's kind; all of them if there are fewer than `count`.
+        dataset: images of the model's kind; all are used if there are fewer than `count`.
         process: the noise process.
-        count: number of images, drawn at random by the seed.
-        with_labels: whether the classes are returned too.
-        seed: of choice and noise.
+        count: the number of images, drawn at random by the seed.
+        with_labels: whether the classes are returned, too.
+        seed: sets the choice and the noise.
 
     Returns:
         `clean` and `noise` `(B, C, H, W)`, `timestep` `(B,)`, spread evenly over the whole range, `sample`

@@ -1,4 +1,4 @@
-"""`export`: a trained model to a folder that runs elsewhere, with the proof in `export.json`."""
+"""The library call behind `cunet export`: a folder that runs elsewhere, compared with the model that it is made of."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
-from continuous_unet.deploy.network import ExportNetwork, prepare_network
+from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError, measure_parity
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
@@ -34,7 +34,7 @@ WEB_FILES = ("index.html", "diffusion.js")
 
 @dataclass
 class ExportResult(CallResult):
-    """What was exported."""
+    """The result of `export`."""
 
     output: str
     info: Json
@@ -45,35 +45,29 @@ class ExportResult(CallResult):
 
     def to_text(self) -> str:
         info, parity = self.info, self.info["parity"]
-        lines = [
-            f"{self.output}: {info['format']}, {info['precision']}, {info['size_bytes'] / 2**20:.2f} MiB",
-            f"error against PyTorch {parity['max_error']:.1e} (tolerance {parity['tolerance']:.1e})",
-        ]
-        if "full_sampling" in parity:
-            sampling = parity["full_sampling"]
-            lines[-1] += f", over {sampling['steps']} sampling steps {sampling['max_error']:.1e}"
-        if "latency" in info:
-            latency = info["latency"]
-            lines.append(
-                f"latency {latency['exported_ms']:.2f} ms, PyTorch {latency['torch_eager_ms']:.2f} ms: ratio "
-                f"{latency['ratio']:.2f} ({latency['ratio_p25']:.2f} to {latency['ratio_p75']:.2f})"
-            )
-        return "\n".join(lines)
+        text = f"{self.output}: {info['format']}, {info['precision']}, {info['size_bytes'] / 2**20:.2f} MiB\n"
+        text += f"error against PyTorch {parity['max_error']:.1e} (tolerance {parity['tolerance']:.1e})"
+        if sampling := parity.get("full_sampling"):
+            text += f", over {sampling['steps']} sampling steps {sampling['max_error']:.1e}"
+        if latency := info.get("latency"):
+            text += f"\nlatency {latency['exported_ms']:.2f} ms, PyTorch {latency['torch_eager_ms']:.2f} ms: ratio "
+            text += f"{latency['ratio']:.2f} ({latency['ratio_p25']:.2f} to {latency['ratio_p75']:.2f})"
+        return text
 
 
 def export(options: ExportOptions, *, stop: StopRequest | None = None) -> ExportResult:
-    """Writes a model to `options.output`: the network, `export.json`, and `runtime.py` to run it with.
+    """Writes a model to the folder `options.output`: the network, `export.json`, and `runtime.py` to run it with.
 
-    The folder appears when everything in it is written and measured, or not at all.
+    The folder appears when everything in it has been written and measured, or not at all.
 
     Args:
-        options: model, format, precision, shapes, tolerance.
-        stop: asked before the network is written, and before it is measured.
+        options: what is exported, and how.
+        stop: is checked before the network is written, and before it is measured.
 
     Raises:
         InputError: for options, models and shapes that cannot be exported, and for a missing package.
         ParityError: if the exported network's error against PyTorch is above the tolerance.
-        Stopped: if `stop` asks for it; nothing is written then.
+        Stopped: if `stop` ends the work; nothing is written then.
     """
     options.validate()
     return ExportResult(options.output, export_model(load_model(options.model), options, stop=stop))
@@ -83,9 +77,12 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     """Exports a pipeline in memory, and returns the contents of `export.json`.
 
     Args:
-        pipeline: ours for a task that is trained, or any of a U-Net and a variance-preserving scheduler.
-        options: as for `export`; `options.model` says where the calibration data of int8 finds the pipeline's run.
-        stop: as for `export`, whose errors are raised too.
+        pipeline: one of ours for a task that is trained, or any of a U-Net and a variance-preserving scheduler.
+        options: as for `export`; `options.model` names the run that the pipeline comes from, which int8 looks up.
+        stop: as for `export`.
+
+    Raises:
+        InputError, ParityError, Stopped: as `export`.
     """
     stop = stop or StopRequest()
     options = replace(options, model=options.model or type(pipeline).__name__).validate()
@@ -99,8 +96,8 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
     if about["task"] == "generation" and taken != given:
         raise InputError(
-            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, which is "
-            "what exported models do"
+            f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, as "
+            "exported models do"
         )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
@@ -140,43 +137,35 @@ def _task_of(pipeline: Pipeline) -> str:
 
 def _describe_task(pipeline: Pipeline, task: str) -> Json:
     """Returns what `runtime.py` must know besides the network. Old names stay in files, which old runtimes read."""
-    scheduler, config = pipeline.scheduler, None
-    # a diffusion model that denoises is exported as such: `runtime.denoise` takes it
-    makes_images = task == "generate" or (task == "denoise" and scheduler is not None)
-    if scheduler is not None:
-        content = json.loads(json.dumps(dict(scheduler.config), default=str))
-        config = {"_class_name": type(scheduler).__name__, **content}
+    scheduler = pipeline.scheduler
+    options = {name: pipeline.config.get(name, default) for name, default in TASKS[task].export.items()}
+    if scheduler is None and task == "denoise":
+        return {"task": task, "options": options, "schedule": None, "scheduler": None}
+    config = json.loads(json.dumps(dict(scheduler.config), default=str))
     return {
-        "task": "generation" if makes_images else task,
-        "options": {name: pipeline.config.get(name, default) for name, default in TASKS[task].export.items()},
-        "schedule": None if scheduler is None else process_of(scheduler).describe(),
-        "scheduler": config,
+        # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
+        "task": "generation" if task in ("generate", "denoise") else task,
+        "options": options,
+        "schedule": process_of(scheduler).describe(),
+        "scheduler": {"_class_name": type(scheduler).__name__, **config},
     }
 
 
 def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
-    known = origin(options.model)
-    size = (network.height, network.width)
+    known, size, process = origin(options.model), (network.height, network.width), process_of(pipeline.scheduler)
     data = open_for(network.unet, str(options.calibration_data), known, "--calibration-data", size)
-    batch = noised_images(
-        data,
-        process_of(pipeline.scheduler),
-        options.calibration_images,
-        with_labels=network.class_conditional,
-        seed=known.config.seed,
-    )
+    labels, seed = network.class_conditional, known.config.seed
+    batch = noised_images(data, process, options.calibration_images, with_labels=labels, seed=seed)
     return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
 def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> Json:
     config, axes = network.unet.config, network.axes()
-    inputs = [
-        {"name": "sample", "dtype": "float32", "shape": axes},
-        {"name": "timestep", "dtype": "float32", "shape": axes[:1]},
-    ]
-    if network.class_conditional:
-        inputs.append({"name": "class_labels", "dtype": "int64", "shape": axes[:1]})
-    outputs = [{"name": "prediction", "dtype": "float32", "shape": [axes[0], config.out_channels, *axes[2:]]}]
+
+    def tensor(name: str, shape: list[int | str], dtype: str = "float32") -> Json:
+        return {"name": name, "dtype": dtype, "shape": shape}
+
+    classes = [tensor("class_labels", axes[:1], "int64")] if network.class_conditional else []
     contents = {name: (folder / name).read_bytes() for name in written.files}
     files = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in contents.items()}
     steps = config.get("num_solver_steps")
@@ -187,8 +176,8 @@ def _describe(network: ExportNetwork, written: Written, options: ExportOptions, 
         "network": written.files[0],
         "files": files,
         "size_bytes": sum(len(b) for b in contents.values()),
-        "inputs": inputs,
-        "outputs": outputs,
+        "inputs": [tensor("sample", axes), tensor("timestep", axes[:1]), *classes],
+        "outputs": [tensor("prediction", [axes[0], config.out_channels, *axes[2:]])],
         "image_shape": [config.in_channels, network.height, network.width],
         "size_multiple_of": network.size_multiple_of,
         "num_classes": config.num_class_embeds,
@@ -202,12 +191,12 @@ def _describe(network: ExportNetwork, written: Written, options: ExportOptions, 
         **written.facts,
         "versions": {
             "continuous-unet": __version__,
-            **_versions(("torch", "diffusers", *FORMATS[options.format].packages)),
+            **_versions("torch", "diffusers", *FORMATS[options.format].packages),
         },
     }
 
 
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+def _versions(*packages: str) -> dict[str, str]:
     versions = {}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -218,7 +207,7 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 def _measure(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: Json) -> Json:
     threads = torch.get_num_threads()
     exported = runtime.ExportedModel(written.open(folder / written.files[0], threads), info)
-    reference = runtime.ExportedModel(network.reference(), info)
+    reference = runtime.ExportedModel(on_arrays(network.module), info)
     parity, allowed = measure_parity(exported, reference), options.allowed_error()
     if not parity["max_error"] <= allowed:
         raise ParityError(
@@ -230,13 +219,12 @@ def _measure(network: ExportNetwork, written: Written, options: ExportOptions, f
         inputs = tuple(tensor.numpy() for tensor in network.example_inputs(batch=network.batch or 1))
         functions = {"torch": lambda: reference(*inputs), "exported": lambda: exported(*inputs)}
         times = measure_latency(functions, repeats=options.repeats)
+        found = times["exported"]
         result["latency"] = {
             "batch_size": len(inputs[0]),
             "num_threads": threads,
             "torch_eager_ms": times["torch"].median_ms,
-            "exported_ms": times["exported"].median_ms,
-            "ratio": times["exported"].ratio,
-            "ratio_p25": times["exported"].ratio_p25,
-            "ratio_p75": times["exported"].ratio_p75,
+            "exported_ms": found.median_ms,
+            **{name: getattr(found, name) for name in ("ratio", "ratio_p25", "ratio_p75")},
         }
     return result

@@ -1,4 +1,4 @@
-"""The module that is exported: a U-Net with the inputs and outputs that every format has."""
+"""The module that is exported: a U-Net with the same inputs and outputs in every format."""
 
 import contextlib
 import copy
@@ -17,22 +17,21 @@ from torch.export import Dim, ExportedProgram
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.standalone.runtime import Network
 from continuous_unet.models import size_multiple
 from continuous_unet.ode import ADAPTIVE_METHODS
 from continuous_unet.tasks.loading import set_solver_steps
 
 MOST_UNROLLED_STEPS = 4
-"""Solver steps in a block up to which they are written out; see docs/export.md for the measurement."""
-Runnable = Callable[..., np.ndarray]
-"""A network as a function of arrays: sample, timesteps, and classes if it has them."""
+"""The number of solver steps in a block up to which they are written out; docs/export.md has the measurement."""
 LARGEST_TRACED_BATCH = 63
-"""diffusers' upsampling takes another way, to the same values, from 64 images on; a trace has one way."""
+"""From 64 images on, diffusers' upsampling takes another path to the same values; a trace has only one path."""
 
 
 class _Module(nn.Module):
-    """`(sample, timestep[, class_labels]) -> prediction`, positional, float timesteps, no output class."""
+    """A U-Net as `(sample, timestep[, class_labels]) -> prediction`, all tensors and positional."""
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
@@ -42,12 +41,12 @@ class _Module(nn.Module):
 
 @dataclass
 class ExportNetwork:
-    """A U-Net made ready for export, and the shapes that it is to accept."""
+    """A U-Net prepared for export, and the shapes that it is to accept."""
 
     module: _Module
     unet: Any
     batch: int | None
-    """None: any."""
+    """The only number of images that is accepted; None for any number."""
     height: int
     width: int
     any_size: bool
@@ -55,14 +54,14 @@ class ExportNetwork:
     loop: bool
     """Whether the solver's loop stays a loop in the graph."""
     calibration: Sequence[dict[str, np.ndarray]] = field(default_factory=list)
-    """Inputs by name, as they occur in sampling: what int8 is fitted to."""
+    """Inputs by name, as they occur in sampling, which the ranges of int8 are fitted to."""
 
     @property
     def class_conditional(self) -> bool:
         return self.unet.config.num_class_embeds is not None
 
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[Tensor, ...]:
-        """Noise, timesteps `(B,)` over the whole range, and classes if the model has them."""
+        """Returns noise `(B, C, H, W)`, timesteps `(B,)` over the whole range, and classes if the model has them."""
         count = batch or self.batch or 2
         generator = torch.Generator().manual_seed(seed)
         shape = (count, self.unet.config.in_channels, self.height, self.width)
@@ -73,25 +72,22 @@ class ExportNetwork:
         return sample, timestep, torch.randint(self.unet.config.num_class_embeds, (count,), generator=generator)
 
     def axes(self) -> list[int | str]:
-        """Shape of the sample: numbers, and names of the axes that are free."""
+        """Returns the shape of the sample: numbers, and names of the axes that are free."""
         size: list[int | str] = ["height", "width"] if self.any_size else [self.height, self.width]
         return ["batch" if self.batch is None else self.batch, self.unet.config.in_channels, *size]
 
     def program(self, module: nn.Module | None = None) -> ExportedProgram:
-        """The network as torch's exported program, for up to 63 images.
+        """Returns the network as torch's exported program, for up to 63 images.
 
         Args:
-            module: another form of the network to trace, with the same inputs: the quantised one.
+            module: another form of the network to trace, with the same inputs, such as the quantised one.
 
         Raises:
             InputError: if it cannot be traced.
         """
-        batch = Dim("batch", min=1, max=LARGEST_TRACED_BATCH) if self.batch is None else None
-        sample = {0: batch} if batch is not None else {}
-        if self.any_size:
-            sample[2] = self.size_multiple_of * Dim("height", min=1)
-            sample[3] = self.size_multiple_of * Dim("width", min=1)
-        per_image = {0: batch} if batch is not None else {}
+        per_image = {0: Dim("batch", min=1, max=LARGEST_TRACED_BATCH)} if self.batch is None else {}
+        size = {2: "height", 3: "width"} if self.any_size else {}
+        sample = per_image | {axis: self.size_multiple_of * Dim(name, min=1) for axis, name in size.items()}
         shapes = {"sample": sample, "timestep": per_image}
         if self.class_conditional:
             shapes["class_labels"] = per_image
@@ -101,12 +97,8 @@ class ExportNetwork:
         with explained("be exported"), torch.no_grad():
             return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
 
-    def reference(self) -> Runnable:
-        """Returns PyTorch, eager: what an exported network is compared with."""
-        return on_arrays(self.module)
 
-
-def on_arrays(module: Callable[..., Tensor]) -> Runnable:
+def on_arrays(module: Callable[..., Tensor]) -> Network:
     """Returns a function of tensors as a function of arrays."""
 
     def network(*inputs: np.ndarray) -> np.ndarray:
@@ -118,7 +110,7 @@ def on_arrays(module: Callable[..., Tensor]) -> Runnable:
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
-    """Within, tools give no remarks, and print nothing on standard output, where JSON may be."""
+    """Inside this context, tools do not warn or log, and print nothing on standard output, where JSON may be."""
     found = [logging.root, *map(logging.getLogger, loggers)]
     levels = [logger.level for logger in found]
     for logger in found:
@@ -134,7 +126,11 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
-    """Within, it is `quiet`, and whatever a tool raises becomes one line: `this model cannot {failure}: …`."""
+    """Inside this context, which is `quiet`, any error of a tool becomes one line: `this model cannot {failure}: …`.
+
+    Raises:
+        InputError: for whatever is raised inside.
+    """
     try:
         with quiet(*loggers):
             yield
@@ -146,7 +142,7 @@ def explained(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
 
 
 def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
-    """Returns a copy of a U-Net, on the CPU and in float32, set for inference, with the shapes that were asked for.
+    """Returns a copy of a U-Net on the CPU, in float32, set for inference, with the shapes that the options ask for.
 
     Raises:
         InputError: for a model, or a shape, that cannot be exported.
@@ -163,7 +159,7 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
                 f"method={config.method!r} chooses its steps while it runs and cannot be exported; set a method of "
                 "fixed steps (set_solver) and save the model again"
             )
-        unet.set_solver(gradient="backprop")  # the same values; the other modes are about training
+        unet.set_solver(gradient="backprop")  # the values are the same; the other modes concern training
     if options.solver_steps is not None:
         set_solver_steps(unet, options.solver_steps)
     steps = unet.config.get("num_solver_steps", 1)

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
@@ -18,21 +18,19 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 Float32 leaves rounding, float16 has three decimals; int8 is bounded loosely here, and judged by the quality of images.
 """
 MOST_PIXELS = 2**24
-"""In a batch of fixed size; the limit of `runtime.py`, which can import nothing from here."""
+"""Upper limit for a batch of fixed size; it is that of `runtime.py`, which can import nothing from here."""
+
+
+def model_argument(text: str, metavar: str) -> Any:
+    """Declares the first argument of a verb, which names a model."""
+    return option("", text, positional=True, old=("--model",), required=True, metavar=metavar)
 
 
 @dataclass
 class ExportOptions(Options):
     """Options of `export`."""
 
-    model: str = option(
-        "",
-        "run folder of `cunet train`, or saved model",
-        positional=True,
-        old=("--model",),
-        required=True,
-        metavar="RUN_OR_MODEL",
-    )
+    model: str = model_argument("run folder of `cunet train`, or saved model", "RUN_OR_MODEL")
     output: str = option("", "new folder for the network, export.json and runtime.py", required=True)
     format: str = option("onnx", "file format of the network", choices=FORMATS)
     precision: str = option("fp32", "precision of the weights; inputs and outputs stay float32", choices=PRECISIONS)
@@ -46,7 +44,7 @@ class ExportOptions(Options):
     solver_loop: Literal["auto", "unrolled", "loop"] = option(
         "auto",
         "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO); auto keeps a loop for more than "
-        "4 steps",
+        "4 solver steps",
     )
     static_shape: str | None = option(
         None, "the only shape that the network accepts, as BATCHxHEIGHTxWIDTH, such as 1x64x64", metavar="BxHxW"
@@ -57,7 +55,7 @@ class ExportOptions(Options):
         "largest allowed error against PyTorch; 1e-4 for fp32, 2e-2 for fp16 and 0.5 for int8 if left out",
         above=0,
     )
-    repeats: int = option(20, "number of timed evaluations beside PyTorch; 0 measures no latency", at_least=0)
+    repeats: int = option(20, "number of timed evaluations next to PyTorch; 0 measures no latency", at_least=0)
     web: bool = option(False, "add a page that makes images in a browser (ONNX only)")
     overwrite: bool = option(False, "replace an earlier export in --output")
 
@@ -71,12 +69,10 @@ class ExportOptions(Options):
         ):
             if is_asked and self.format not in names:
                 raise InputError(f"{flag} is not for --format {self.format}, only for {', '.join(names)}; leave it out")
-        is_int8 = self.precision == "int8"
-        if is_int8 and self.calibration_data is None:
-            raise InputError(
-                "--precision int8 needs --calibration-data: images like those that the model was trained on"
-            )
-        if not is_int8 and self.calibration_data is not None:
+        is_int8, data = self.precision == "int8", self.calibration_data
+        if is_int8 and data is None:
+            raise InputError("--precision int8 needs --calibration-data: images like those of the model's training")
+        if not is_int8 and data is not None:
             raise InputError(f"--calibration-data is for --precision int8, and this is {self.precision}; leave it out")
         if is_int8 and self.solver_loop == "loop":
             raise InputError(
@@ -88,7 +84,7 @@ class ExportOptions(Options):
         return self
 
     def shape(self) -> tuple[int, int, int] | None:
-        """Returns batch, height and width of `static_shape`."""
+        """Returns batch, height and width of `static_shape`, or None without one; raises InputError if it is wrong."""
         if self.static_shape is None:
             return None
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", self.static_shape)
@@ -110,9 +106,7 @@ class ExportOptions(Options):
 class RunOptions(Options):
     """Options of `run_exported`."""
 
-    model: str = option(
-        "", "folder that `cunet export` wrote", positional=True, old=("--model",), required=True, metavar="EXPORT"
-    )
+    model: str = model_argument("folder that `cunet export` wrote", "EXPORT")
     output: str = option(
         "images.png", "PNG file (a grid if there are several images), or a folder", short="-o", required=True
     )
@@ -121,8 +115,8 @@ class RunOptions(Options):
     scheduler: Literal["ddim", "dpm++"] = option("ddim", "sampling method", old=("--sampler",))
     seed: int = option(0, "seed; image k depends on it and on k alone, and differs from the image of `cunet sample`")
     batch_size: int = option(64, "number of images at a time; does not change the images", at_least=1)
-    class_label: int | None = option(None, "class of the images, for class-conditional models")
-    input: str | None = option(None, "image to denoise or to enlarge, instead of making new ones", metavar="FILE")
+    class_label: int | None = option(None, "class of the images, counted from 0, for class-conditional models")
+    input: str | None = option(None, "image to denoise or to upscale, instead of making new ones", metavar="FILE")
     sigma: float | None = option(None, "standard deviation of the noise in --input, on the 0–255 scale")
     mode: Literal["mean", "sample"] = option(
         "mean", "with --input: mean is one evaluation; sample takes --steps of them and is sharper"

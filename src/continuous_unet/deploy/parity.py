@@ -1,4 +1,4 @@
-"""Proof that what was exported is what was trained: errors against PyTorch on inputs and over whole sampling runs."""
+"""Measures the error of an exported network against PyTorch, on single inputs and over whole sampling runs."""
 
 import numpy as np
 
@@ -10,40 +10,41 @@ SHORT_STEPS, FULL_STEPS = 3, 20
 
 
 class ParityError(RunFailed):
-    """An exported network that does not compute what PyTorch does."""
+    """Raised if an exported network does not compute what PyTorch does."""
 
 
 def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
-    """Errors of an exported network against PyTorch on the same inputs, for `export.json`.
+    """Returns the errors of an exported network against PyTorch on the same inputs, for `export.json`.
 
-    Errors are the largest absolute difference, divided by the largest value of the reference where that is above one:
-    absolute at the unit scale that predictions have, relative beyond.
+    An error is the largest absolute difference, divided by the largest value of the reference if that is above one. It
+    is absolute at the unit scale that predictions have, and relative beyond.
 
     Args:
         exported: the network as it was written.
         reference: the same network in PyTorch.
 
     Returns:
-        `inputs`: one entry for each of several timesteps at two batch sizes. `short_sampling` and `full_sampling`: the
-        images after 3 and 20 steps of DDIM from the same noise; `gain` is what the sampler multiplies errors with.
-        `max_error`: the largest of the inputs and of the short run without its gain, which is what a tolerance is for:
-        over many steps rounding grows with the model's own sensitivity.
-        Models for restoration have the inputs alone.
+        `inputs` has one entry for each of several timesteps at two batch sizes. `short_sampling` and `full_sampling`
+        compare the images after 3 and 20 steps of DDIM from the same noise; `gain` is the factor by which the sampler
+        multiplies errors. `max_error`, which a tolerance limits, is the largest error of the inputs and of the short
+        run divided by its gain; over many steps rounding grows with the model's own sensitivity. Models for
+        restoration have no sampling runs.
     """
-    inputs = []
+    inputs: list[Json] = []
     schedule = exported.info["schedule"]
-    timesteps = 256 if schedule is None else len(schedule["alphas_cumprod"])  # denoisers are told sigma, of 255
+    timesteps = 256 if schedule is None else len(schedule["alphas_cumprod"])  # denoisers get sigma, on the 0–255 scale
     for batch in (1, 3):
         for part in (0.0, 0.5, 1.0):
             x = _noise(exported, batch, stream=1)
-            timestep = np.linspace(part, (part + 1) / 2, batch) * (timesteps - 1)  # another one for each image
-            labels = _labels(exported, batch)
-            arguments = (x, timestep.round(), labels)
+            # each image has a timestep of its own
+            timestep = (np.linspace(part, (part + 1) / 2, batch) * (timesteps - 1)).round()
+            arguments = (x, timestep, _labels(exported, batch))
             error = _error(exported(*arguments), reference(*arguments))
-            inputs.append({"batch_size": batch, "timesteps": timestep.round().tolist(), "max_error": error})
-    runs: Json = {}
+            inputs.append({"batch_size": batch, "timesteps": timestep.tolist(), "max_error": error})
+    worst = max(float(entry["max_error"]) for entry in inputs)
     if exported.task != "generation":
-        return {"inputs": inputs, "max_error": max(entry["max_error"] for entry in inputs)}
+        return {"inputs": inputs, "max_error": worst}
+    runs: Json = {}
     for name, steps in (("short_sampling", SHORT_STEPS), ("full_sampling", FULL_STEPS)):
         steps = min(steps, timesteps)
         images = [
@@ -53,15 +54,14 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
         runs[name] = {"sampler": "ddim", "steps": steps, "images": 2, "max_error": _error(*images)}
     gain = _gain(exported.schedule)
     runs["short_sampling"]["gain"] = gain
-    worst = max(runs["short_sampling"]["max_error"] / gain, *(entry["max_error"] for entry in inputs))
-    return {"inputs": inputs, **runs, "max_error": worst}
+    return {"inputs": inputs, **runs, "max_error": max(worst, runs["short_sampling"]["max_error"] / gain)}
 
 
 def _gain(schedule: Schedule) -> float:
-    """By what the first step from pure noise multiplies an error of the prediction, 1 to 100.
+    """Returns the factor by which the first step from pure noise multiplies an error of the prediction, 1 to 100.
 
-    A model that predicts the noise is asked there for an image that is hardly in its input: dividing by the signal
-    makes rounding of 1e-6 into errors of 1e-4. Predictions of `v` and of the image know no such division.
+    A model that predicts the noise is asked there for an image that is hardly in its input. Division by the signal
+    turns rounding of 1e-6 into errors of 1e-4. Predictions of `v` and of the image need no such division.
     """
     if schedule.prediction_type != "epsilon":
         return 1.0

@@ -1,4 +1,4 @@
-"""The library call behind `cunet run`: images by an exported model. Imports no torch, which it must do without."""
+"""The library call behind `cunet run`: images from an exported model. Imports no torch, and works without it."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from continuous_unet.deploy.standalone import runtime
 
 @dataclass
 class RunResult(CallResult):
-    """What was made."""
+    """The result of `run_exported`."""
 
     images: int
     files: list[str]
@@ -23,13 +23,8 @@ class RunResult(CallResult):
     """The signal that ended the work, if one did; nothing was written then."""
 
     def to_dict(self) -> Json:
-        rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
-        return {
-            "images": self.images,
-            "files": self.files,
-            "seconds": round(self.seconds, 3),
-            "images_per_second": rate,
-        }
+        seconds, rate = round(self.seconds, 3), round(self.images / self.seconds, 3) if self.seconds else 0.0
+        return {"images": self.images, "files": self.files, "seconds": seconds, "images_per_second": rate}
 
     def to_text(self) -> str:
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
@@ -40,11 +35,11 @@ class RunResult(CallResult):
 
 
 def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> RunResult:
-    """Makes new images with an exported model, or denoises or enlarges one, and writes them.
+    """Makes new images with an exported model, or denoises or upscales one, and writes them.
 
     Args:
-        options: the model, and what is made.
-        stop: asked before every evaluation of the network. Signals stop the work if None.
+        options: the model, and what to make.
+        stop: is checked before every evaluation of the network. If None, signals stop the work.
 
     Raises:
         InputError: for an export, an image or options that cannot be used, and if a file cannot be written.
@@ -62,7 +57,7 @@ def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> Run
 
 
 def _open_executorch(path: Path, threads: int | None) -> runtime.Network:
-    """The one format here whose runtime needs torch."""
+    """Opens a network of the one format here whose runtime needs torch."""
     from continuous_unet.deploy.formats.to_executorch import open_executorch
 
     return open_executorch(path, threads)

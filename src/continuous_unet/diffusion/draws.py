@@ -1,4 +1,4 @@
-"""Random numbers that depend on *which* number is drawn alone: counter-based, on the device of the model.
+"""Random numbers that depend only on *which* number is drawn: counter-based, on the device of the model.
 
 An image's noise follows from `(seed, stream, position)`. It is the same in every batch, in a resumed run, and for any
 number of processes. The generator is Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
@@ -18,13 +18,13 @@ WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _CHUNK = 2**15
-"""Blocks that are computed at a time on a CPU: their words fit into its cache."""
+"""The number of blocks that are computed at a time on a CPU, so that their words fit into its cache."""
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 Device = torch.device | str
 
 
 class Stream(IntEnum):
-    """What numbers are drawn for; no two streams share any. 0 is the noise of exported models' images."""
+    """The purposes that numbers are drawn for; no two streams share any. 0 is the noise of exported models' images."""
 
     TRAINING_NOISE = 1
     TRAINING_TIMES = 2
@@ -70,11 +70,11 @@ def normal(seed: int, stream: int, positions: Sequence[int], shape: Sequence[int
     by rounding.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        stream: what it is for, see `Stream`; 0 to 2**32 - 1.
+        seed: the seed of the run, 0 to 2**64 - 1.
+        stream: the purpose, see `Stream`; 0 to 2**32 - 1.
         positions: one number for each of the B images, 0 to 2**64 - 1, such as its place in the data's sequence.
-        shape: of an image, `(C, H, W)`.
-        device: where it is computed.
+        shape: the shape of an image, `(C, H, W)`.
+        device: where the noise is computed.
     """
     count = math.prod(shape)
     blocks = torch.arange(-(-count // 4), device=device)
@@ -103,7 +103,7 @@ def _words(seed: int, stream: int, positions: Sequence[int], blocks: Tensor) -> 
 
 
 def _box_muller(first: Tensor, second: Tensor, out: Tensor) -> None:
-    """Writes two normal numbers, `(B, blocks, 2)`, made of two words, each `(B, blocks)`."""
+    """Writes two normal numbers, `(B, blocks, 2)`, which are made of two words, each `(B, blocks)`."""
     radius, angle = first.float().add_(0.5).mul_(2.0**-32), second.float().mul_(2 * math.pi * 2.0**-32)
     radius.log_().mul_(-2).sqrt_()
     torch.mul(radius, angle.cos(), out=out[..., 0])
@@ -111,5 +111,5 @@ def _box_muller(first: Tensor, second: Tensor, out: Tensor) -> None:
 
 
 def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
-    """Seed torch's global generators, which dropout draws from, for one forward pass of one process."""
+    """Seeds torch's global generators, which dropout draws from, for one forward pass of one process."""
     torch.manual_seed(derive_seed("dropout", seed, step, part, rank))

@@ -1,9 +1,10 @@
 """The options of the noise processes, and the table of them. Imports no torch: the command line reads it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from continuous_unet.base.options import Options, option
+from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
     from continuous_unet.diffusion.process import Process
@@ -33,13 +34,13 @@ class VariancePreservingOptions(Options):
 
         Args:
             default_objective: what the model predicts if the options do not say.
-            zero_terminal_snr: whether nothing is left of the image at the last timestep (arXiv 2305.08891).
+            zero_terminal_snr: whether the last timestep is pure noise, without a rest of the image (arXiv 2305.08891).
         """
         from diffusers import DDPMScheduler
 
         from continuous_unet.diffusion.variance_preserving import VariancePreserving
 
-        zero: dict[str, Any] = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
+        zero: Json = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
         scheduler = DDPMScheduler(
             num_train_timesteps=self.num_train_timesteps,
             beta_schedule=self.noise_schedule,
@@ -49,7 +50,7 @@ class VariancePreservingOptions(Options):
         return VariancePreserving(scheduler, self.min_snr_gamma)
 
     @staticmethod
-    def wrap(scheduler: Any) -> "Process | None":
+    def wrap(scheduler: object) -> "Process | None":
         """Returns the process of a diffusers scheduler, or None for a scheduler of another family."""
         from continuous_unet.diffusion.variance_preserving import VariancePreserving
 

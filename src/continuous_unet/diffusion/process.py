@@ -1,7 +1,7 @@
-"""What a noise process is: how images become noise, what a model predicts of them, and the way back.
+"""The contract of a noise process: how images become noise, what a model predicts, and the way back.
 
-Everything that depends on the kind of process is behind `Process`. A new kind is one file with a class of this
-contract, and one entry in `continuous_unet.diffusion.options.PROCESSES`.
+Everything that depends on the kind of process is behind `Process`. A new kind is one file with a class that fulfils
+it, and one entry in `continuous_unet.diffusion.options.PROCESSES`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Noised:
     x_t: Tensor
     """The noisy images, `(B, C, H, W)`: the model's input."""
     target: Tensor
-    """What the model is trained to predict, of that shape."""
+    """What the model is trained to predict, in that shape."""
     weight: Tensor | None = None
     """Weights `(B,)` of the squared errors; None if all are 1."""
 
@@ -52,7 +52,7 @@ class Process(Protocol):
         """Returns times `(B,)` that cover the whole range evenly, however few `numbers` 0, 1, 2, … there are."""
 
     def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> Noised:
-        """Noises images `(B, C, H, W)` by unit noise of that shape to times `(B,)`."""
+        """Adds unit noise to images, both `(B, C, H, W)`, as much as there is at the times `(B,)`."""
 
     def to_clean(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
         """Returns the clean images `(B, C, H, W)` that a prediction for the noisy images `x_t` implies."""
@@ -70,10 +70,10 @@ class Process(Protocol):
         """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""
 
     def options(self) -> VariancePreservingOptions:
-        """Returns the options that make this process; raises InputError if no options of `cunet train` do."""
+        """Returns the options that make this process; raises InputError if `cunet train` cannot make it."""
 
     def describe(self) -> Json:
-        """Returns the `schedule` of `export.json`; raises InputError for what the exported samplers cannot do."""
+        """Returns the `schedule` of `export.json`; raises InputError if the exported samplers cannot follow it."""
 
 
 class PredictingModel(Protocol):
@@ -83,7 +83,7 @@ class PredictingModel(Protocol):
         """Returns an object whose `sample` is the prediction, `(B, C, H, W)`."""
 
 
-def process_of(scheduler: Any) -> Process:
+def process_of(scheduler: object) -> Process:
     """Returns the noise process that a diffusers scheduler stands for.
 
     Raises:
@@ -95,7 +95,7 @@ def process_of(scheduler: Any) -> Process:
         process = options.wrap(scheduler)
         if process is not None:
             return process
-    kind = scheduler.config.get("prediction_type")
+    kind = getattr(scheduler, "config", {}).get("prediction_type")
     predicts = f" with prediction_type={kind}" if kind else ""
     raise InputError(
         f"the noise process of {type(scheduler).__name__}{predicts} is not supported; expected a scheduler of one of "
@@ -117,11 +117,11 @@ def prediction_error(
 
     Args:
         model: predicts what the process asks for.
-        process: noises the images, and says what is to be predicted.
+        process: adds noise to the images, and defines what is to be predicted.
         clean: images `(B, C, H, W)` in [-1, 1].
         noise: standard normal noise of that shape.
-        times: `(B,)`.
-        class_labels: `(B,)` for class-conditional models.
+        times: the time of each image, `(B,)`.
+        class_labels: the class of each image, `(B,)`, for class-conditional models.
         weighted: whether the process's weights are applied, as in training.
     """
     noised = process.add_noise(clean, noise, times)

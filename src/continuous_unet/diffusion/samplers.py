@@ -1,15 +1,16 @@
 """The schedulers that a trained model can be sampled with, by the names that the command line takes.
 
-They are diffusers'; here are only the settings that make each of them do its best with few steps.
+They come from diffusers. The settings here make each of them do its best with few steps.
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from continuous_unet.base.errors import InputError
 
 _TRAILING = {"timestep_spacing": "trailing"}  # starts at pure noise, where the model was trained to start
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+SCHEDULERS: dict[str, tuple[str, Mapping[str, object]]] = {
     "ddpm": ("DDPMScheduler", _TRAILING),
     "ddim": ("DDIMScheduler", _TRAILING),
     "dpm++": ("DPMSolverMultistepScheduler", {**_TRAILING, "final_sigmas_type": "zero"}),
@@ -19,12 +20,12 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name: class in `diffusers`, and settings that override those of the training scheduler."""
 
 
-def make_scheduler(name: str, config: Any) -> Any:
-    """A sampling scheduler from the configuration of the scheduler that the model was trained with.
+def make_scheduler(name: str, config: Mapping[str, object]) -> Any:
+    """Returns a sampling scheduler for the configuration of the scheduler that the model was trained with.
 
     Args:
         name: a key of `SCHEDULERS`.
-        config: a scheduler's `config` (betas, prediction type and so on are taken over).
+        config: the `config` of that scheduler, whose betas, prediction type and so on are taken over.
 
     Raises:
         InputError: for an unknown name.

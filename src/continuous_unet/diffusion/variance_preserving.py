@@ -1,6 +1,6 @@
 """The variance-preserving process (Ho et al. 2020, arXiv 2006.11239): `x_t = alpha clean + sigma noise`.
 
-With `alpha^2 = alphas_cumprod[t]` and `sigma^2 = 1 - alpha^2`, where the table belongs to a diffusers scheduler.
+Here `alpha^2 = alphas_cumprod[t]` and `sigma^2 = 1 - alpha^2`; the table belongs to a diffusers scheduler.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 class VariancePreserving:
     """The process of a scheduler that has a table `alphas_cumprod`.
 
-    A model predicts, at the scheduler's `prediction_type`: `epsilon`, the noise (Ho et al. 2020, eq. 14);
-    `v_prediction`, `alpha noise - sigma clean` (Salimans and Ho 2022, arXiv 2202.00512, sec. 4); `sample`, the clean
-    image.
+    The scheduler's `prediction_type` says what a model predicts: `epsilon` is the noise (Ho et al. 2020, eq. 14),
+    `v_prediction` is `alpha noise - sigma clean` (Salimans and Ho 2022, arXiv 2202.00512, sec. 4), and `sample` is the
+    clean image.
 
     Args:
         scheduler: a diffusers scheduler for which `fits` is true.
@@ -52,9 +52,9 @@ class VariancePreserving:
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
 
     @staticmethod
-    def fits(scheduler: Any) -> bool:
-        """Whether a scheduler is one of a variance-preserving process whose model is given integer timesteps."""
-        config = scheduler.config
+    def fits(scheduler: object) -> bool:
+        """Returns whether a scheduler is that of a variance-preserving process with integer timesteps."""
+        config = getattr(scheduler, "config", {})
         return (
             isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor)
             and config.get("prediction_type", "epsilon") in PREDICTION_TYPES
@@ -83,8 +83,9 @@ class VariancePreserving:
         return self._tables[device]
 
     def _weight(self, times: Tensor) -> Tensor | None:
-        """Returns `min(SNR, gamma)` on the error of the clean image, written for the error of the prediction
-        (arXiv 2303.09556, eq. 8).
+        """Returns `min(SNR, gamma)`, a weight of the clean image's error, as one of the prediction's error.
+
+        See Hang et al. 2023, arXiv 2303.09556, eq. 8.
         """
         if self.min_snr_gamma is None:
             return None
@@ -154,11 +155,8 @@ class VariancePreserving:
         ddim = self.make_sampler("ddim")
         return {
             "alphas_cumprod": [float(str(np.float32(value))) for value in self.alphas_cumprod.tolist()],
-            "prediction_type": ddim.config.prediction_type,
-            "timestep_spacing": ddim.config.timestep_spacing,
-            "steps_offset": ddim.config.steps_offset,
-            "clip_sample": ddim.config.clip_sample,
-            "clip_sample_range": ddim.config.clip_sample_range,
+            **{name: ddim.config[name] for name in ("prediction_type", "timestep_spacing", "steps_offset")},
+            **{name: ddim.config[name] for name in ("clip_sample", "clip_sample_range")},
             "final_alpha_cumprod": float(ddim.final_alpha_cumprod),
         }
 

@@ -7,34 +7,23 @@ from typing import TYPE_CHECKING
 
 from continuous_unet.base.lazy import lazy_names
 
-__getattr__ = lazy_names(
+if TYPE_CHECKING:
+    from continuous_unet.evaluation.costs.latency import Latency as Latency
+    from continuous_unet.evaluation.costs.latency import measure_latency as measure_latency
+    from continuous_unet.evaluation.costs.macs import MacCount as MacCount
+    from continuous_unet.evaluation.costs.macs import count_macs as count_macs
+    from continuous_unet.evaluation.costs.memory import SavedBytes as SavedBytes
+    from continuous_unet.evaluation.costs.memory import peak_memory as peak_memory
+    from continuous_unet.evaluation.costs.memory import saved_bytes as saved_bytes
+    from continuous_unet.evaluation.costs.profile import ModelProfile as ModelProfile
+    from continuous_unet.evaluation.costs.profile import profile_model as profile_model
+
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "Latency": "continuous_unet.evaluation.costs.latency",
-        "MacCount": "continuous_unet.evaluation.costs.macs",
-        "ModelProfile": "continuous_unet.evaluation.costs.profile",
-        "SavedBytes": "continuous_unet.evaluation.costs.memory",
-        "count_macs": "continuous_unet.evaluation.costs.macs",
-        "measure_latency": "continuous_unet.evaluation.costs.latency",
-        "peak_memory": "continuous_unet.evaluation.costs.memory",
-        "profile_model": "continuous_unet.evaluation.costs.profile",
-        "saved_bytes": "continuous_unet.evaluation.costs.memory",
+        ".costs.latency": ["Latency", "measure_latency"],
+        ".costs.macs": ["MacCount", "count_macs"],
+        ".costs.memory": ["SavedBytes", "peak_memory", "saved_bytes"],
+        ".costs.profile": ["ModelProfile", "profile_model"],
     },
 )
-__all__ = [
-    "Latency",
-    "MacCount",
-    "ModelProfile",
-    "SavedBytes",
-    "count_macs",
-    "measure_latency",
-    "peak_memory",
-    "profile_model",
-    "saved_bytes",
-]
-
-if TYPE_CHECKING:
-    from continuous_unet.evaluation.costs.latency import Latency, measure_latency
-    from continuous_unet.evaluation.costs.macs import MacCount, count_macs
-    from continuous_unet.evaluation.costs.memory import SavedBytes, peak_memory, saved_bytes
-    from continuous_unet.evaluation.costs.profile import ModelProfile, profile_model

@@ -7,6 +7,6 @@ from typing import Any
 
 
 def size_multiple(unet: Any) -> int:
-    """Returns what height and width of a U-Net's input must be multiples of, for ours and diffusers' `UNet2DModel`."""
+    """Returns the number that each side of a U-Net's input must be a multiple of, for our U-Nets and diffusers'."""
     own = getattr(unet, "size_multiple", None)
     return 2 ** (len(unet.config.block_out_channels) - 1) if own is None else own

@@ -1,4 +1,4 @@
-"""What a block of one level is, and the one of this project: features that evolve by a second-order ODE.
+"""The contract of a block, and the block of this project: features that evolve by a second-order ODE.
 
 A block maps features and a `Conditioning` to features of the same shape. The blocks that it must be compared with are
 in `controls.py`.
@@ -17,7 +17,7 @@ from continuous_unet.ode import METHODS, State, check_solver, integrate
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """How a block integrates, from ODE time 0 to `horizon`; `num_steps` is unused by adaptive methods."""
+    """How a block integrates, from ODE time 0 to `horizon`. Adaptive methods do not use `num_steps`."""
 
     num_steps: int
     horizon: float
@@ -34,28 +34,28 @@ class SolverConfig:
             raise ValueError(f"integration_time={self.horizon!r} must be positive")
 
     def with_changes(self, **changes: Any) -> "SolverConfig":
-        """A copy with the settings that are not None changed, and checked."""
+        """Returns a copy with the settings that are not None changed, and checked."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a block is built from. Only `DynamicBlock` uses the last two."""
+    """The settings that a block is built from. Only `DynamicBlock` uses the last two."""
 
     field: FieldConfig
     solver: SolverConfig
     name: str = "block"
-    """What errors, warnings and statistics call the block, for example `down_blocks.0.blocks.0`."""
+    """The name of the block in errors, warnings and statistics, for example `down_blocks.0.blocks.0`."""
     field_type: str = "relaxation"
     initial_velocity: str = "features"
 
 
 class Block(nn.Module):
-    """Base of the blocks.
+    """The base of the blocks.
 
     A subclass has a `field` with a `trunk`, which runs once for each evaluation of the field. `forward(x, conditioning,
-    num_steps=None)` gives features of the shape of `x`, `(B, C, *size)`; `num_steps` are those of this call, the
-    solver's own if None.
+    num_steps=None)` returns features of the shape of `x`, `(B, C, *size)`. `num_steps` is the number of solver steps of
+    this call; None stands for the solver's own.
     """
 
     field: nn.Module
@@ -70,7 +70,7 @@ class Block(nn.Module):
         """Raises ValueError, by name, for settings that cannot work together in this block."""
 
     def times(self, num_steps: int | None = None) -> tuple[float, ...] | None:
-        """The ODE times at which a call evaluates the field, in order; None if the method finds them as it runs."""
+        """Returns the ODE times at which a call evaluates the field, in order; None for adaptive methods."""
         method = METHODS.get(self.solver.method)
         if method is None:
             return None
@@ -79,9 +79,10 @@ class Block(nn.Module):
 
 
 class DynamicBlock(Block):
-    """`x'' = f(t, x, x'; emb)`, `x(0)` = features, `x'(0) = g(features)`; gives `x(horizon)` (arXiv 2310.20092).
+    """The dynamic block: features `x` evolve by a second-order ODE (arXiv 2310.20092).
 
-    One field, used at every step: the parameters do not grow with the number of steps.
+    It solves `x'' = f(t, x, x'; emb)` from `x(0)` = features and `x'(0) = g(features)`, and returns `x(horizon)`. One
+    field is used at every solver step, so the parameters do not grow with the number of steps.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -113,7 +114,7 @@ class DynamicBlock(Block):
             args=(conditioning,),
             rtol=solver.rtol,
             atol=solver.atol,
-            # each name would be a graph of its own, since torch.compile guards on it
+            # torch.compile guards on the name, so that each would be compiled by itself
             name=None if torch.compiler.is_compiling() else self.name,
             keep_loop=solver.keep_loop,
         )

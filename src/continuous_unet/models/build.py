@@ -1,4 +1,4 @@
-"""A U-Net from the arguments that a preset gives, whichever class they are for."""
+"""Builds a U-Net from a preset, ours or diffusers' own."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ UNETS = {"ContinuousUNet2DModel": ContinuousUNet2DModel, "UNet2DModel": UNet2DMo
 
 
 def build_unet(preset: str, **overrides: Any) -> Any:
-    """A new U-Net.
+    """Returns a new U-Net.
 
     Args:
         preset: a key of `PRESETS`.
-        overrides: constructor arguments that go before the preset's. Lists, as YAML has them, count as tuples.
+        overrides: constructor arguments that take precedence over the preset's. Lists, as in YAML, become tuples.
 
     Raises:
-        ValueError: for settings that do not fit together, by name.
+        ValueError: for settings that do not fit together; it names them.
         TypeError: for an argument that the class does not have.
     """
     overrides = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}

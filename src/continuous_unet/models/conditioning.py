@@ -1,8 +1,8 @@
-"""What the fields know besides position and velocity: the diffusion's timestep, and the ODE's own time `t`.
+"""The inputs of a field besides position and velocity: the diffusion's timestep, and the ODE's own time `t`.
 
-The timestep is embedded by diffusers' `Timesteps` and `TimestepEmbedding`, as in `UNet2DModel`; this module brings `t`
-in. Whatever belongs to one evaluation of a model is in a `Conditioning`, which is handed down the call. Nothing of it
-is stored on a module, so that threads can share a model.
+The timestep is embedded by diffusers' `Timesteps` and `TimestepEmbedding`, as in `UNet2DModel`. This module adds `t`.
+Everything that belongs to one evaluation of a model is in a `Conditioning`, which is handed down the call. Nothing of
+it is stored on a module, so that threads can share a model.
 """
 
 import math
@@ -14,29 +14,29 @@ import torch
 from torch import Tensor, nn
 
 ScaleShifts = Mapping[tuple["AdaptiveScaleShift", float], tuple[Tensor, Tensor]]
-"""Scale and shift `(1, C, …)` of a module at an ODE time."""
+"""Scale and shift `(1, C)` by module and ODE time."""
 
 
 class Conditioning(NamedTuple):
-    """What one evaluation of a U-Net is conditioned on. Immutable; blocks hand it to their fields.
+    """The conditions of one evaluation of a U-Net. It is immutable, and blocks hand it to their fields.
 
-    A further condition (a text's tokens, say) is a further field here.
+    A new kind of condition, such as the tokens of a text, becomes a new field of this class.
     """
 
     embedding: Tensor
-    """Of timestep and class, `(B, E)`."""
+    """The embedding of timestep and class, `(B, E)`."""
     scale_shifts: ScaleShifts | None = None
-    """Those that follow from the embedding and have been computed before; the others are computed where needed."""
+    """Scales and shifts of this embedding that were computed before; the others are computed where they are needed."""
 
 
 class OdeTimeFeatures(nn.Module):
     """Smooth features of the ODE's time: `cos` and `sin` of `k pi t / horizon`, k = 1 to `num_frequencies`.
 
-    Few, slow frequencies, because a block takes few steps and must interpolate between them when their number changes.
+    The frequencies are few and low: a block takes few solver steps and must interpolate when their number changes.
 
     Args:
         horizon: end of the integration, so that `t / horizon` lies in [0, 1].
-        num_frequencies: frequencies; the features are twice as many.
+        num_frequencies: number of frequencies; each gives two features.
     """
 
     def __init__(self, horizon: float, num_frequencies: int = 4) -> None:
@@ -45,7 +45,7 @@ class OdeTimeFeatures(nn.Module):
         self.num_frequencies = num_frequencies
 
     def forward(self, t: float | Tensor, like: Tensor) -> Tensor:
-        """`(2 * num_frequencies,)`, of the dtype and device of `like`."""
+        """Returns the features `(2 * num_frequencies,)`, with the dtype and device of `like`."""
         if isinstance(t, Tensor):  # torchdiffeq's time
             angles = torch.stack([t * (k * math.pi / self.horizon) for k in range(1, self.num_frequencies + 1)])
             return torch.cat([angles.cos(), angles.sin()]).to(like)
@@ -55,10 +55,10 @@ class OdeTimeFeatures(nn.Module):
 
 
 class AdaptiveScaleShift(nn.Module):
-    """Scale and shift of a feature map, from both clocks: the paper's adaptive time embedding.
+    """The paper's adaptive time embedding: it scales and shifts a feature map by both clocks.
 
-    `h (1 + scale) + shift` with `(scale, shift) = W silu(emb + U features(t))`: U-Nets of the DDPM family use the
-    timestep alone.
+    It computes `h (1 + scale) + shift` with `(scale, shift) = W silu(emb + U features(t))`. U-Nets of the DDPM family
+    use the timestep alone.
 
     Args:
         emb_channels: width E of the timestep embedding.
@@ -73,37 +73,37 @@ class AdaptiveScaleShift(nn.Module):
         self.out = nn.Linear(emb_channels, 2 * channels)
 
     def scale_shift(self, t: float | Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
-        """Both `(B, C)`, from `emb` `(B, E)`."""
+        """Returns scale and shift, both `(B, C)`, for the embedding `emb` `(B, E)` at ODE time `t`."""
         scale, shift = self.out(nn.functional.silu(emb + self.time(self.features(t, emb)))).chunk(2, dim=1)
         return scale, shift
 
     def forward(self, t: float | Tensor, conditioning: Conditioning, h: Tensor) -> Tensor:
-        """`h` `(B, C, *size)`, scaled and shifted."""
+        """Returns `h` `(B, C, *size)`, scaled and shifted."""
         known = None
-        # a compiled model computes its own: it would be compiled anew for every timestep of the table
+        # A compiled model computes its own, because it would be compiled again for every timestep of the table.
         if not torch.compiler.is_compiling() and conditioning.scale_shifts and not isinstance(t, Tensor):
             known = conditioning.scale_shifts.get((self, t))
         return scale_and_shift(h, *(known or self.scale_shift(t, conditioning.embedding)))
 
 
 def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`h (1 + scale) + shift` for `h` `(B, C, *size)` and the others `(B, C)`."""
+    """Returns `h (1 + scale) + shift` for `h` `(B, C, *size)`, and scale and shift `(B, C)`."""
     everywhere = (..., *(None,) * (h.ndim - 2))
     return torch.addcmul(h + shift[everywhere], h, scale[everywhere])
 
 
 @dataclass(frozen=True, eq=False)
 class PrecomputedEmbeddings:
-    """The conditioning of some timesteps, computed once by `ContinuousUNet2DModel.precompute_embeddings`. Immutable.
+    """The conditioning of some timesteps, computed once by `ContinuousUNet2DModel.precompute_embeddings`.
 
-    Valid for the model that made it and its present weights. Threads may share it.
+    It is valid for the model that made it, with its present weights. It is immutable, so threads may share it.
     """
 
     model: nn.Module
     by_timestep: Mapping[float, Conditioning]
 
     def at(self, timestep: Tensor | float, batch: int) -> Conditioning | None:
-        """The conditioning of a batch at one timestep; None where `timestep` is one per image, or not in the table."""
+        """Returns the conditioning of a batch at one timestep; None for one timestep per image, or an unknown one."""
         if isinstance(timestep, Tensor):
             if timestep.ndim:
                 return None

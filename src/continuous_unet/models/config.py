@@ -9,13 +9,14 @@ from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.fields import FIELDS, INITIAL_VELOCITIES, FieldConfig
 from continuous_unet.models.layers import NORM_TYPES
 
+Values = Mapping[str, Any]
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
 UP_BLOCK_TYPES = ("UpBlock2D", "AttnUpBlock2D")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that makes a U-Net; `ContinuousUNet2DModel` says what each setting is."""
+    """The settings of a U-Net; `ContinuousUNet2DModel` documents each of them."""
 
     sample_size: int | tuple[int, ...] | None = None
     in_channels: int = 3
@@ -55,7 +56,7 @@ class Settings:
 if TYPE_CHECKING:
 
     class SavedConfig(Settings, dict[str, Any]):
-        """What `unet.config` is: diffusers' frozen dictionary, whose entries are attributes as well."""
+        """The type of `unet.config`: diffusers' frozen dictionary, whose entries are attributes as well."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +73,29 @@ class UNetConfig(Settings):
 
     @property
     def size_multiple(self) -> int:
-        """What each side of a sample must be a multiple of."""
+        """The number that each side of a sample must be a multiple of."""
         return self.patch_size * 2 ** (self.levels - 1)
 
     @property
     def down_attention(self) -> tuple[bool, ...]:
-        """Per level, whether it has attention on the way down."""
+        """Whether each level has attention on the way down."""
         kinds = self.down_block_types
         return (False,) * self.levels if kinds is None else tuple("Attn" in kind for kind in kinds)
 
     @property
     def up_attention(self) -> tuple[bool, ...]:
-        """Per level from the lowest resolution up, whether it has attention on the way up."""
+        """Whether each level has attention on the way up, from the lowest resolution to the highest."""
         kinds = self.up_block_types
         return self.down_attention[::-1] if kinds is None else tuple("Attn" in kind for kind in kinds)
 
     @property
     def emb_channels(self) -> int:
-        """Width E of the embedding."""
+        """The width E of the embedding."""
         return self.time_embedding_dim or self.block_out_channels[0] * 4
 
     @property
     def proj_channels(self) -> int:
-        """Sines and cosines that the timestep embedding starts from."""
+        """The number of sines and cosines that the timestep embedding starts from."""
         return self.time_proj_channels or self.block_out_channels[0]
 
     @property
@@ -105,7 +106,7 @@ class UNetConfig(Settings):
         )
 
     def field(self, level: int, dim: int) -> FieldConfig:
-        """The settings of the fields of one level."""
+        """Returns the settings of the fields of one level."""
         return FieldConfig(
             channels=self.block_out_channels[level],
             emb_channels=self.emb_channels,
@@ -197,10 +198,10 @@ def check_size(name: str, sides: tuple[int, ...], multiple: int) -> None:
     )
 
 
-RETIRED: dict[str, Any] = {"read_velocity": False, "initial_decay": 0.5}
-"""Settings of version 0.1.0 that are gone, with the value that all other models had."""
+RETIRED: Values = {"read_velocity": False, "initial_decay": 0.5}
+"""Settings of version 0.1.0 that were removed, with their default value, which loads without a note."""
 RETIRED_VELOCITIES = ("carried", "skips", "zero")
-OF_UNET2D: dict[str, Any] = {
+OF_UNET2D: Values = {
     "time_embedding_type": "positional",
     "mid_block_scale_factor": 1,
     "downsample_padding": 1,
@@ -213,7 +214,7 @@ OF_UNET2D: dict[str, Any] = {
 """Settings of `UNet2DModel` that have no counterpart here, with their defaults."""
 
 
-def without_foreign(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_foreign(settings: Values) -> dict[str, Any]:
     """Drops retired settings and those of `UNet2DModel` that have no counterpart here.
 
     Raises:
@@ -233,8 +234,8 @@ def without_foreign(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in {**OF_UNET2D, **RETIRED}}
 
 
-def pick(settings: Mapping[str, Any]) -> UNetConfig:
-    """The configuration among a mapping's entries; lists, as JSON has them, become tuples."""
+def pick(settings: Values) -> UNetConfig:
+    """Returns the configuration among the entries of a mapping; lists, as in JSON, become tuples."""
     values = {field.name: settings[field.name] for field in fields(UNetConfig)}
-    tuples: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+    tuples: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return UNetConfig(**tuples)

@@ -1,6 +1,6 @@
 """Blocks to compare the dynamic block with: the first-order form, and the plain weight-tied residual network.
 
-Neither has second-order dynamics, so what they achieve cannot be credited to these.
+They have no second-order dynamics, so whatever they achieve cannot be credited to those.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ from continuous_unet.models.conditioning import Conditioning
 from continuous_unet.models.fields import FieldConfig, InitialVelocity, Trunk
 from continuous_unet.models.layers import conv, zeroed
 from continuous_unet.ode import METHODS
+from continuous_unet.ode.adaptive import import_torchdiffeq
 
 
 class UpdateField(nn.Module):
@@ -25,15 +26,16 @@ class UpdateField(nn.Module):
         self.out = zeroed(conv(config.dim, self.trunk.out_channels, config.channels))
 
     def forward(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Tensor:
-        """`(B, C, *size)` from features of that shape."""
+        """Returns the update of features `(B, C, *size)`, of the same shape."""
         return self.out(self.trunk(t, x, conditioning))
 
 
 class FirstOrderBlock(Block):
-    """`z' = f(t, z; emb)` with `z(0) = (features, g(features))`; gives the first half of `z(horizon)`.
+    """The first-order form over the concatenated state, as the code of arXiv 2310.20092 ran it.
 
-    The first-order form over the concatenated state, integrated by torchdiffeq (the `adaptive` extra), as the code of
-    arXiv 2310.20092 ran it. Nothing ties `x'` to `v`, and its field is four times that of the second-order form.
+    It solves `z' = f(t, z; emb)` from `z(0) = (features, g(features))` with torchdiffeq (the `adaptive` extra), and
+    returns the first half of `z(horizon)`. Nothing ties `x'` to `v`, and its field has four times the parameters of the
+    second-order form's.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -56,12 +58,7 @@ class FirstOrderBlock(Block):
             )
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        try:
-            import torchdiffeq
-        except ImportError as error:
-            raise ImportError(
-                "block_type='first_order' needs torchdiffeq: pip install 'continuous-unet[adaptive]'"
-            ) from error
+        torchdiffeq = import_torchdiffeq("block_type='first_order' needs")
         solver, scheme = self.solver, METHODS.get(self.solver.method)
 
         def derivative(t: Tensor, z: Tensor) -> Tensor:
@@ -76,7 +73,7 @@ class FirstOrderBlock(Block):
             "atol": solver.atol,
         }
         if solver.gradient == "adjoint" and torch.is_grad_enabled():
-            # the embedding is made outside the field: the adjoint gives it a gradient only if it is told of it
+            # the embedding is made outside the field: the adjoint gives it a gradient only if it is listed here
             wanted = tuple(t for t in (conditioning.embedding, *self.field.parameters()) if t.requires_grad)
             end = torchdiffeq.odeint_adjoint(derivative, z, times, adjoint_params=wanted, **settings)[-1]
         else:
@@ -85,10 +82,10 @@ class FirstOrderBlock(Block):
 
 
 class ResidualBlock(Block):
-    """The control: `x <- x + F(t, x; emb)`, as many times as the others take steps. No velocity, no solver.
+    """The weight-tied control: it repeats `x <- x + F(t, x; emb)` once per solver step of the others.
 
-    With another number of steps than trained with, the updates are scaled so that they sum to as much: Euler's method
-    for `x' = F`.
+    It has neither velocity nor solver. With a number of steps other than the trained one, the updates are scaled so
+    that their total weight stays: this is Euler's method for `x' = F`.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -111,7 +108,7 @@ class ResidualBlock(Block):
         times = self.times(num_steps)
         step_size = self.solver.horizon / len(times)
         if x.dtype != torch.float32 and torch.is_autocast_enabled(x.device.type):
-            x = x.float()  # as the state of the dynamic block
+            x = x.float()  # like the state of the dynamic block
         checkpointing = self.solver.gradient == "checkpoint" and torch.is_grad_enabled() and not torch.jit.is_tracing()
         for time in times:
 

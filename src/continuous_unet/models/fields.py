@@ -1,7 +1,7 @@
 """Acceleration fields `f(t, x, v, conditioning)` and the initial velocity `g(x)` of a dynamic block.
 
-Every field ends in a layer initialised to zero, so that a new block is the identity (as residual branches are
-initialised in DDPM's U-Net). All use SiLU by default: a field should be smooth.
+Every field ends in a layer initialised to zero, so that a new block is the identity. Residual branches in DDPM's U-Net
+are initialised in the same way. All fields use SiLU by default, because a field should be smooth.
 
 A new field is a class here with the same constructor, and an entry in `FIELDS`.
 """
@@ -20,7 +20,7 @@ from continuous_unet.ode import Relaxation, SplitFieldModule
 
 @dataclass(frozen=True)
 class FieldConfig:
-    """What every field is built from.
+    """The settings that every field is built from.
 
     `max_rate` (1/time) bounds the relaxation rate: at a step of length one it keeps `exp(-rate)` above 0.3, so that the
     inverse, which divides by it, stays accurate.
@@ -36,17 +36,17 @@ class FieldConfig:
     max_rate: float = 1.2
     norm_type: str = "group"
     hidden_channels: int | None = None
-    """Channels between the convolutions of the field; those of the block (twice those if separable) if None."""
+    """Channels between the convolutions of the field; None stands for those of the block (twice those if separable)."""
     dim: int = 2
     """Dimensions of the maps: 1, 2 or 3."""
 
     def norm(self, channels: int) -> nn.Module:
-        """Returns the normalisation of a map of so many channels."""
+        """Returns the normalisation of a map of `channels` channels."""
         return norm(self.norm_type, channels, self.norm_num_groups, self.norm_eps)
 
 
 INITIAL_DECAY = 0.5
-"""Share of the velocity that an untrained relaxation field leaves after unit time."""
+"""Fraction of the velocity that an untrained relaxation field leaves after unit time."""
 
 
 class Trunk(nn.Module):
@@ -71,13 +71,13 @@ class Trunk(nn.Module):
         return self.conv1(self.act(h))
 
     def forward(self, t: float | Tensor, h: Tensor, conditioning: Conditioning) -> Tensor:
-        """`(B, out_channels, *size)` from `h` `(B, in_channels, *size)`."""
+        """Returns `(B, out_channels, *size)` for a map `h` `(B, in_channels, *size)`."""
         h = self._convolve(self.norm1(h))
         return self.dropout(self.act(self.clocks(t, conditioning, self.norm2(h))))
 
 
 class SeparableTrunk(Trunk):
-    """As `Trunk`, with a 1x1 convolution to twice the width and a depthwise 3x3 one in place of the full 3x3."""
+    """A `Trunk` with a 1x1 convolution to twice the width and a depthwise 3x3 one in place of the full 3x3."""
 
     expansion = 2
 
@@ -98,7 +98,7 @@ class GeneralField(nn.Module):
         self.out = zeroed(conv(config.dim, self.trunk.out_channels, config.channels))
 
     def forward(self, t: float | Tensor, x: Tensor, v: Tensor, conditioning: Conditioning) -> Tensor:
-        """Acceleration `(B, C, *size)` from position and velocity of that shape."""
+        """Returns the acceleration `(B, C, *size)` for position and velocity of that shape."""
         return self.out(self.trunk(t, torch.cat([x, v], dim=1), conditioning))
 
 
@@ -125,7 +125,7 @@ class RelaxationField(SplitFieldModule):
         return zeroed(conv(config.dim, self.trunk.out_channels, config.channels, kernel_size))
 
     def terms(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Relaxation:
-        """Target velocity and rate, both `(B, C, *size)`."""
+        """Returns target velocity and rate, both `(B, C, *size)`."""
         h = self.trunk(t, x, conditioning)
         return Relaxation(self.target(h), self.max_rate * torch.sigmoid(self.rate(h)))
 
@@ -138,7 +138,7 @@ class SeparableRelaxationField(RelaxationField):
 
 
 INITIAL_VELOCITIES = ("features", "timestep")
-"""What the initial velocity is learned from: the features, or the features and the timestep embedding."""
+"""Inputs that the initial velocity is learned from: the features, or the features and the timestep embedding."""
 
 
 class InitialVelocity(nn.Module):
@@ -155,7 +155,7 @@ class InitialVelocity(nn.Module):
         self.scale_shift = nn.Linear(config.emb_channels, 2 * config.channels) if knows_timestep else None
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:
-        """Velocity of the shape of `x`, `(B, C, *size)`."""
+        """Returns the velocity, of the shape of `x`, `(B, C, *size)`."""
         h = self.norm(x)
         if self.scale_shift is not None:
             h = scale_and_shift(h, *self.scale_shift(self.act(conditioning.embedding)).chunk(2, dim=1))

@@ -28,8 +28,8 @@ def zeroed(module: Conv) -> Conv:
 class PixelNorm(nn.Module):
     """Brings each pixel's channels to zero mean and unit variance, then applies a learned scale and shift.
 
-    Unlike a group's, the statistics are those of one place: a pixel of the result depends on its surroundings and not
-    on the rest of the image, which restoration wants, where photographs are cut into tiles.
+    Unlike a group's, the statistics are those of one pixel. So a pixel of the output depends on its surroundings and
+    not on the rest of the image. Restoration needs this, because it cuts photographs into tiles.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -39,7 +39,7 @@ class PixelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, *size)`, normalised over C."""
+        """Returns `x` `(B, C, *size)`, normalised over C."""
         by_pixel = x.movedim(1, -1)
         normed = nn.functional.layer_norm(by_pixel, self.weight.shape, self.weight, self.bias, self.eps)
         return normed.movedim(-1, 1)
@@ -61,12 +61,9 @@ def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_unshuffle(x, factor)
-    batch, channels, *size = x.shape
-    dim = len(size)
-    split = [length for whole in size for length in (whole // factor, factor)]
-    order = [*range(3, 2 + 2 * dim, 2), *range(2, 2 + 2 * dim, 2)]
-    parts = x.reshape(batch, channels, *split).permute(0, 1, *order)
-    return parts.reshape(batch, channels * factor**dim, *(whole // factor for whole in size))
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, factor)).movedim(axis + 1, 2).flatten(1, 2)
+    return x
 
 
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
@@ -75,11 +72,9 @@ def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_shuffle(x, factor)
-    batch, channels, *size = x.shape
-    dim = len(size)
-    order = [axis for k in range(2, 2 + dim) for axis in (k + dim, k)]
-    parts = x.reshape(batch, channels // factor**dim, *[factor] * dim, *size).permute(0, 1, *order)
-    return parts.reshape(batch, channels // factor**dim, *(whole * factor for whole in size))
+    for axis in reversed(range(2, x.ndim)):
+        x = x.unflatten(1, (-1, factor)).movedim(2, axis + 1).flatten(axis, axis + 1)
+    return x
 
 
 class Merge(nn.Module):

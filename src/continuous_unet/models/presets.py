@@ -1,6 +1,6 @@
-"""One function per published configuration: of `ContinuousUNet2DModel`, and of the discrete U-Nets beside it.
+"""One function per published configuration: of `ContinuousUNet2DModel`, and of the discrete U-Nets it is compared with.
 
-Each gives the constructor's keyword arguments, and keywords override:
+Each returns the constructor's keyword arguments, and keywords override:
 `ContinuousUNet2DModel(**presets.base(sample_size=64))`. A preset of diffusers' `UNet2DModel` says so by `_class_name`,
 as a saved `config.json` does; `continuous_unet.models.build.build_unet` makes either kind.
 This module imports nothing, so that the command line can list presets without waiting for torch.
@@ -9,13 +9,15 @@ This module imports nothing, so that the command line can list presets without w
 from collections.abc import Callable
 from typing import Any
 
+Arguments = dict[str, Any]
 
-def paper(**overrides: Any) -> dict[str, Any]:
-    """The configuration of "The Missing U for Efficient Diffusion Models" (arXiv 2310.20092), second-order form.
 
-    As its text says: a general field, one step of RK4 (four evaluations) over unit time, the continuous adjoint
-    (needs the `adaptive` extra to train). The paper gives no widths that we could read; these double by level, as its
-    DDPM baseline's do. Meant for 32x32 and up.
+def paper(**overrides: object) -> Arguments:
+    """Returns the second-order configuration of "The Missing U for Efficient Diffusion Models" (arXiv 2310.20092).
+
+    It follows the text: a general field, one step of RK4 (four evaluations) over unit time, and the continuous adjoint,
+    which needs the `adaptive` extra to train. We could not find the widths in the paper; these double from level to
+    level, like those of its DDPM baseline. The preset is meant for 32x32 and up.
     """
     return {
         "block_out_channels": (64, 128, 256),
@@ -29,8 +31,8 @@ def paper(**overrides: Any) -> dict[str, Any]:
     }
 
 
-def tiny(**overrides: Any) -> dict[str, Any]:
-    """Ours for 16x16 grey images: 0.2 M parameters, trains in minutes on a CPU."""
+def tiny(**overrides: object) -> Arguments:
+    """Returns our model for 16x16 grey images. It has 0.2 M parameters and trains in minutes on a CPU."""
     return {
         "block_out_channels": (24, 32, 32),
         "in_channels": 1,
@@ -40,11 +42,12 @@ def tiny(**overrides: Any) -> dict[str, Any]:
     }
 
 
-def small(**overrides: Any) -> dict[str, Any]:
-    """Ours for 32x32 images.
+def small(**overrides: object) -> Arguments:
+    """Returns our model for 32x32 images.
 
-    One solver step a block, levels wider than two steps would allow at the cost, and an initial velocity that knows
-    the timestep. What that is worth beside two narrower steps and the weight-tied control: docs/comparison.md.
+    Each block takes one solver step, levels are wider than two steps would allow at the same cost, and the initial
+    velocity knows the timestep. docs/comparison.md compares this with two steps in narrower levels, and with the
+    weight-tied control.
     """
     return {
         "block_out_channels": (40, 56, 64),
@@ -55,17 +58,17 @@ def small(**overrides: Any) -> dict[str, Any]:
     }
 
 
-def base(**overrides: Any) -> dict[str, Any]:
-    """Ours for 64x64x3: a 2x2 space-to-depth stem, so that no block runs at full resolution."""
+def base(**overrides: object) -> Arguments:
+    """Returns our model for 64x64x3. A 2x2 space-to-depth stem spares the blocks the full resolution."""
     return {"block_out_channels": (96, 128, 160), "patch_size": 2, "attention_head_dim": 32, **overrides}
 
 
-def restorer(**overrides: Any) -> dict[str, Any]:
-    """Ours for restoration: 0.27 M parameters and a 2x2 space-to-depth stem.
+def restorer(**overrides: object) -> Arguments:
+    """Returns our model for restoration. It has 0.27 M parameters and a 2x2 space-to-depth stem.
 
-    No attention, and each pixel normalised by itself: photographs can be cut into tiles. The timestep says little or
-    nothing here, and gets a narrow embedding. For super-resolution by s, `patch_size=s` makes the blocks run at the
-    resolution of the small image; `cunet train` sets it.
+    It has no attention and normalises each pixel by itself, so that photographs can be cut into tiles. The timestep
+    carries little or no information here, so its embedding is narrow. To upscale by a factor s, `patch_size=s` makes
+    the blocks run at the resolution of the small image; `cunet train` sets it.
     """
     return {
         "block_out_channels": (40, 40, 40),
@@ -79,20 +82,20 @@ def restorer(**overrides: Any) -> dict[str, Any]:
     }
 
 
-def ddpm(**overrides: Any) -> dict[str, Any]:
-    """The discrete side of comparisons at 64x64x3: diffusers' `UNet2DModel`, DDPM's architecture, 57.9 M parameters.
+def ddpm(**overrides: object) -> Arguments:
+    """Returns the discrete side of comparisons at 64x64x3: `UNet2DModel` with DDPM's architecture, 57.9 M parameters.
 
     Widths 64 to 512, two residual blocks a level, attention at 16x16 and in the middle.
     """
     return _discrete({"block_out_channels": (64, 128, 256, 512), **overrides})
 
 
-def ddpm_small(**overrides: Any) -> dict[str, Any]:
-    """The discrete side of comparisons at 32x32: `UNet2DModel` with doubling widths, 3.6 M parameters."""
+def ddpm_small(**overrides: object) -> Arguments:
+    """Returns the discrete side of comparisons at 32x32: `UNet2DModel` with doubling widths, 3.6 M parameters."""
     return _discrete({"block_out_channels": (32, 64, 128), **overrides})
 
 
-def _discrete(arguments: dict[str, Any]) -> dict[str, Any]:
+def _discrete(arguments: Arguments) -> Arguments:
     widths = arguments["block_out_channels"]
     levels = len(widths)
     attention = levels - 2 if levels >= 4 else None  # the middle block has attention anyway
@@ -105,13 +108,7 @@ def _discrete(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
-    "paper": paper,
-    "tiny": tiny,
-    "small": small,
-    "base": base,
-    "ddpm": ddpm,
-    "ddpm_small": ddpm_small,
-    "restorer": restorer,
+PRESETS: dict[str, Callable[..., Arguments]] = {
+    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer)
 }
 """The presets by name."""

@@ -1,10 +1,9 @@
-"""The continuous U-Net of one, two or three dimensions, without a face: `unet_2d.py` gives it that of diffusers."""
+"""The continuous U-Net of one, two or three dimensions; `unet_2d.py` gives it the interface of diffusers."""
 
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
-from typing import TypedDict
 
 import torch
 from diffusers.models.activations import get_activation
@@ -20,18 +19,8 @@ from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shu
 from continuous_unet.ode import check_solver
 
 
-class SolverStats(TypedDict):
-    """How a block integrates."""
-
-    method: str
-    gradient: str
-    num_steps: int
-    nfe: int | None
-    """Evaluations of the field in each forward pass; None if the method finds that out as it runs."""
-
-
 class Stage(nn.Module):
-    """The blocks of one level, each with attention after it if asked for."""
+    """The blocks of one level, each followed by attention if the level has it."""
 
     _gradient_checkpointing_func: Callable[..., Tensor]
 
@@ -42,7 +31,7 @@ class Stage(nn.Module):
         self.gradient_checkpointing = False  # set by ModelMixin.enable_gradient_checkpointing
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        """Features of the shape of `x`, `(B, C, *size)`."""
+        """Returns features of the shape of `x`, `(B, C, *size)`."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(self._run, x, conditioning, num_steps)
         return self._run(x, conditioning, num_steps)
@@ -66,7 +55,7 @@ class ContinuousUNet(nn.Module):
     Nothing that belongs to one call is stored on the module: threads may share a model.
 
     Args:
-        config: what it is made of.
+        config: its settings.
         dim: dimensions of the samples: 1, 2 or 3.
     """
 
@@ -122,7 +111,7 @@ class ContinuousUNet(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """What each side of a sample must be a multiple of."""
+        """The number that each side of a sample must be a multiple of."""
         return self.architecture.size_multiple
 
     @property
@@ -137,7 +126,7 @@ class ContinuousUNet(nn.Module):
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
     ) -> Tensor:
-        """Returns the prediction, `(B, out_channels, *size)`; `ContinuousUNet2DModel.forward` says what of."""
+        """Returns the prediction, `(B, out_channels, *size)`; see `ContinuousUNet2DModel.forward`."""
         architecture = self.architecture
         if sample.ndim != 2 + self.dim or sample.shape[1] != architecture.in_channels:
             sides = ", ".join(("D", "H", "W")[-self.dim :])
@@ -176,7 +165,7 @@ class ContinuousUNet(nn.Module):
         return pixel_shuffle(x, architecture.patch_size)
 
     def _embed(self, timestep: Tensor | float, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """Timestep and class to the embedding `(B, E)`, step by step as in `UNet2DModel`."""
+        """Returns the embedding of timestep and class, `(B, E)`, computed as in `UNet2DModel`."""
         timesteps = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep)
         timesteps = timesteps.to(device)
         if timesteps.ndim == 0:
@@ -203,14 +192,14 @@ class ContinuousUNet(nn.Module):
     ) -> PrecomputedEmbeddings:
         """Computes the embeddings of these timesteps, and the scales and shifts that follow from them, all at once.
 
-        They depend on the timestep and the ODE's time, not on the image: a sampling run needs each of them once, and
-        not once per image and step. Pass the result as `embeddings` at every evaluation; nothing is stored here. It is
-        used without gradients, where the timestep is one number for all images. Other timesteps, compiled models, and
-        numbers of solver steps with other times compute what is missing.
+        They depend on the timestep and the ODE's time, not on the image. So a sampling run needs each of them once, and
+        not once per image and solver step. Pass the result as `embeddings` at every evaluation; the model does not
+        store it. It is used without gradients, if the timestep is one number for all images. Other timesteps, compiled
+        models, and solver steps at other times compute what is missing.
 
         Args:
-            timesteps: numbers, or `(S,)`.
-            num_solver_steps: those of the calls that will use them, if not the model's own.
+            timesteps: the diffusion timesteps, as numbers or as a tensor `(S,)`.
+            num_solver_steps: solver steps of the calls that will use the result; the model's own if None.
 
         Raises:
             ValueError: for class-conditional models, whose embeddings depend on the class too.
@@ -227,20 +216,21 @@ class ContinuousUNet(nn.Module):
                         rows = zip(*(part.split(1) for part in clocks.scale_shift(t, emb)), strict=True)
                         for table, row in zip(by_row, rows, strict=True):
                             table[clocks, t] = row
-        of_rows = [Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)]
-        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, of_rows, strict=True))))
+        conditionings = [
+            Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)
+        ]
+        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, conditionings, strict=True))))
 
-    def solver_stats(self) -> dict[str, SolverStats]:
-        """Per dynamic block: method, gradient mode, solver steps, and evaluations of its field in a forward pass."""
-        stats = {}
+    def solver_stats(self) -> dict[str, dict[str, object]]:
+        """Returns `method`, `gradient`, `num_steps` and `nfe` of each block, by its name.
+
+        `nfe` is the number of evaluations of the field in a forward pass; None for adaptive methods.
+        """
+        stats: dict[str, dict[str, object]] = {}
         for block in self._blocks():
             times, solver = block.times(), block.solver
-            stats[block.name] = SolverStats(
-                method=solver.method,
-                gradient=solver.gradient,
-                num_steps=solver.num_steps,
-                nfe=None if times is None else len(times),
-            )
+            stats[block.name] = {name: getattr(solver, name) for name in ("method", "gradient", "num_steps")}
+            stats[block.name]["nfe"] = None if times is None else len(times)
         return stats
 
     def _blocks(self) -> list[Block]:
@@ -249,24 +239,18 @@ class ContinuousUNet(nn.Module):
 
 @contextlib.contextmanager
 def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
-    """Within, counts the evaluations of each block's field, by the block's name.
+    """Counts the evaluations of each block's field inside this context, by the block's name.
 
-    For measurements: it puts hooks on the blocks, and counts what all threads evaluate. It does not count compiled
-    blocks.
+    It is meant for measurements: it puts hooks on the blocks, and counts the evaluations of all threads. It does not
+    count those of compiled blocks.
     """
     counts: Counter[str] = Counter()
-    hooks = [
-        module.field.get_submodule("trunk").register_forward_pre_hook(
-            lambda *_, name=module.name: counts.update([name])
-        )
-        for module in unet.modules()
-        if isinstance(module, Block)
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for block in (module for module in unet.modules() if isinstance(module, Block)):
+            trunk = block.field.get_submodule("trunk")
+            hook = trunk.register_forward_pre_hook(lambda *_, name=block.name: counts.update([name]))
+            hooks.enter_context(hook)
         yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _attention(config: UNetConfig, width: int) -> Attention:

@@ -1,8 +1,9 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import inspect
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -11,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import UNetConfig, pick, without_foreign
+from continuous_unet.models.config import Settings, pick, without_foreign
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.unet import ContinuousUNet
 
@@ -23,12 +24,28 @@ if TYPE_CHECKING:
 logging.getLogger(ModelMixin.__module__).addFilter(lambda r: "should be kept in float32: []" not in r.getMessage())
 
 
+Arguments = ParamSpec("Arguments")
+Constructor = Callable[Concatenate[Any, Arguments], None]
+
+
+def _takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., None]], Constructor[Arguments]]:
+    """Gives a constructor the parameters of a dataclass, and has diffusers write down what they are set to."""
+
+    def decorate(constructor: Callable[..., None]) -> Constructor[Arguments]:
+        own, parameters = (inspect.signature(function).parameters for function in (constructor, settings))
+        signature = inspect.Signature([own["self"], *parameters.values(), own["kwargs"]])
+        constructor.__signature__ = signature  # type: ignore[attr-defined]  # diffusers reads the names here
+        return register_to_config(constructor)
+
+    return decorate
+
+
 class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: ignore[misc]  # their config_name differ
     """A U-Net whose residual stacks are second-order neural ODEs; a drop-in for diffusers' `UNet2DModel`.
 
-    "The Missing U for Efficient Diffusion Models" (Calvo-Ordoñez et al., TMLR 2024, arXiv 2310.20092). Words that
-    `UNet2DModel` has mean the same here, so that a constructor call can be taken over: those without a counterpart
-    (`resnet_time_scale_shift`, `downsample_padding`, …) are accepted with their default value and refused with another.
+    The source is "The Missing U for Efficient Diffusion Models" (Calvo-Ordoñez et al., TMLR 2024, arXiv 2310.20092).
+    Arguments of `UNet2DModel` mean the same here, so that a constructor call can be taken over. Those without a
+    counterpart (`resnet_time_scale_shift`, `downsample_padding`, …) are accepted with their default value only.
 
     Nothing that belongs to one call is stored on the model: threads may share it.
 
@@ -40,8 +57,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         center_input_sample: map an input in [0, 1] to [-1, 1] first.
         time_embedding_dim: width of the timestep embedding; four times the first width if None.
         time_proj_channels: sines and cosines that the timestep embedding starts from; the first width if None.
-        freq_shift: as in `UNet2DModel`.
-        flip_sin_to_cos: as in `UNet2DModel`.
+        freq_shift: frequency shift of the timestep embedding, as in `UNet2DModel`.
+        flip_sin_to_cos: whether the cosines come first in the timestep embedding, as in `UNet2DModel`.
         down_block_types: per level, `"DownBlock2D"` or `"AttnDownBlock2D"` (with self-attention); no attention if None.
         mid_block_type: `"UNetMidBlock2D"`, or None for no block between the two halves.
         up_block_types: per level from the lowest resolution up, `"UpBlock2D"` or `"AttnUpBlock2D"`; mirrors
@@ -49,19 +66,19 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         add_attention: self-attention in the middle block.
         block_out_channels: width of each level. Constant, moderate widths serve better here than doubling ones.
         field_channels: channels between the convolutions of a field, on each level; the level's width (twice that for
-            `"separable"` fields) if None. Pruned models have fewer.
+            `"separable"` fields) if None. Pruned models have fewer channels.
         layers_per_block: dynamic blocks in a row on each level. One is usual: depth is the solver's.
         dropout: dropout probability inside the fields.
         act_fn: activation, smooth ones preferred.
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.
-        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`, with which a pixel of the
-            output depends on its surroundings and not on the size of the image, as restoration in tiles wants.
+        norm_type: `"group"`; or `"pixel"` (over the channels of each pixel) or `"none"`. With the latter two a pixel of
+            the output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
-        patch_size: side of the squares of pixels that enter as channels (space to depth) and leave again, so that no
-            block runs at full resolution: 1 is off.
+        patch_size: side of the squares of pixels that enter as channels (space to depth) and leave as pixels again, so
+            that no block runs at full resolution; 1 turns this off.
         block_type: `"second_order"`, the dynamic block. To compare with: `"first_order"`, the ODE over the
             concatenated state that the paper's code ran (needs torchdiffeq), and `"residual"`, plain weight-tied
             residual updates, without velocity and solver.
@@ -85,50 +102,15 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
     ignore_for_config = ["kwargs"]  # noqa: RUF012
 
     if TYPE_CHECKING:
+        to: Any  # mypy takes diffusers' for a function without self
 
         @property
         def config(self) -> "SavedConfig": ...
 
-    @register_to_config
-    def __init__(
-        self,
-        sample_size: int | tuple[int, ...] | None = UNetConfig.sample_size,
-        in_channels: int = UNetConfig.in_channels,
-        out_channels: int = UNetConfig.out_channels,
-        center_input_sample: bool = UNetConfig.center_input_sample,
-        time_embedding_dim: int | None = UNetConfig.time_embedding_dim,
-        freq_shift: int = UNetConfig.freq_shift,
-        flip_sin_to_cos: bool = UNetConfig.flip_sin_to_cos,
-        down_block_types: tuple[str, ...] | None = UNetConfig.down_block_types,
-        mid_block_type: str | None = UNetConfig.mid_block_type,
-        up_block_types: tuple[str, ...] | None = UNetConfig.up_block_types,
-        add_attention: bool = UNetConfig.add_attention,
-        block_out_channels: tuple[int, ...] = UNetConfig.block_out_channels,
-        layers_per_block: int = UNetConfig.layers_per_block,
-        dropout: float = UNetConfig.dropout,
-        act_fn: str = UNetConfig.act_fn,
-        attention_head_dim: int | None = UNetConfig.attention_head_dim,
-        norm_num_groups: int = UNetConfig.norm_num_groups,
-        norm_eps: float = UNetConfig.norm_eps,
-        norm_type: str = UNetConfig.norm_type,
-        class_embed_type: str | None = UNetConfig.class_embed_type,
-        num_class_embeds: int | None = UNetConfig.num_class_embeds,
-        patch_size: int = UNetConfig.patch_size,
-        block_type: str = UNetConfig.block_type,
-        field_type: str = UNetConfig.field_type,
-        initial_velocity: str = UNetConfig.initial_velocity,
-        num_solver_steps: int = UNetConfig.num_solver_steps,
-        integration_time: float | None = UNetConfig.integration_time,
-        method: str = UNetConfig.method,
-        gradient: str = UNetConfig.gradient,
-        solver_rtol: float = UNetConfig.solver_rtol,
-        solver_atol: float = UNetConfig.solver_atol,
-        field_channels: tuple[int | None, ...] | None = UNetConfig.field_channels,
-        time_proj_channels: int | None = UNetConfig.time_proj_channels,
-        **kwargs: Any,
-    ) -> None:
-        for name in without_foreign({**kwargs, "initial_velocity": initial_velocity}):
-            if name in kwargs:
+    @_takes(Settings)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in without_foreign(inspect.signature(ContinuousUNet2DModel).bind(*args, **kwargs).kwargs):
+            if name not in Settings.__dataclass_fields__:
                 raise TypeError(f"ContinuousUNet2DModel.__init__() got an unexpected keyword argument {name!r}")
         config = pick(self.config)
         super().__init__(config, dim=2)
@@ -137,7 +119,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
-        """As diffusers' own; retired settings, which it would ignore with a warning, are refused or dropped."""
+        """Refuses or drops retired settings, which diffusers' own method would ignore with a warning."""
         return super().extract_init_dict(without_foreign(config_dict), **kwargs)
 
     @property
@@ -153,15 +135,15 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict what the model was trained to (the noise, `v` or the image) at a diffusion timestep.
+        """Returns what the model was trained to predict (the noise, `v` or the image) at a diffusion timestep.
 
         Args:
             sample: noisy images `(B, in_channels, H, W)`.
             timestep: the *diffusion* timestep: a number, a 0-d tensor, or one per image `(B,)`.
             class_labels: `(B,)`, required by and only allowed for class-conditional models.
-            return_dict: give a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
+            return_dict: whether to return a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
             num_solver_steps: solver steps in each block for this call; the model's own if None.
-            embeddings: those of `precompute_embeddings`, to save time without gradients.
+            embeddings: the result of `precompute_embeddings`, which saves time where no gradients are needed.
 
         Returns:
             The prediction, `(B, out_channels, H, W)`.
@@ -179,11 +161,11 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         gradient: str | None = None,
         keep_loop: bool | None = None,
     ) -> "ContinuousUNet2DModel":
-        """Change how the blocks integrate by default; what is None stays. The integration time stays, too.
+        """Changes how the blocks integrate by default. Arguments that are None, and the integration time, stay.
 
-        More solver steps follow the same ODE more closely, fewer are faster. The change is saved with the model, except
-        for `keep_loop`, which is for exports (see `continuous_unet.ode.integrate`). For a single call, `forward` takes
-        `num_solver_steps`.
+        More solver steps follow the same ODE more closely; fewer are faster. The change is saved with the model, except
+        for `keep_loop`, which is for exports (see `continuous_unet.ode.integrate`). Use `num_solver_steps` of `forward`
+        to change a single call.
 
         Raises:
             ValueError: for settings that cannot work together; nothing is changed then.
@@ -200,6 +182,6 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         return self
 
 
-# diffusers writes a class's module into model_index.json and later reads the class from there. It must be the name that
-# people import, and stay when files move.
+# diffusers writes a class's module into model_index.json and later reads the class from there. So it must be the name
+# that people import, and stay when files move.
 ContinuousUNet2DModel.__module__ = "continuous_unet"

@@ -1,22 +1,18 @@
 """torchdiffeq behind the same call: adaptive methods, and the continuous adjoint.
 
-The continuous adjoint (Chen et al., NeurIPS 2018; for second order, Norcliffe et al., arXiv 2006.07220, who show that
-the coupled first-order system used here is the cheaper form) integrates a second ODE backwards for the gradient. It
-needs constant memory and any method, but its gradient is that of the continuous problem: at few steps it differs from
-the gradient of what was computed by the solver's own error.
+The continuous adjoint (Chen et al., NeurIPS 2018) integrates a second ODE backwards for the gradient. For second order,
+Norcliffe et al. (arXiv 2006.07220) show that the coupled first-order system used here is the cheaper form. The adjoint
+needs constant memory and works with any method. But its gradient is that of the continuous problem: at few steps it
+differs from the exact gradient of the computed solution by the solver's own error.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from continuous_unet.ode.guards import (
-    captured_message,
-    refuse_lost_gradients,
-    refuse_second_derivatives,
-    refuse_transforms,
-)
+from continuous_unet.ode import guards
 from continuous_unet.ode.loop import Counter, Problem
 from continuous_unet.ode.modes import argument_tensors
 from continuous_unet.ode.state import State
@@ -25,25 +21,32 @@ ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's adaptive methods, by its names."""
 
 
+def import_torchdiffeq(purpose: str) -> ModuleType:
+    """Returns torchdiffeq.
+
+    Raises:
+        ImportError: if it is missing, with the `purpose` that needs it and the command that installs it.
+    """
+    try:
+        import torchdiffeq
+    except ImportError as error:
+        raise ImportError(f"{purpose} torchdiffeq: pip install 'continuous-unet[adaptive]'") from error
+    return torchdiffeq
+
+
 def solve_torchdiffeq(
     problem: Problem,
     torchdiffeq_method: str,
     adaptive: bool,
     adjoint: bool,
     state: State,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     counter: Counter,
     rtol: float,
     atol: float,
 ) -> State:
-    """Integrate `(x, v)' = (v, f)` over the problem's interval with torchdiffeq."""
-    try:
-        import torchdiffeq
-    except ImportError as error:
-        raise ImportError(
-            "adaptive methods and gradient='adjoint' need torchdiffeq: pip install 'continuous-unet[adaptive]'"
-        ) from error
-
+    """Integrates `(x, v)' = (v, f)` over the problem's interval with torchdiffeq."""
+    torchdiffeq = import_torchdiffeq("adaptive methods and gradient='adjoint' need")
     x = state.x
     wanted = (a for a in argument_tensors(args) if a.requires_grad)
     parameters = (*wanted, *problem.parameters())
@@ -53,7 +56,7 @@ def solve_torchdiffeq(
         counter.count += 1
         acceleration = problem.field(t, position, velocity, *args)
         if adjoint and torch.is_grad_enabled() and acceleration.requires_grad:
-            refuse_lost_gradients(problem, (acceleration,), (t, position, velocity, *parameters))
+            guards.refuse_lost_gradients(problem, (acceleration,), (t, position, velocity, *parameters))
         return velocity, acceleration.to(velocity.dtype)
 
     times = torch.tensor([problem.t0, problem.t1], dtype=x.dtype, device=x.device)
@@ -62,13 +65,13 @@ def solve_torchdiffeq(
     pair = (state.x, state.v)
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (*pair, *parameters))
     if adjoint and differentiable:
-        refuse_transforms(problem, "adjoint", state)
+        guards.refuse_transforms(problem, "adjoint", state)
         xs, vs = torchdiffeq.odeint_adjoint(derivative, pair, times, adjoint_params=parameters, **common)
-        refuse_second_derivatives(problem, State(xs, vs), "adjoint")
+        guards.refuse_second_derivatives(problem, State(xs, vs), "adjoint")
     else:
         xs, vs = torchdiffeq.odeint(derivative, pair, times, **common)
         if adjoint and xs.requires_grad:
-            raise RuntimeError(captured_message(problem.name))
+            raise RuntimeError(guards.captured_message(problem.name))
     return State(xs[-1], vs[-1])
 
 

@@ -24,16 +24,16 @@ class Relaxation(NamedTuple):
     rate: Tensor
 
     def acceleration(self, v: Tensor) -> Tensor:
-        """The right-hand side at velocity `v`."""
+        """Returns the right-hand side at velocity `v`."""
         return self.rate * (self.target - v)
 
     def kick(self, v: Tensor, h: float) -> Tensor:
-        """Exact velocity after time `h` with `x` frozen: `d v + (1 - d) target`, `d = exp(-rate h)`."""
+        """Returns the exact velocity after time `h` with `x` frozen: `d v + (1 - d) target`, `d = exp(-rate h)`."""
         lost = torch.expm1(self.rate * -h)  # d - 1
         return torch.addcmul(v, lost.to(v.dtype), v - self.target.to(v.dtype))
 
     def inverse_kick(self, v: Tensor, h: float) -> Tensor:
-        """Undo `kick`. Rounding errors grow by `exp(rate h)`, so bound `rate * h` where this is used."""
+        """Undoes `kick`. Rounding errors grow by `exp(rate h)`, so bound `rate * h` where this is used."""
         weight = -torch.expm1(-self.rate * h).to(v.dtype)
         return torch.addcmul(v, weight, self.target.to(v.dtype), value=-1) / (1 - weight)
 
@@ -49,7 +49,7 @@ class Damped(NamedTuple):
     damping: Tensor
 
     def acceleration(self, v: Tensor) -> Tensor:
-        """The right-hand side at velocity `v`."""
+        """Returns the right-hand side at velocity `v`."""
         return self.force - self.damping * v
 
     def _step_factors(self, v: Tensor, h: float) -> tuple[Tensor, Tensor]:
@@ -61,12 +61,12 @@ class Damped(NamedTuple):
         return torch.exp(-ch), h * phi
 
     def kick(self, v: Tensor, h: float) -> Tensor:
-        """Exact velocity after time `h` with `x` frozen: `exp(-c h) v + (1 - exp(-c h)) / c * force`."""
+        """Returns the exact velocity after time `h` with `x` frozen: `exp(-c h) v + (1 - exp(-c h)) / c * force`."""
         decay, gain = self._step_factors(v, h)
         return decay * v + gain * self.force.to(v.dtype)
 
     def inverse_kick(self, v: Tensor, h: float) -> Tensor:
-        """Undo `kick`. Rounding errors grow by `exp(damping h)`."""
+        """Undoes `kick`. Rounding errors grow by `exp(damping h)`."""
         decay, gain = self._step_factors(v, h)
         return (v - gain * self.force.to(v.dtype)) / decay
 
@@ -79,27 +79,27 @@ class SplitField(Protocol):
     """A field that can be split: callable as a general one, and able to give its velocity-free terms."""
 
     def terms(self, t: float, x: Tensor, *args: Any) -> Form:
-        """The form at time `t` and position `x`."""
+        """Returns the form at time `t` and position `x`."""
         ...
 
     def __call__(self, t: float, x: Tensor, v: Tensor, *args: Any) -> Tensor:
-        """The acceleration, so that every method can integrate a split field."""
+        """Returns the acceleration, so that every method can integrate a split field."""
         ...
 
 
 class SplitFieldModule(nn.Module):
-    """Base of split fields that are modules: a subclass defines `terms(t, x, *args) -> Form`.
+    """The base of split fields that are modules: a subclass defines `terms(t, x, *args) -> Form`.
 
     `forward(t, x, v, *args)` is the acceleration. With `v=None` it is the form itself, for tools that know no other
     method than `forward` (`torch.func.functional_call`, hooks).
     """
 
     def terms(self, t: float, x: Tensor, *args: Any) -> "Form":
-        """The form at time `t` and position `x`."""
+        """Returns the form at time `t` and position `x`."""
         raise NotImplementedError
 
     def forward(self, t: float, x: Tensor, v: Tensor | None, *args: Any) -> "Tensor | Form":
-        """The acceleration at `(t, x, v)`; the form at `(t, x)` if `v` is None."""
+        """Returns the acceleration at `(t, x, v)`, or the form at `(t, x)` if `v` is None."""
         form = self.terms(t, x, *args)
         return form if v is None else form.acceleration(v)
 
@@ -113,5 +113,5 @@ class _SplitFunction:
 
 
 def split_field(terms: Callable[..., Form]) -> SplitField:
-    """Make a split field of a function `terms(t, x, *args)` that returns a `Damped` or `Relaxation`."""
+    """Makes a split field of a function `terms(t, x, *args)` that returns a `Damped` or `Relaxation`."""
     return _SplitFunction(terms)

@@ -1,7 +1,7 @@
 """Guards around solves that are one node of autograd's graph: what would silently be wrong raises or warns.
 
-Such a solve gives gradients only to what it knows of. These functions find tensors that it does not know of, parameters
-whose place in the graph has changed, derivatives that it cannot give, and rebuilt states that have drifted.
+Such a solve gives gradients only to the tensors that it is given. These functions find other tensors that need one,
+parameters whose place in the graph has changed, derivatives that are unavailable, and rebuilt states that have drifted.
 """
 
 from __future__ import annotations  # torch.compile cannot trace the annotations of inner functions
@@ -59,7 +59,7 @@ def find_edges(problem: Problem, outputs: Iterable[Tensor], inputs: Sequence[Ten
 def refuse_lost_gradients(problem: Problem, outputs: Iterable[Tensor], inputs: Sequence[Tensor]) -> None:
     """Raises if `torch.autograd.grad(outputs, inputs)` would miss a tensor that `outputs` depend on.
 
-    For torchdiffeq's adjoint, which asks for the gradients of `inputs` and takes what is not connected for zero.
+    For torchdiffeq's adjoint, which asks for the gradients of `inputs` and takes unconnected ones for zero.
     """
     for number, edge in find_edges(problem, outputs, inputs):
         if edge.node is not get_gradient_edge(inputs[number]).node:
@@ -71,7 +71,7 @@ def refuse_lost_gradients(problem: Problem, outputs: Iterable[Tensor], inputs: S
 
 
 def captured_message(name: str) -> str:
-    """The error for a field that hides a tensor that requires grad."""
+    """Returns the error for a field that hides a tensor that requires grad."""
     return (
         f"the field of {name!r} uses a tensor that requires grad and is neither its parameter nor one of its "
         "arguments; it would get no gradient. Pass it through `integrate(..., args=(tensor,))`, or make the field an "
@@ -91,8 +91,8 @@ def refuse_transforms(problem: Problem, gradient: str, state: State) -> None:
 def refuse_second_derivatives(problem: Problem, end: State, gradient: str) -> None:
     """Makes a backward pass with `create_graph=True` raise at `end`.
 
-    Without it the gradient of, say, `end.x.sum()` would come back without a graph, and a penalty on it would count for
-    nothing.
+    Without it the gradient of, say, `end.x.sum()` would come back without a graph, and a penalty on it would have no
+    effect.
     """
 
     def refuse(_: Tensor) -> None:
@@ -118,7 +118,7 @@ def sample_values(tensor: Tensor) -> Tensor:
 
 
 def should_check_drift(device: torch.device) -> bool:
-    """Says whether to compare now. Reading the comparison waits for the device: always on a CPU, else now and then."""
+    """Returns whether to compare now. Reading the result waits for the device, so a GPU compares every 64th time."""
     global _backward_passes
     if device.type == "meta":
         return False

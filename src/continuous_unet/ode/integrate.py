@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +18,10 @@ GRADIENTS = (*_SOLVES, "adjoint")
 """The gradient modes; see `modes.py` for what each costs and gives."""
 
 
-@dataclass(frozen=True)
-class _Adaptive(Method):
-    """Stands for a method of torchdiffeq in a `Problem`; takes no steps of ours."""
-
-
 def check_solver(method: str, gradient: str, num_steps: int | None) -> None:
-    """Raise `ValueError` for a combination that cannot work, whatever the field.
+    """Raises `ValueError` for a combination that cannot work, whatever the field.
 
-    For owners of a solver's settings, to fail when they are set rather than at the first solve.
+    Owners of a solver's settings call it, to fail when these are set rather than at the first solve.
     """
     known = (*METHODS, *ADAPTIVE_METHODS)
     if method not in known:
@@ -67,13 +60,13 @@ def integrate(
     t1: float = 1.0,
     method: str = "reversible_leapfrog",
     gradient: str = "backprop",
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     rtol: float = 1e-5,
     atol: float = 1e-6,
     name: str | None = None,
     keep_loop: bool = False,
 ) -> Solution:
-    """Solve `x'' = field(t, x, x', *args)` from `t0` to `t1`.
+    """Solves `x'' = field(t, x, x', *args)` from `t0` to `t1`.
 
     Args:
         field: `field(t, x, v, *args) -> acceleration`, of the shape of `x`. An `nn.Module` if it has parameters. `t` is
@@ -85,27 +78,26 @@ def integrate(
         t1: end; less than `t0` integrates backwards.
         method: a name in `METHODS`, or an adaptive one of torchdiffeq (`ADAPTIVE_METHODS`).
         gradient: `"backprop"`, `"checkpoint"`, `"reversible"` or `"adjoint"`; see `modes.py`.
-        args: what else the field needs. Tensors in it, and in tuples or dictionaries in it (conditioning, embeddings),
-            get their gradients in every mode; a tensor that requires grad and that the field merely captures is refused
-            where it would get none.
+        args: further arguments of the field. Tensors among them, also inside tuples or dictionaries (conditioning,
+            embeddings), get their gradients in every mode. A tensor that requires grad and that the field merely
+            captures is refused where it would get none.
         rtol: relative tolerance, adaptive methods only.
         atol: absolute tolerance, adaptive methods only.
-        name: what warnings and errors call this solve; the field's class name if None.
+        name: the name of this solve in warnings and errors; the field's class name if None.
         keep_loop: whether an exported solve is a loop in the graph (torch's `while_loop`), which then does not grow
             with the number of steps. For export without gradients; the field is called with a 0-d tensor as `t` there.
 
     Returns:
-        The state at `t1`, with the evaluations of the field that the way forward took.
+        The state at `t1`, and the number of evaluations of the field that it took.
 
     Raises:
-        ValueError: for settings that cannot work together, by name, with what to do.
+        ValueError: for settings that cannot work together; it names them and a remedy.
         RuntimeError: for a captured tensor that requires grad (in `reversible` and `adjoint`, when differentiating),
             and for these modes inside transforms of `torch.func`.
         ImportError: where torchdiffeq is needed and missing.
 
     Under autocast a half-precision state is brought to float32 and stays there: a reversible backward pass cannot
     rebuild bits that rounding took. Second derivatives work with `backprop` and `checkpoint`; the other modes raise.
-
     """
     check_solver(method, gradient, num_steps)
     _check_state(state)
@@ -122,7 +114,7 @@ def integrate(
     adaptive = scheme is None
     problem = Problem(
         field=field,
-        method=_Adaptive(method, 0, ()) if scheme is None else scheme,
+        method=Method() if scheme is None else scheme,  # torchdiffeq's take no steps of ours
         num_steps=1 if num_steps is None or adaptive else num_steps,
         t0=float(t0),
         t1=float(t1),
@@ -141,9 +133,8 @@ def integrate(
     tracing = torch.compiler.is_compiling()  # a traced region must not change Python objects from outside it
     fixed_counter = None if tracing else Counter()
     if not tracing and torch.jit.is_tracing():
-        gradient = (
-            "backprop"  # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
-        )
+        # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
+        gradient = "backprop"
     end = _SOLVES[gradient](problem, state, args, fixed_counter)
     nfe = scheme.num_evaluations(problem.num_steps) if fixed_counter is None else fixed_counter.count
     return Solution(end, nfe, problem.num_steps)

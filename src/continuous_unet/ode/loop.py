@@ -25,7 +25,7 @@ class Problem:
     t0: float
     t1: float
     name: str
-    """What warnings and errors call this solve, for example `down_blocks.0`."""
+    """The name of this solve in warnings and errors, for example `down_blocks.0`."""
     keep_loop: bool = False
     """Whether an exported solve without gradients is a loop in the graph."""
 
@@ -34,36 +34,36 @@ class Problem:
         return (self.t1 - self.t0) / self.num_steps
 
     def time(self, step: int) -> float:
-        """The start of a step."""
+        """Returns the time at which a step starts."""
         return self.t0 + step * self.step_size
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """The parameters of the field that require grad (none for a plain function)."""
+        """Returns the parameters of the field that require grad; a plain function has none."""
         field = self.field
         return tuple(p for p in field.parameters() if p.requires_grad) if isinstance(field, nn.Module) else ()
 
 
 @dataclass
 class Counter:
-    """Evaluations of the field, counted where they happen."""
+    """The number of evaluations of the field, counted where they happen."""
 
     count: int = 0
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What `integrate` returns."""
+    """The result of `integrate`."""
 
     state: State
     nfe: int
-    """Evaluations of the field on the way forward (for a batch, as a whole). Counted while running; a graph under
-    `torch.compile` cannot count, and has the number that the method declares, which the tests hold equal."""
+    """Number of evaluations of the field on the way forward, each for the whole batch. They are counted while running.
+    A graph under `torch.compile` cannot count and has the number that the method declares; tests hold them equal."""
     num_steps: int | None
-    """Steps taken; None for adaptive methods, which do not tell."""
+    """Number of steps; None for adaptive methods, which do not report it."""
 
 
-def evaluator(problem: Problem, args: tuple[Any, ...], counter: Counter | None) -> Evaluate:
-    """The way from a method to the field: adds `args`, counts."""
+def evaluator(problem: Problem, args: tuple[object, ...], counter: Counter | None) -> Evaluate:
+    """Returns the function by which a method evaluates the field: it adds `args`, and counts."""
     function = problem.field.terms if problem.method.uses_terms else problem.field  # type: ignore[attr-defined]
 
     def evaluate(t: float, *point: Tensor) -> Any:
@@ -75,7 +75,7 @@ def evaluator(problem: Problem, args: tuple[Any, ...], counter: Counter | None) 
 
 
 def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
-    """Take all steps from `t0` to `t1`."""
+    """Takes all steps from `t0` to `t1`."""
     if problem.keep_loop and problem.num_steps > 1 and torch.compiler.is_exporting():
         return _advance_in_graph(problem, evaluate, carry)
     for step in range(problem.num_steps):

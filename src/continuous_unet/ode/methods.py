@@ -2,15 +2,14 @@
 
 A method advances a *carry*, a tuple of tensors, over one step `[t, t + h]`. For most methods the carry is `(x, v)`; a
 method that needs more (the reversible leapfrog) adds to it in `start` and drops it in `finish`. `evaluate` is the only
-way to the field, so that evaluations can be counted, recorded and replayed: `evaluate(t, x, v)` gives the acceleration;
-for methods with `uses_terms`, `evaluate(t, x)` gives the field's velocity-free terms (see `forms.py`).
+access to the field, so that evaluations can be counted, recorded and replayed. `evaluate(t, x, v)` gives the
+acceleration; for methods with `uses_terms`, `evaluate(t, x)` gives the velocity-free terms of the field (`forms.py`).
 
 A new method is a class here, an entry in `METHODS`, and an entry in the table of `tests/ode/problems.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -20,36 +19,35 @@ Carry = tuple[Tensor, ...]
 Evaluate = Callable[..., Any]
 
 
-@dataclass(frozen=True)
 class Method:
-    """What every method states about itself."""
+    """The base of the methods: the properties that each declares, and its step."""
 
     name: str
     order: int
     nodes: tuple[float, ...]
     """Where in a step the field is evaluated, as fractions of the step, in order: at `t + node * h`."""
 
-    reversible: ClassVar[bool] = False
+    reversible: bool = False
     """Whether `inverse` rebuilds the carry before a step from the one after it, with one evaluation."""
-    uses_terms: ClassVar[bool] = False
+    uses_terms: bool = False
     """Whether the field must be a split field (offer `terms(t, x)`)."""
-    torchdiffeq_name: ClassVar[str | None] = None
+    torchdiffeq_name: str | None = None
     """The same method in torchdiffeq, on the first-order system `(x, v)' = (v, f)`; None where it has none."""
 
     def start(self, state: State) -> Carry:
-        """The carry before the first step. Costs no evaluation."""
+        """Returns the carry before the first step, without an evaluation."""
         return (state.x, state.v)
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
-        """The carry at `t + h` from the carry at `t`."""
+        """Returns the carry at `t + h` from the carry at `t`."""
         raise NotImplementedError
 
     def inverse(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
-        """The carry at `t` from the carry at `t + h`, evaluating the field where `step` did."""
+        """Returns the carry at `t` from the carry at `t + h`, evaluating the field where `step` did."""
         raise NotImplementedError(f"method {self.name!r} is not reversible")
 
     def finish(self, carry: Carry) -> State:
-        """The state that a carry stands for."""
+        """Returns the state that a carry stands for."""
         return State(carry[0], carry[1])
 
     @property
@@ -57,16 +55,15 @@ class Method:
         return len(self.nodes)
 
     def num_evaluations(self, num_steps: int) -> int:
-        """Evaluations of the field over a whole solve."""
+        """Returns the number of evaluations of the field over a whole solve."""
         return self.evaluations_per_step * num_steps
 
     def times(self, t0: float, step_size: float, num_steps: int) -> tuple[float, ...]:
-        """The times of these evaluations, in order: the very floats that `step` gives the field."""
+        """Returns the times of these evaluations, in order: exactly the floats that `step` gives the field."""
         starts = (t0 + step * step_size for step in range(num_steps))
         return tuple(start + node * step_size for start in starts for node in self.nodes)
 
 
-@dataclass(frozen=True)
 class ReversibleLeapfrog(Method):
     """Leapfrog for a force that depends on the velocity, made reversible by an auxiliary velocity `w`.
 
@@ -85,10 +82,10 @@ class ReversibleLeapfrog(Method):
     damping `w` grows by 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a block, useless over long solves.
     """
 
-    name: str = "reversible_leapfrog"
-    order: int = 2
-    nodes: tuple[float, ...] = (1 / 2,)
-    reversible: ClassVar[bool] = True
+    name = "reversible_leapfrog"
+    order = 2
+    nodes = (1 / 2,)
+    reversible = True
 
     def start(self, state: State) -> Carry:
         # 2 v_0 - v_0 = v_0: with w_{-1/2} = v_0 the first step needs no special case
@@ -111,7 +108,6 @@ class ReversibleLeapfrog(Method):
         return (x, v, w)
 
 
-@dataclass(frozen=True)
 class DriftKickDrift(Method):
     """Strang splitting of a split field: half a drift, the exact kick, half a drift.
 
@@ -122,11 +118,11 @@ class DriftKickDrift(Method):
     without its noise). The inverse multiplies rounding errors by `exp(c h)` a step.
     """
 
-    name: str = "drift_kick_drift"
-    order: int = 2
-    nodes: tuple[float, ...] = (1 / 2,)
-    reversible: ClassVar[bool] = True
-    uses_terms: ClassVar[bool] = True
+    name = "drift_kick_drift"
+    order = 2
+    nodes = (1 / 2,)
+    reversible = True
+    uses_terms = True
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
         x, v = carry
@@ -143,22 +139,21 @@ class DriftKickDrift(Method):
         return (x, v)
 
 
-@dataclass(frozen=True)
 class KickDrift(Method):
     """The exact kick, then a whole drift: order 1, one evaluation a step, exactly invertible.
 
         v <- exact solution of v' = terms(t, x) over h;   x += h v
 
-    Of the two splittings this one trains better at two steps a block. Its last kick reaches the position with the full
-    weight `h`, where drift-kick-drift gives it half. With a relaxation form of infinite rate and `h = 1` it is the
-    plain weight-tied residual network.
+    This one of the two splittings trains better at two solver steps a block. Its last kick reaches the position with
+    the full weight `h`, where drift-kick-drift gives it half. With a relaxation form of infinite rate and `h = 1` it is
+    the plain weight-tied residual network.
     """
 
-    name: str = "kick_drift"
-    order: int = 1
-    nodes: tuple[float, ...] = (0.0,)
-    reversible: ClassVar[bool] = True
-    uses_terms: ClassVar[bool] = True
+    name = "kick_drift"
+    order = 1
+    nodes = (0.0,)
+    reversible = True
+    uses_terms = True
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
         x, v = carry
@@ -171,7 +166,6 @@ class KickDrift(Method):
         return (x, evaluate(t, x).inverse_kick(v, h))
 
 
-@dataclass(frozen=True)
 class SemiImplicitEuler(Method):
     """Euler's method with the new velocity in the position: order 1, one evaluation a step, not reversible.
 
@@ -180,9 +174,9 @@ class SemiImplicitEuler(Method):
     Symplectic where `f` does not depend on the velocity (Hairer, Lubich and Wanner, Geometric Numerical Integration).
     """
 
-    name: str = "semi_implicit_euler"
-    order: int = 1
-    nodes: tuple[float, ...] = (0.0,)
+    name = "semi_implicit_euler"
+    order = 1
+    nodes = (0.0,)
 
     def step(self, evaluate: Evaluate, t: float, h: float, carry: Carry) -> Carry:
         x, v = carry
@@ -197,7 +191,6 @@ def _weighted_sum(start: Tensor, h: float, weights: tuple[float, ...], slopes: l
     return start
 
 
-@dataclass(frozen=True)
 class ExplicitRungeKutta(Method):
     """An explicit Runge-Kutta method on the first-order system `(x, v)' = (v, f(t, x, v))`, given by its tableau."""
 
@@ -217,31 +210,28 @@ class ExplicitRungeKutta(Method):
         return (_weighted_sum(x, h, self.weights, slopes_x), _weighted_sum(v, h, self.weights, slopes_v))
 
 
-@dataclass(frozen=True)
 class Midpoint(ExplicitRungeKutta):
     """The explicit midpoint rule (Runge 1895): order 2, two evaluations a step."""
 
-    name: str = "midpoint"
-    order: int = 2
-    torchdiffeq_name: ClassVar[str | None] = "midpoint"
-    nodes: tuple[float, ...] = (0.0, 1 / 2)
-    matrix: tuple[tuple[float, ...], ...] = ((), (1 / 2,))
-    weights: tuple[float, ...] = (0.0, 1.0)
+    name = "midpoint"
+    order = 2
+    torchdiffeq_name = "midpoint"
+    nodes = (0.0, 1 / 2)
+    matrix = ((), (1 / 2,))
+    weights = (0.0, 1.0)
 
 
-@dataclass(frozen=True)
 class Heun(ExplicitRungeKutta):
     """Heun's method, the explicit trapezoidal rule: order 2, two evaluations a step."""
 
-    name: str = "heun"
-    order: int = 2
-    torchdiffeq_name: ClassVar[str | None] = "heun2"
-    nodes: tuple[float, ...] = (0.0, 1.0)
-    matrix: tuple[tuple[float, ...], ...] = ((), (1.0,))
-    weights: tuple[float, ...] = (1 / 2, 1 / 2)
+    name = "heun"
+    order = 2
+    torchdiffeq_name = "heun2"
+    nodes = (0.0, 1.0)
+    matrix = ((), (1.0,))
+    weights = (1 / 2, 1 / 2)
 
 
-@dataclass(frozen=True)
 class RungeKutta4(ExplicitRungeKutta):
     """Kutta's 3/8 rule (1901): order 4, four evaluations a step.
 
@@ -249,24 +239,14 @@ class RungeKutta4(ExplicitRungeKutta):
     (1, 2, 2, 1)/6, which has the same order and cost: here values agree with torchdiffeq's to rounding.
     """
 
-    name: str = "rk4"
-    order: int = 4
-    torchdiffeq_name: ClassVar[str | None] = "rk4"
-    nodes: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
-    matrix: tuple[tuple[float, ...], ...] = ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0))
-    weights: tuple[float, ...] = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+    name = "rk4"
+    order = 4
+    torchdiffeq_name = "rk4"
+    nodes = (0.0, 1 / 3, 2 / 3, 1.0)
+    matrix = ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0))
+    weights = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        ReversibleLeapfrog(),
-        DriftKickDrift(),
-        KickDrift(),
-        SemiImplicitEuler(),
-        Midpoint(),
-        Heun(),
-        RungeKutta4(),
-    )
-}
+_ALL = (ReversibleLeapfrog, DriftKickDrift, KickDrift, SemiImplicitEuler, Midpoint, Heun, RungeKutta4)
+METHODS: dict[str, Method] = {method.name: method() for method in _ALL}
 """The fixed-step methods by name. Adaptive ones are torchdiffeq's: `adaptive.py`."""

@@ -1,4 +1,4 @@
-"""Four ways to differentiate a solve. Each takes a problem and its first state, and gives the last.
+"""Four ways to differentiate a solve. Each takes a problem and its first state, and returns the last state.
 
 | mode         | memory in the number of steps     | gradient                                            |
 | ------------ | --------------------------------- | --------------------------------------------------- |
@@ -11,8 +11,6 @@ The reversible solve itself is in `reversal.py`. `adjoint` is in `adaptive.py`, 
 """
 
 from __future__ import annotations  # torch.compile cannot trace the annotations of inner functions
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +25,13 @@ from continuous_unet.ode.reversal import reversible_end
 from continuous_unet.ode.state import State
 
 
-def solve_backprop(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+def solve_backprop(problem: Problem, state: State, args: tuple[object, ...], counter: Counter | None) -> State:
     """Lets autograd record every operation."""
     method = problem.method
     return method.finish(advance(problem, evaluator(problem, args, counter), method.start(state)))
 
 
-def solve_checkpoint(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+def solve_checkpoint(problem: Problem, state: State, args: tuple[object, ...], counter: Counter | None) -> State:
     """Stores the carry before each step and runs the step again in the backward pass (torch's checkpoint)."""
     evaluate = evaluator(problem, args, counter)
     carry = problem.method.start(state)
@@ -46,7 +44,7 @@ def solve_checkpoint(problem: Problem, state: State, args: tuple[Any, ...], coun
     return problem.method.finish(carry)
 
 
-def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], counter: Counter | None) -> State:
+def solve_reversible(problem: Problem, state: State, args: tuple[object, ...], counter: Counter | None) -> State:
     """Keeps the last carry only, and rebuilds the others on the way back."""
     compiling = torch.compiler.is_compiling()
     if compiling and not _can_be_traced(problem):
@@ -69,10 +67,10 @@ def solve_reversible(problem: Problem, state: State, args: tuple[Any, ...], coun
 
 
 def _can_be_traced(problem: Problem) -> bool:
-    """Whether the reversible solve of a field can be compiled.
+    """Returns whether the reversible solve of a field can be compiled.
 
-    Tracing cannot walk the graph of autograd to find captured tensors, whose gradients would silently be lost. So it
-    takes modules only, and of these only such that have no tensor with a gradient beside their parameters.
+    Tracing cannot walk the graph of autograd to find captured tensors, whose gradients would silently be lost. So only
+    modules can be compiled, and only those that have no tensor with a gradient besides their parameters.
     """
     field = problem.field
     if not isinstance(field, SplitFieldModule if problem.method.uses_terms else nn.Module):
@@ -81,6 +79,6 @@ def _can_be_traced(problem: Problem) -> bool:
     return not any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
 
 
-def argument_tensors(args: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors among the field's arguments, those inside tuples, lists and dictionaries included."""
+def argument_tensors(args: tuple[object, ...]) -> list[Tensor]:
+    """Returns the tensors among the field's arguments, those inside tuples, lists and dictionaries included."""
     return [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]

@@ -1,8 +1,8 @@
 """The reversible solve: constant memory, gradients exact to rounding.
 
-Each carry is rebuilt from the one after it (`Method.inverse`), and the step is differentiated there: what is kept is
-the last carry. One evaluation of the field serves both, so a training step costs four evaluations' worth where
-backpropagation costs three.
+Each carry is rebuilt from the one after it (`Method.inverse`), and the step is differentiated there. So only the last
+carry is kept. One evaluation of the field serves both: a training step costs as much as four evaluations, where
+backpropagation costs as much as three.
 """
 
 from __future__ import annotations  # torch.compile cannot trace the annotations of inner functions
@@ -18,21 +18,17 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from continuous_unet.ode.guards import (
-    find_edges,
-    sample_values,
-    should_check_drift,
-    warn_if_drifted,
-)
+from continuous_unet.ode.forms import Form
+from continuous_unet.ode.guards import find_edges, sample_values, should_check_drift, warn_if_drifted
 from continuous_unet.ode.loop import Counter, Problem, evaluator
 from continuous_unet.ode.methods import Carry
 from continuous_unet.ode.state import State
 
 
 def reversible_end(
-    problem: Problem, state: State, args: tuple[Any, ...], parameters: tuple[Tensor, ...], counter: Counter | None
+    problem: Problem, state: State, args: tuple[object, ...], parameters: tuple[Tensor, ...], counter: Counter | None
 ) -> State:
-    """The state after the last step, with a backward pass that rebuilds the states before it.
+    """Returns the state after the last step, with a backward pass that rebuilds the states before it.
 
     `parameters` are those of the field that require grad.
     """
@@ -47,24 +43,24 @@ def reversible_end(
 
 @dataclass(frozen=True)
 class _Reversal:
-    """What the autograd function needs beside tensors."""
+    """The arguments of the autograd function that are not tensors."""
 
     problem: Problem
-    template: tuple[tuple[Any] | None, ...]
-    """One entry per leaf of the field's arguments: None where a tensor goes, else the value in a tuple."""
+    template: tuple[tuple[object] | None, ...]
+    """One entry for each leaf of the field's arguments: None where a tensor goes, else the value in a tuple."""
     structure: TreeSpec
     """How the arguments are put together from their leaves."""
     num_tensors: int
     parameters: tuple[Tensor, ...]
     counter: Counter | None
 
-    def fill(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    def fill(self, tensors: Sequence[Tensor]) -> tuple[object, ...]:
         remaining = iter(tensors)
         leaves = [next(remaining) if entry is None else entry[0] for entry in self.template]
         return tree_unflatten(leaves, self.structure)
 
     def split(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Part what belongs to argument tensors from what belongs to parameters."""
+        """Parts what belongs to argument tensors from what belongs to parameters."""
         return tuple(values[: self.num_tensors]), tuple(values[self.num_tensors :])
 
 
@@ -81,7 +77,7 @@ class _ReversibleSolve(torch.autograd.Function):
         problem = spec.problem
         evaluate = evaluator(problem, spec.fill(tensors), spec.counter)
         tracing = torch.compiler.is_compiling()
-        ctx.autocast = None if tracing else _Autocast.current(x.device.type)
+        ctx.autocast = None if tracing else _autocast_setting(x.device.type)
         ctx.randomness = None if tracing else _RandomStates(x.device)
         random_state = None if tracing else ctx.randomness.current()
         carry = problem.method.start(State(x, v))
@@ -122,7 +118,7 @@ class _ReversibleSolve(torch.autograd.Function):
         carry_grads = pullback(lambda *c: tuple(method.finish(c)), carry)(grads, everything)
         inputs = _Inputs(tensors, tensors_wanted, parameters, {})
         sums: Gradients = (None,) * (sum(tensors_wanted) + len(parameters))
-        with contextlib.nullcontext() if ctx.autocast is None else ctx.autocast.enter():
+        with contextlib.nullcontext() if ctx.autocast is None else torch.autocast(**ctx.autocast):
             for step in reversed(range(problem.num_steps)):
                 with contextlib.nullcontext() if ctx.randomness is None else ctx.randomness.replay(step):
                     carry, carry_grads, grads_here = _reverse_step(spec, problem.time(step), carry, carry_grads, inputs)
@@ -130,8 +126,8 @@ class _ReversibleSolve(torch.autograd.Function):
         first = method.finish(carry)
         state_grads = pullback(lambda *s: method.start(State(*s)), tuple(first))(carry_grads, everything)
         if samples and should_check_drift(first.x.device):
-            in_half = ctx.autocast is not None and ctx.autocast.enabled
-            warn_if_drifted(problem, first, samples, ctx.autocast.dtype if in_half else None)
+            in_half = ctx.autocast is not None and ctx.autocast["enabled"]
+            warn_if_drifted(problem, first, samples, ctx.autocast["dtype"] if in_half else None)
         by_tensor = iter(sums)
         tensor_grads = tuple(next(by_tensor) if wanted else None for wanted in tensors_wanted)
         parameter_grads = list(by_tensor)
@@ -142,7 +138,7 @@ class _ReversibleSolve(torch.autograd.Function):
 
 
 Gradients = tuple[Tensor | None, ...]
-"""None: what the gradient is of was not used."""
+"""An entry is None if the tensor was not used."""
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -150,30 +146,30 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class _Inputs(NamedTuple):
-    """What the field is a function of, beside its point."""
+    """The inputs of the field besides its point."""
 
     tensors: Carry
     wanted: tuple[bool, ...]
     """Which tensors need gradients."""
     parameters: Carry
     elsewhere: dict[int, GradientEdge]
-    """By the number of a parameter: where its gradient is to be added, if not where it is on the way out.
+    """By the number of a parameter: where its gradient is added, if not to the function's input.
 
-    Layerwise casting stores a parameter in another dtype than it computes in (offloading, on another device). On the
-    way out autograd would round the gradient to the first, where it may underflow, so it goes where backpropagation
-    adds it.
+    Layerwise casting stores a parameter in another dtype than it computes in (offloading, on another device). Through
+    the function's input, autograd would round the gradient to the stored dtype, where it may underflow. So the gradient
+    is added where backpropagation adds it.
     """
 
 
 def _reverse_step(
     spec: _Reversal, t: float, carry: Carry, carry_grads: Carry, inputs: _Inputs
 ) -> tuple[Carry, Carry, Gradients]:
-    """Undo one step and pull the gradient back through it, with one evaluation of the field.
+    """Undoes one step and pulls the gradient back through it, with one evaluation of the field.
 
     `inverse` evaluates the field exactly where `step` did. So the field is differentiated there, and the step itself,
     which is cheap arithmetic, is replayed with the field's value put in as an independent variable.
 
-    Returns the carry before the step, its gradient, and the gradients of wanted tensors and of parameters.
+    It returns the carry before the step, its gradient, and the gradients of wanted tensors and of parameters.
     """
     method, h = spec.problem.method, spec.problem.step_size
     tracing = torch.compiler.is_compiling()
@@ -182,7 +178,7 @@ def _reverse_step(
     values: list[tuple[Tensor, ...]] = []
     rebuilds = []
 
-    def evaluate_and_keep(t_field: float, *point: Tensor) -> Any:
+    def evaluate_and_keep(t_field: float, *point: Tensor) -> Tensor | Form:
         value, rebuild, pull = pull_field(spec, t_field, point, inputs)
         pulls.append(pull)
         values.append(value)
@@ -196,7 +192,7 @@ def _reverse_step(
     def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
         points: list[Tensor] = []
 
-        def recorded(_: float, *point: Tensor) -> Any:
+        def recorded(_: float, *point: Tensor) -> Tensor | Form:
             points.extend(point)
             return rebuild(inputs[len(before) :])
 
@@ -212,11 +208,12 @@ def _reverse_step(
 
 
 Pull = Callable[[Sequence[Tensor], slice], tuple[Tensor, ...]]
+Rebuild = Callable[[Sequence[Tensor]], Tensor | Form]
 PullField = Callable[[Sequence[Tensor]], tuple[Carry, Gradients]]
 
 
 def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
-    """The map from gradients of the first outputs of `function` to those of a slice of its inputs."""
+    """Returns the map from gradients of the first outputs of `function` to those of a slice of its inputs."""
     leaves = tuple(i.detach().requires_grad_() for i in inputs)
     with torch.enable_grad():
         outputs = function(*leaves)
@@ -230,7 +227,7 @@ def _pullback(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pul
 
 
 def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry) -> Pull:
-    # torch.compile traces torch.func.vjp, but not torch.autograd.grad; what is computed in vain it leaves out
+    # torch.compile traces torch.func.vjp, but not torch.autograd.grad; it removes what is not used
     outputs, pull_all = torch.func.vjp(function, *inputs)  # type: ignore[misc]
 
     def pull(grads: Sequence[Tensor], wanted: slice) -> tuple[Tensor, ...]:
@@ -240,17 +237,18 @@ def _pullback_traced(function: Callable[..., tuple[Tensor, ...]], inputs: Carry)
     return pull
 
 
-def _unpack(value: Any) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Any]]:
-    """A field's value as tensors, and the way back: an acceleration is one tensor, a form is a named tuple of them."""
+def _unpack(value: Tensor | Form) -> tuple[Carry, Rebuild]:
+    """Returns a field's value as tensors, and the way back: an acceleration is one, a form a named tuple of them."""
     if isinstance(value, Tensor):
         return (value,), lambda tensors: tensors[0]
     return tuple(value), lambda tensors: type(value)(*tensors)
 
 
-def _pull_field(
-    spec: _Reversal, t: float, point: Carry, inputs: _Inputs
-) -> tuple[Carry, Callable[..., Any], PullField]:
-    """The field's value at a point, and the map from its gradient to those of (point), (wanted tensors, parameters)."""
+def _pull_field(spec: _Reversal, t: float, point: Carry, inputs: _Inputs) -> tuple[Carry, Rebuild, PullField]:
+    """Returns the field's value at a point, as `_unpack` does, and the map from its gradient to those of its inputs.
+
+    The latter are those of (point), (wanted tensors, parameters).
+    """
     leaves = tuple(p.detach().requires_grad_() for p in point)
     arguments = tuple(a.detach().requires_grad_(w) for a, w in zip(inputs.tensors, inputs.wanted, strict=True))
     targets = (*leaves, *(a for a in arguments if a.requires_grad), *inputs.parameters)
@@ -275,9 +273,7 @@ def _pull_field(
     return tuple(v.detach() for v in value), rebuild, pull
 
 
-def _pull_field_traced(
-    spec: _Reversal, t: float, point: Carry, given: _Inputs
-) -> tuple[Carry, Callable[..., Any], PullField]:
+def _pull_field_traced(spec: _Reversal, t: float, point: Carry, given: _Inputs) -> tuple[Carry, Rebuild, PullField]:
     field = spec.problem.field
     names = [n for n, p in field.named_parameters() if p.requires_grad] if isinstance(field, nn.Module) else []
     rebuilds = []
@@ -307,22 +303,12 @@ def _pull_field_traced(
     return value, rebuilds[0], pull
 
 
-@dataclass(frozen=True)
-class _Autocast:
-    """The autocast setting of the forward pass, to be entered again in the backward pass."""
-
-    device_type: str
-    enabled: bool
-    dtype: torch.dtype
-
-    @classmethod
-    def current(cls, device_type: str) -> _Autocast | None:
-        if not torch.amp.is_autocast_available(device_type):  # the meta device, for one
-            return None
-        return cls(device_type, torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
-
-    def enter(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)
+def _autocast_setting(device_type: str) -> dict[str, Any] | None:
+    """Returns the arguments by which `torch.autocast` enters the present setting again; None on devices without it."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device, for one
+        return None
+    dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
+    return {"device_type": device_type, "dtype": dtype, "enabled": enabled}
 
 
 class _RandomStates:
@@ -340,7 +326,7 @@ class _RandomStates:
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
 
     def keep_if_moved(self, step: int, before: list[Tensor]) -> list[Tensor]:
-        """The state after a step; the one before it is kept if they differ."""
+        """Returns the state after a step, and keeps the one before it if they differ."""
         after = self.current()
         if any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
             self.states[step] = before

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 from continuous_unet.base.lazy import lazy_names
 
-__getattr__ = lazy_names(
+if TYPE_CHECKING:
+    from continuous_unet.training.config import TrainConfig as TrainConfig
+    from continuous_unet.training.report import TrainResult as TrainResult
+    from continuous_unet.training.run import train as train
+
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "TrainConfig": "continuous_unet.training.config",
-        "TrainResult": "continuous_unet.training.report",
-        "train": "continuous_unet.training.run",
+        ".config": ["TrainConfig"],
+        ".report": ["TrainResult"],
+        ".run": ["train"],
     },
 )
-__all__ = ["TrainConfig", "TrainResult", "train"]
-
-if TYPE_CHECKING:
-    from continuous_unet.training.config import TrainConfig
-    from continuous_unet.training.report import TrainResult
-    from continuous_unet.training.run import train

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from continuous_unet.base.errors import InputError, RunFailed
 from continuous_unet.base.processes import Processes
-from continuous_unet.data import TrainingData, too_many_bad
+from continuous_unet.data import TrainingData
+from continuous_unet.data.dataset import too_many_bad
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.state import TrainState
 

@@ -1,10 +1,9 @@
-"""Where images come from, one file for each kind of source.
+"""The kinds of sources that images come from, one file each.
 
 A new source is a file here with a subclass of `Source`, an entry in `SOURCES`, and one in `tests/data/test_sources.py`.
 """
 
 from pathlib import Path
-from typing import Any
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.archive import ZipSource
@@ -19,36 +18,27 @@ from continuous_unet.data.sources.shapes import ShapesSource
 
 __all__ = ["SOURCES", "FileSource", "Reading", "Source", "open_source"]
 
-SOURCES: tuple[type[Source], ...] = (
-    DigitsSource,
-    ShapesSource,
-    NpzSource,
-    ZipSource,
-    IdxSource,
-    HubSource,
-    FolderSource,
-)
-"""The sources in the order in which they are asked."""
+SOURCES: list[type[Source]] = [DigitsSource, ShapesSource, NpzSource, ZipSource, IdxSource, HubSource, FolderSource]
+"""The kinds of sources, in the order in which they are tried."""
 
 _EXPECTED = (
     "a folder of images, a .zip of one, MNIST-style IDX files, a .npz, hf:NAME, or a built-in set (digits, shapes)"
 )
 
 
-def open_source(source: str, split: str = "train", **reading: Any) -> Source:
-    """Opens the source that a string means.
+def open_source(source: str, reading: Reading) -> Source:
+    """Opens the source that a string names.
 
     Args:
-        source: as of `open_dataset`.
-        split: `"train"` or `"test"`, for sources that have both.
-        reading: the other fields of `Reading`.
+        source: as for `open_dataset`.
+        reading: what it is opened with.
 
     Raises:
         InputError: if no kind of source fits, or the one that does cannot be opened.
     """
     for kind in SOURCES:
         if kind.matches(source):
-            return kind(source, Reading(split, **reading))
+            return kind(source, reading)
     if Path(source).exists():
         raise InputError(f"{source} is not a kind of data that can be read; expected {_EXPECTED}")
     raise InputError(f"{source} does not exist; expected {_EXPECTED}")

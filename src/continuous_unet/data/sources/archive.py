@@ -3,12 +3,11 @@
 import os
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from PIL import Image
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.data.sources.base import LARGEST_FILE_BYTES, Reading
+from continuous_unet.data.sources.base import LARGEST_FILE_BYTES
 from continuous_unet.data.sources.files import FileSource
 from continuous_unet.images.decode import Unreadable, load_image
 from continuous_unet.images.names import is_image
@@ -23,8 +22,7 @@ class ZipSource(FileSource):
     def matches(cls, source: str) -> bool:
         return source.lower().endswith(".zip") and Path(source).is_file()
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
+    def open(self, source: str) -> None:
         self.path = source
         self._open: tuple[int, zipfile.ZipFile] | None = None
         try:
@@ -65,5 +63,5 @@ class ZipSource(FileSource):
             raise Unreadable(f"{type(error).__name__}: {first_line(error)}") from error
         return load_image(content, self.reading.max_pixels)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}  # an open archive cannot go to another process

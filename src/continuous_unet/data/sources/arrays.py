@@ -1,5 +1,7 @@
 """Images in memory, as one array."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -10,12 +12,12 @@ from continuous_unet.images.decode import range_of_values
 
 
 class ArraySource(Source):
-    """Images that are in memory as one array `(N, H, W)` or `(N, H, W, C)`."""
+    """Images in memory, as one array `(N, H, W)` or `(N, H, W, C)`."""
 
     alike = True
 
     def set_arrays(self, name: str, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Takes images of uint8, or of float in [0, 1] or [-1, 1], or of any type with a chosen range of values.
+        """Takes images of uint8, of float in [0, 1] or [-1, 1], or of any type with a chosen range of values.
 
         Raises:
             InputError: for shapes, types, values or labels that cannot be used.
@@ -62,6 +64,6 @@ class ArraySource(Source):
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
 
-    def keep(self, indices: "list[int]") -> None:  # type: ignore[override]
+    def keep(self, indices: Sequence[int]) -> None:
         super().keep(indices)
-        self.images = self.images[indices]
+        self.images = self.images[list(indices)]

@@ -1,4 +1,4 @@
-"""What all sources of images have in common."""
+"""The base of all sources of images."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,7 +16,7 @@ MOST_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source is opened with."""
+    """The settings that a source is opened with."""
 
     split: str = "train"
     """`"train"` or `"test"`, for sources that have both."""
@@ -25,15 +25,15 @@ class Reading:
     max_pixels: int | None = None
     """Images with more pixels are refused; `decode.MAX_PIXELS` if None."""
     names: Sequence[str] | None = None
-    """The image files to use; all that are there if None."""
+    """The image files to use; all if None."""
     class_names: Sequence[str] | None = None
-    """With `names`, the classes in their order; none if it is empty, and found anew if it is None."""
+    """With `names`, the classes in their order. If empty, there are no classes; if None, they are found anew."""
 
 
 class Source(ABC):
-    """A finite, ordered collection of images: it knows names, labels, and how to load one image.
+    """A finite, ordered collection of images, with names, perhaps labels, and a way to load each image.
 
-    Decoding rules, sizes and augmentation are not its business. Images may be loaded by several threads, and in forked
+    Decoding rules, sizes and augmentation belong elsewhere. Images may be loaded by several threads, and in forked
     processes, so nothing that has a position, such as an open file, may be shared between processes.
     """
 
@@ -47,28 +47,31 @@ class Source(ABC):
     class_names: list[str] | None = None
     why_no_classes: str = ""
     deep: Sequence[DeepImages] | None = None
-    """How high-depth values are read, where the source decides that; what `load` returns is in [0, 1] then."""
+    """How high-depth values are read, if the source decides that; `load` then returns values in [0, 1]."""
     not_searched: Sequence[tuple[str, str]] = ()
-    """Folders that were left out, and why."""
+    """Folders that were left out on purpose, and why."""
     unreadable_folders: Sequence[tuple[str, str]] = ()
     """Folders that should have been searched and could not."""
     left_aside: Counter[str]
     """The number of image files of each kind that is not read, by the ending of their names."""
 
+    def __init__(self, source: str, reading: Reading) -> None:
+        self.reading = reading
+        self.left_aside = Counter()
+        self.open(source)
+
     @classmethod
     @abstractmethod
     def matches(cls, source: str) -> bool:
-        """Returns whether `open_dataset(source)` means this kind."""
+        """Returns whether a string names a source of this kind."""
 
     @abstractmethod
-    def __init__(self, source: str, reading: Reading) -> None:
-        """Opens a source.
+    def open(self, source: str) -> None:
+        """Opens a source as `self.reading` says, and sets `names`.
 
         Raises:
             InputError: if it cannot be opened, or holds nothing that can be used.
         """
-        self.reading = reading
-        self.left_aside = Counter()
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
@@ -79,7 +82,7 @@ class Source(ABC):
         """
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Forgets all images but some."""
+        """Keeps only some of the images, by their positions."""
         self.names = [self.names[i] for i in indices]
         if self.labels is not None:
             self.labels = [self.labels[i] for i in indices]

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.data.sources.arrays import ArraySource
-from continuous_unet.data.sources.base import Reading
 
 
 class DigitsSource(ArraySource):
@@ -19,14 +18,7 @@ class DigitsSource(ArraySource):
     def matches(cls, source: str) -> bool:
         return source == "digits"
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise InputError(
-                "the data set 'digits' needs scikit-learn: pip install 'continuous-unet[digits]'"
-            ) from error
-        digits = load_digits()
+    def open(self, source: str) -> None:
+        digits = import_extra("sklearn.datasets", "the data set 'digits' needs scikit-learn", "digits").load_digits()
         self.set_arrays("digits", (digits.images / 16).astype(np.float32), digits.target)
         self.class_names = [str(d) for d in range(10)]

@@ -1,27 +1,25 @@
-"""Image files below one root, in a folder or an archive: which are images, and which folders are classes or splits."""
+"""Image files in a folder or an archive: finds which are images, and which folders are classes or splits."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.base import Source
 from continuous_unet.images.names import NOT_READ, SUFFIXES, describe_left_out, is_hidden, is_image
 
-_SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
-    "validation": "val",
-}  # fmt: skip
-"""Names of folders that hold a part of the data, and that part."""
+_PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+"""Names of the folders that hold each part of the data."""
 
 
 class FileSource(Source):
-    """Images that are files. The first folder of each is its class, where every image is in one, and there are two."""
+    """Images that are files. The first folder of each is its class, if all are in folders and at least two exist."""
 
     files = True
 
     def take_names(self, names: Iterable[str], where: str) -> None:
-        """Takes the images to use, or else those among some file names, of the chosen split if it has a folder."""
+        """Takes the images that `reading` names, or else those among some file names that belong to the split."""
         paths = {name: PurePosixPath(name) for name in names}
         endings = [path.suffix.lower() for path in paths.values() if not is_hidden(path)]
         self.left_aside = Counter(ending for ending in endings if ending in NOT_READ)
@@ -36,9 +34,9 @@ class FileSource(Source):
         """Sorts the names and finds their classes.
 
         Args:
-            names: of the images to use.
-            class_names: the classes in their order, if they are known; a class is a folder anywhere in a name. None
-                finds them; without any, there are no classes.
+            names: the names of the images to use.
+            class_names: the classes in their order, if they are known; a class is a folder anywhere in a name. If None,
+                they are found. If empty, there are no classes.
 
         Raises:
             InputError: if there are no names.
@@ -57,12 +55,12 @@ class FileSource(Source):
             classes = list(class_names)
         if len(classes) < (2 if class_names is None else 1):
             return
-        beside = [name for name, top in zip(self.names, tops, strict=True) if top is None]
-        if beside:
+        outside = [name for name, top in zip(self.names, tops, strict=True) if top is None]
+        if outside:
             shown = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
             self.why_no_classes = (
-                f"its {len(classes)} folders ({shown}) are not taken as classes, because {len(beside)} images lie in "
-                f"none of them, such as {beside[0]}"
+                f"its {len(classes)} folders ({shown}) are not taken as classes, because {len(outside)} images lie "
+                f"outside of them, such as {outside[0]}"
             )
             return
         self.class_names = classes
@@ -73,51 +71,39 @@ class FileSource(Source):
         self.set_names([self.names[i] for i in indices])
 
 
-def without_common_folders(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns the folders that all names begin with, and the rests of the names."""
-    common = ""
-    rests = list(names)
-    while rests:
-        tops = {rest.split("/", 1)[0] if "/" in rest else None for rest in rests}
-        (top, *others) = tops
-        if others or top is None:
-            break
-        common += f"{top}/"
-        rests = [rest.removeprefix(f"{top}/") for rest in rests]
-    return common, rests
-
-
 def top_of_each(names: Sequence[str]) -> list[str | None]:
-    """Returns the first folder of each name, below the folders that all names begin with; None where there is none."""
-    return [rest.split("/", 1)[0] if "/" in rest else None for rest in without_common_folders(names)[1]]
+    """Returns the first folder of each name below the folders that all names begin with; None if there is no folder."""
+    folders = [name.split("/")[:-1] for name in names]
+    common = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*folders, strict=False)))
+    return [inner[common] if len(inner) > common else None for inner in folders]
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Returns class names in their order: as numbers where all are numbers, and as text otherwise."""
+    """Returns class names in order: that of numbers if all are numbers, and of text otherwise."""
     found = sorted(names)
     return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
 
 
 def choose_split(names: Sequence[str], split: str, where: str) -> list[str]:
-    """Returns the names of one split, if there are folders of at least two (`train/`, `val/`, `test/`), or all.
+    """Returns the names of one split if at least two have folders (`train/`, `val/`, `test/`), and all names otherwise.
 
-    For `split="test"` the folder `val/` is taken if there is no `test/`.
+    For `split="test"` the folder `val/` is used if `test/` does not exist.
 
     Raises:
-        InputError: if there are such folders, but none for this split, or something lies beside them.
+        InputError: if such folders exist, but none for this split, or if images lie outside of them.
     """
     tops = top_of_each(names)
-    parts = {top: _SPLITS[top.lower()] for top in set(tops) if top is not None and top.lower() in _SPLITS}
+    parts = {top: part for part, known in _PARTS.items() for top in tops if top is not None and top.lower() in known}
     if len(set(parts.values())) < 2:
         return list(names)
-    beside = [name for name, top in zip(names, tops, strict=True) if top not in parts]
-    if beside:
+    outside = [name for name, top in zip(names, tops, strict=True) if top not in parts]
+    if outside:
         raise InputError(
-            f"{where} has the folders {', '.join(sorted(parts))}, and {len(beside)} images beside them, such as "
-            f"{beside[0]}; name one of the folders as the data, or move the others away"
+            f"{where} has the folders {', '.join(sorted(parts))}, and {len(outside)} images outside of them, such as "
+            f"{outside[0]}; name one of the folders as the data, or move the others away"
         )
     wanted = split if split in parts.values() or split == "train" else "val"
-    chosen = [name for name, top in zip(names, tops, strict=True) if top is not None and parts[top] == wanted]
+    chosen = [name for name, top in zip(names, tops, strict=True) if parts.get(top or "") == wanted]
     if not chosen:
         raise InputError(f"{where} has the folders {', '.join(sorted(parts))}, and none for split={split!r}")
     return chosen

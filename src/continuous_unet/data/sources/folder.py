@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from continuous_unet.data.sources.base import Reading
 from continuous_unet.data.sources.files import FileSource
 from continuous_unet.images.decode import Unreadable, load_image
 
@@ -20,8 +19,7 @@ class FolderSource(FileSource):
     def matches(cls, source: str) -> bool:
         return Path(source).is_dir() and not (Path(source) / "dataset_info.json").is_file()
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
+    def open(self, source: str) -> None:
         self.root = Path(source)
         names: list[str] = []
         self.not_searched = not_searched = []

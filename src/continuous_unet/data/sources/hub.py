@@ -6,7 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.data.sources.base import Reading, Source
+from continuous_unet.base.packages import import_extra
+from continuous_unet.data.sources.base import Source
 from continuous_unet.images.decode import Unreadable, load_image
 
 
@@ -19,13 +20,9 @@ class HubSource(Source):
     def matches(cls, source: str) -> bool:
         return source.startswith("hf:") or (Path(source) / "dataset_info.json").is_file()
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
-        try:
-            import datasets
-        except ImportError as error:
-            raise InputError(f"{source!r} needs the datasets library: pip install 'continuous-unet[hub]'") from error
-        name, split = source.removeprefix("hf:"), reading.split
+    def open(self, source: str) -> None:
+        datasets = import_extra("datasets", f"{source!r} needs the datasets library", "hub")
+        name, split = source.removeprefix("hf:"), self.reading.split
         path = Path(name)
         try:
             if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -34,9 +31,8 @@ class HubSource(Source):
             else:
                 data = datasets.load_dataset(name, split=split)
         except Exception as error:
-            raise InputError(
-                f"the data set {name!r} (split {split!r}) cannot be opened: {first_line(error)}"
-            ) from error
+            reason = first_line(error)
+            raise InputError(f"the data set {name!r} (split {split!r}) cannot be opened: {reason}") from error
         images = [k for k, f in data.features.items() if isinstance(f, datasets.Image)]
         if not images:
             raise InputError(f"the data set {name!r} has no image column, only {', '.join(data.features)}")
@@ -44,7 +40,7 @@ class HubSource(Source):
         classes = [k for k, f in data.features.items() if isinstance(f, datasets.ClassLabel)]
         if classes:
             self._set_labels(name, classes[0], list(data[classes[0]]), list(data.features[classes[0]].names))
-        # bytes rather than decoded images, so that one decoder serves all sources
+        # Bytes rather than decoded images, so that one decoder serves all sources
         self.data = data.cast_column(self.column, datasets.Image(decode=False))
         self.names = [f"{name}[{i}]" for i in range(len(data))]
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.arrays import ArraySource
-from continuous_unet.data.sources.base import Reading
 
 
 class IdxSource(ArraySource):
@@ -27,14 +26,14 @@ class IdxSource(ArraySource):
             return "idx3-ubyte" in path.name
         return path.is_dir() and any(path.glob("*-images*idx3-ubyte*"))
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
+    def open(self, source: str) -> None:
         path = Path(source)
         if path.is_dir():
-            prefixes = self._PREFIXES[reading.split]
+            split = self.reading.split
+            prefixes = self._PREFIXES[split]
             found = [p for prefix in prefixes for p in sorted(path.glob(f"{prefix}-images*idx3-ubyte*"))]
             if not found:
-                raise InputError(f"{path} holds no IDX images for split={reading.split!r} ({prefixes[0]}-images-…)")
+                raise InputError(f"{path} holds no IDX images for split={split!r} ({prefixes[0]}-images-…)")
             path = found[0]
         stem = path.name.replace("-images", "-labels").replace("idx3", "idx1")
         others = [path.with_name(stem), path.with_name(stem + ".gz"), path.with_name(stem.removesuffix(".gz"))]
@@ -61,5 +60,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     except (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     if len(content) != math.prod(shape):
-        raise InputError(f"{path} is damaged: its header announces {shape}, and the file does not hold as many values")
+        raise InputError(
+            f"{path} is damaged: its header announces {shape}, and the file holds another number of values"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -6,7 +6,6 @@ import numpy as np
 
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.data.sources.arrays import ArraySource
-from continuous_unet.data.sources.base import Reading
 
 
 class NpzSource(ArraySource):
@@ -18,9 +17,8 @@ class NpzSource(ArraySource):
     def matches(cls, source: str) -> bool:
         return source.lower().endswith(".npz") and Path(source).is_file()
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
-        split = reading.split
+    def open(self, source: str) -> None:
+        split = self.reading.split
         try:
             with np.load(source, allow_pickle=False) as archive:
                 keys = list(archive)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from continuous_unet.data.sources.base import Reading, Source
+from continuous_unet.data.sources.base import Source
 
 
 class ShapesSource(Source):
@@ -17,8 +17,7 @@ class ShapesSource(Source):
     def matches(cls, source: str) -> bool:
         return source == "shapes"
 
-    def __init__(self, source: str, reading: Reading) -> None:
-        super().__init__(source, reading)
+    def open(self, source: str) -> None:
         self.names = [f"shapes[{i}]" for i in range(4096)]
         self.class_names = ["circle", "square", "triangle"]
         self.labels = [i % 3 for i in range(4096)]

@@ -1,4 +1,4 @@
-"""What a model can be exported to, one file each: `write(network, folder, options) -> Written`.
+"""The formats that a model can be exported to. Each is a file here: `write(network, folder, options) -> Written`.
 
 A new format is a file here, an entry in `FORMATS`, and one in `FORMATS` of `tests/deploy/test_export.py`. Imports
 neither torch nor NumPy: the command line reads the table.
@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
@@ -23,17 +23,18 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Format:
-    """Where a format lives and what it needs."""
+    """One format: its module, what it needs, and what it can do."""
 
     module: str
-    """With `write(network, folder, options) -> Written`."""
+    """The file here that has its `write`."""
     extra: str | None
+    """The extra of this library that installs its packages."""
     packages: tuple[str, ...]
     precisions: tuple[str, ...]
     loops: bool = False
     """Whether a solver's loop can stay a loop."""
     fixed_batch: bool = False
-    """Whether the number of images must be known; it is one if nothing else is said."""
+    """Whether the number of images is fixed; it is one unless a shape is given."""
     any_size: bool = False
     """Whether restoration models accept images of any size if no shape is given."""
     web: bool = False
@@ -42,14 +43,14 @@ class Format:
 
 @dataclass
 class Written:
-    """What a writer left in the folder."""
+    """The result of a writer."""
 
     files: list[str]
-    """Names; the first one is the network."""
+    """The names of the files in the folder; the first one is the network."""
     open: "Callable[[Path, int | None], Network]"
     """Opens the network at a path with a number of threads."""
     facts: Json = field(default_factory=dict)
-    """What goes into `export.json`: opset, operators, delegation."""
+    """Further entries of `export.json`: opset, operators, delegation."""
 
 
 class Writer(Protocol):
@@ -81,11 +82,6 @@ def load_writer(name: str) -> Writer:
     """
     found = FORMATS[name]
     for package in found.packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"--format {name} needs {package}: pip install 'continuous-unet[{found.extra}]' ({error})"
-            ) from error
+        import_extra(package, f"--format {name} needs {package}", str(found.extra))
     writer: Writer = import_module(f"{__name__}.{found.module}").write
     return writer

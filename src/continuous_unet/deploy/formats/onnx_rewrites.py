@@ -1,7 +1,7 @@
-"""Rules that make the exported graph cheaper without changing what it computes, beyond the last digits.
+"""Rules that make the exported graph cheaper; what it computes changes in the last digits at most.
 
-Elementwise operations over whole maps cost memory traffic, and runtimes do not merge those that follow. Each rule is
-for what our networks have at every solver step. Bodies of loops are left as they are.
+Elementwise operations over whole maps cost memory traffic, and runtimes do not merge the ones below. Our networks have
+each of these patterns at every solver step. Bodies of loops are left as they are.
 """
 
 import onnx
@@ -10,7 +10,7 @@ from onnxscript.rewriter import RewriteRuleSet, pattern
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the rules applied."""
+    """Returns the model with the rules applied."""
     graph = ir.from_proto(model)
     RULES.apply_to_model(graph)
     return ir.to_proto(graph)
@@ -22,7 +22,7 @@ def _norm_then_scale_shift(op, h, weight, bias, scale, shift):  # type: ignore[n
 
 
 def _one_scale_shift(op, h, weight, bias, scale, shift, **_):  # type: ignore[no-untyped-def]
-    """Two operations over the map where there were five: the norm's own scale and shift go into those of the clocks."""
+    """Replaces five operations over the map by two: the norm's own scale and shift go into those of the conditions."""
     one = op.initializer(ir.tensor([1.0], dtype=ir.DataType.FLOAT), name=f"{h.name}_one")
     factor = op.Add(scale, one)
     return op.Add(op.Mul(h, op.Mul(weight, factor)), op.Add(op.Mul(bias, factor), shift))

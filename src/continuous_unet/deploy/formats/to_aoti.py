@@ -9,17 +9,18 @@ from pathlib import Path
 import torch
 
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, Runnable, explained, on_arrays
+from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, explained, on_arrays
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.standalone.runtime import Network
 
 FILE = "network.aoti.pt2"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
-    """Write `network.aoti.pt2`.
+    """Writes `network.aoti.pt2`.
 
     Raises:
-        InputError: if there is no C++ compiler, or the network cannot be compiled.
+        InputError: if a C++ compiler is missing, or the network cannot be compiled.
     """
     program = network.program()
     with explained("be compiled", "torch._inductor", advice="; is a C++ compiler installed?"):
@@ -27,6 +28,6 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE], open_aoti, {"largest_batch": LARGEST_TRACED_BATCH})
 
 
-def open_aoti(path: Path, threads: int | None = None) -> Runnable:
-    """A package that was just written here; see above for those of others."""
+def open_aoti(path: Path, threads: int | None = None) -> Network:
+    """Opens a package that was just written here; see above for those of others."""
     return on_arrays(torch._inductor.aoti_load_package(str(path)))

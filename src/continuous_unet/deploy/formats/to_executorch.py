@@ -10,16 +10,16 @@ import torch
 
 from continuous_unet.base.results import Json
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import ExportNetwork, Runnable, explained
+from continuous_unet.deploy.network import ExportNetwork, explained
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_pt2e
-from continuous_unet.deploy.standalone.runtime import ExportedModelError
+from continuous_unet.deploy.standalone.runtime import Network, import_needed
 
 FILE = "network.pte"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
-    """Write `network.pte`; what XNNPACK does not take runs in ExecuTorch's portable kernels, which are slow."""
+    """Writes `network.pte`; operators that XNNPACK leaves run in ExecuTorch's portable kernels, which are slow."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -35,7 +35,7 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
 
 
 def count_delegated(program: Any) -> Json:
-    """Operators that the backend took and that it left, and in how many pieces it has the graph."""
+    """Returns the number of each operator that the backend took or left, and the number of subgraphs that it took."""
     delegated: Counter[str] = Counter()
     left: Counter[str] = Counter()
     pieces = 0
@@ -49,28 +49,18 @@ def count_delegated(program: Any) -> Json:
             delegated.update(_name(n.target) for n in inner if n.op == "call_function")
         elif "getitem" not in str(node.target):
             left[_name(node.target)] += 1
-    return {
-        "subgraphs": pieces,
-        "delegated": dict(delegated.most_common()),
-        "undelegated": dict(left.most_common()),
-    }
+    return {"subgraphs": pieces, "delegated": dict(delegated.most_common()), "undelegated": dict(left.most_common())}
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     return str(getattr(target, "_name", target)).removeprefix("aten::")
 
 
-def open_executorch(path: Path, threads: int | None = None) -> Runnable:
-    """A network in ExecuTorch's runtime for Python."""
+def open_executorch(path: Path, threads: int | None = None) -> Network:
+    """Opens a network in ExecuTorch's runtime for Python; `threads` has no effect."""
     logging.getLogger("executorch").setLevel(logging.ERROR)
-    try:
-        from executorch.runtime import Runtime
-    except ImportError as error:
-        raise ExportedModelError("running this model needs executorch: pip install executorch") from error
-    try:
-        method = Runtime.get().load_program(path).load_method("forward")
-    except Exception as error:
-        raise ExportedModelError(f"{path} cannot be loaded ({error})") from error
+    runtime = import_needed("executorch.runtime", "executorch").Runtime.get()
+    method = runtime.load_program(path).load_method("forward")
 
     def network(*inputs: np.ndarray) -> np.ndarray:
         return method.execute([torch.tensor(a) for a in inputs])[0].numpy().copy()

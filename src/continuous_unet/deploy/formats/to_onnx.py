@@ -1,12 +1,12 @@
-"""ONNX, by torch's own exporter, for ONNX Runtime and everything else that reads it."""
+"""ONNX, written by torch's own exporter, for ONNX Runtime and everything else that reads it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import Message
 
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
@@ -16,12 +16,12 @@ from continuous_unet.deploy.quantization import Calibration, quantize_onnx
 from continuous_unet.deploy.standalone.runtime import INPUTS, open_onnx
 
 OPSET = 20
-"""Read by ONNX Runtime, OpenVINO and onnxruntime-web alike."""
+"""The version of the operators, which ONNX Runtime, OpenVINO and onnxruntime-web read."""
 FILE = "network.onnx"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
-    """Write `network.onnx`."""
+    """Writes `network.onnx`."""
     model = to_onnx(network)
     path = folder / FILE
     onnx.save(model, path)
@@ -35,7 +35,7 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
 
 
 def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
-    """The network as ONNX, float32, simplified, without traces of where it was made.
+    """Returns the network as ONNX, float32, simplified, without traces of the machine that it was made on.
 
     Raises:
         InputError: if an operation has no ONNX counterpart.
@@ -54,26 +54,22 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     return model
 
 
-def strip_metadata(message: Any) -> None:
-    """Remove, in place and at every depth, stack traces, documentation and other text that runs nothing.
+def strip_metadata(message: Message) -> None:
+    """Removes stack traces, documentation and other text without effect, in place and at every depth.
 
-    The exporter notes on each node where in which file it came from: most of an unrolled network's size, and the
-    names of folders of the machine.
+    The exporter notes on each node the file and the line that it came from. That is most of an unrolled network's
+    size, and names folders of the machine.
     """
     for descriptor, value in message.ListFields():
         if descriptor.name in ("metadata_props", "doc_string"):
             message.ClearField(descriptor.name)
-        elif descriptor.message_type is not None and descriptor.message_type.name != "TensorProto":
-            for part in value if isinstance(value, Sequence) or hasattr(value, "add") else [value]:
-                strip_metadata(part)
         elif descriptor.message_type is not None:
-            for tensor in value if hasattr(value, "add") else [value]:
-                tensor.ClearField("metadata_props")
-                tensor.ClearField("doc_string")
+            for part in value if hasattr(value, "add") else [value]:
+                strip_metadata(part)
 
 
 def _name_axes(model: onnx.ModelProto, network: ExportNetwork) -> None:
-    """Give the free axes of inputs and outputs the names that export.json uses."""
+    """Gives the free axes of inputs and outputs the names that export.json uses."""
     axes = network.axes()
     for value in [*model.graph.input, *model.graph.output]:
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -82,7 +78,7 @@ def _name_axes(model: onnx.ModelProto, network: ExportNetwork) -> None:
 
 
 def count_operators(model: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs, those inside loops once."""
+    """Returns the number of times that each operator occurs; those inside loops count once."""
     counts: Counter[str] = Counter()
 
     def count(graph: onnx.GraphProto) -> None:
@@ -97,7 +93,7 @@ def count_operators(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _to_half(single: Path, target: Path, calibration: Calibration) -> None:
-    """Weights and computation in float16, inputs and outputs in float32."""
+    """Writes a network with weights and computation in float16, and inputs and outputs in float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = convert_float_to_float16(onnx.load(single), keep_io_types=True)
@@ -106,4 +102,4 @@ def _to_half(single: Path, target: Path, calibration: Calibration) -> None:
 
 
 PRECISIONS: dict[str, Callable[[Path, Path, Calibration], None]] = {"fp16": _to_half, "int8": quantize_onnx}
-"""From a float32 ONNX file and calibration inputs to a file of another precision."""
+"""Functions that make a file of another precision from a float32 ONNX file and calibration inputs, by precision."""

@@ -1,7 +1,7 @@
 """OpenVINO's own files, for Intel's processors, graphics and NPUs, made from our ONNX graph.
 
-OpenVINO also reads torch's exported programs; by way of ONNX it takes seconds rather than a minute, and it is one graph
-that is simplified and checked.
+OpenVINO also reads torch's exported programs. The way through ONNX takes seconds rather than a minute, and the same
+graph is simplified and checked for both formats.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ FILE = "network.xml"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
-    """Write `network.xml` and its weights, `network.bin`; float16 weights for `--precision fp16`."""
+    """Writes `network.xml` and its weights, `network.bin`; the weights are float16 for `--precision fp16`."""
     model = Core().read_model(to_onnx(network).SerializeToString())
     if options.precision == "int8":
         model = quantize_openvino(model, network.calibration)

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, Runnable, on_arrays
+from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, ExportNetwork, on_arrays
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.standalone.runtime import Network
 
 FILE = "network.pt2"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
-    """Write `network.pt2`."""
+    """Writes `network.pt2`."""
     program = network.program()
     program.example_inputs = None  # they would be pickled
     for node in program.graph.nodes:
@@ -29,6 +30,6 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE], open_torch, facts)
 
 
-def open_torch(path: Path, threads: int | None = None) -> Runnable:
-    """A program that was just written here; see above for those of others."""
+def open_torch(path: Path, threads: int | None = None) -> Network:
+    """Opens a program that was just written here; see above for those of others."""
     return on_arrays(torch.export.load(path).module())

@@ -1,9 +1,9 @@
-"""Structured pruning: whole channels leave a trained model, which is then smaller and faster everywhere.
+"""Structured pruning removes whole channels from a trained model, which is then smaller and faster everywhere.
 
-Which channels belong together follows from the graph (torch-pruning's DepGraph, Fang et al., CVPR 2023, arXiv
-2301.12900): position and velocity of a dynamic block share theirs, as do all blocks of a level and what reads them. How
-much a channel matters is the first-order change of the loss without it, with gradients over the timesteps whose loss
-says something (Diff-Pruning: Fang et al., NeurIPS 2023, arXiv 2305.10924).
+The graph says which channels belong together (torch-pruning's DepGraph, Fang et al., CVPR 2023, arXiv 2301.12900):
+position and velocity of a dynamic block share theirs, as do all blocks of a level and the layers that read them. The
+importance of a channel is the first-order change of the loss without it, with gradients over the timesteps whose loss
+is large enough (Diff-Pruning: Fang et al., NeurIPS 2023, arXiv 2305.10924).
 """
 
 import copy
@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.diffusion.process import Process, prediction_error
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
 SMALLEST_SHARE_OF_LOSS = 0.05
-"""Timesteps whose loss is a smaller share of the largest one's are left out: their gradients are mostly noise."""
+"""Timesteps with a loss below this fraction of the largest one's are left out: their gradients are mostly noise."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels on each level: of the maps, and inside the fields."""
+    """The number of channels on each level."""
 
     levels: tuple[int, ...]
+    """Channels of the maps."""
     fields: tuple[int, ...]
+    """Channels inside the fields."""
 
 
 def prunable(unet: object) -> ContinuousUNet2DModel:
@@ -39,27 +42,27 @@ def prunable(unet: object) -> ContinuousUNet2DModel:
             "features to the first width, so a pruned one could not be saved; train a narrower one instead"
         )
     if unet.config.block_type == "first_order":
-        raise InputError("models with block_type='first_order' are here to be compared with and cannot be pruned")
+        raise InputError("models with block_type='first_order' are controls for comparisons and cannot be pruned")
     if unet.config.class_embed_type is not None:
         raise InputError(f"models with class_embed_type={unet.config.class_embed_type!r} cannot be pruned")
     return unet
 
 
 def current_widths(unet: ContinuousUNet2DModel) -> Widths:
-    """Of a model as it is."""
-    stages: Any = unet.down_blocks
-    inner = tuple(stage.blocks[0].field.trunk.out_channels for stage in stages)
+    """Returns the widths of a model as it is."""
+    stages = _stages(unet)[: len(unet.down_blocks)]
+    inner = tuple(stage.blocks[0].field.trunk.out_channels for _, stage in stages)
     return Widths(tuple(unet.config.block_out_channels), inner)
 
 
 def pruned_widths(unet: ContinuousUNet2DModel, ratio: float) -> Widths:
-    """The widths that a share `ratio` of the channels leaves, each the nearest that norms and attention can have.
+    """Returns the widths without a fraction `ratio` of the channels, rounded to what norms and attention allow.
 
     Raises:
-        InputError: for a ratio that cannot be, or that is too small to remove anything.
+        InputError: for a ratio outside of (0, 1), or one that is too small to remove anything.
     """
     if not 0 < ratio < 1:
-        raise InputError(f"--ratio {ratio} must lie between 0 and 1: it is the share of channels to remove")
+        raise InputError(f"--ratio {ratio} must lie between 0 and 1: it is the fraction of channels to remove")
     groups = unet.config.norm_num_groups
     widths = current_widths(unet)
 
@@ -80,25 +83,28 @@ def pruned_widths(unet: ContinuousUNet2DModel, ratio: float) -> Widths:
 
 
 def _attention_levels(unet: ContinuousUNet2DModel) -> list[bool]:
-    """Per level, whether anything of its width has attention."""
-    levels = len(unet.down_blocks)
-    has = [stage.attentions is not None for stage in unet.down_blocks]
-    for i, stage in enumerate(unet.up_blocks):
-        has[levels - 1 - i] |= stage.attentions is not None
-    has[-1] |= unet.mid_block is not None and unet.mid_block.attentions is not None
-    return has
+    """Returns for each level whether a stage of its width has attention."""
+    with_attention = {level for level, stage in _stages(unet) if stage.attentions is not None}
+    return [level in with_attention for level in range(len(unet.down_blocks))]
+
+
+def _stages(unet: ContinuousUNet2DModel) -> list[tuple[int, Any]]:
+    """Returns every stage with the number of its level, whose width it has."""
+    last = len(unet.down_blocks) - 1
+    stages = [*enumerate(unet.down_blocks), *((last - i, stage) for i, stage in enumerate(unet.up_blocks))]
+    return stages if unet.mid_block is None else [*stages, (last, unet.mid_block)]
 
 
 @dataclass(frozen=True)
 class _Root:
-    """A layer whose output channels are to be fewer; whatever depends on them follows."""
+    """A layer that is to have fewer output channels; other layers follow if they depend on them."""
 
     layer: nn.Conv2d | nn.Linear
     keep: int
     groups: int
-    """Runs of channels of one length that must stay as long as each other: those of a norm. 1: any channels may go."""
+    """Number of GroupNorm groups, which each lose the same number of channels. 1 if there is no such constraint."""
     whole: int = 1
-    """Channels that stay or go together: those of an attention head."""
+    """Number of channels that stay or go together: those of an attention head."""
 
 
 def _roots(unet: Any, widths: Widths) -> list[_Root]:
@@ -107,10 +113,7 @@ def _roots(unet: Any, widths: Widths) -> list[_Root]:
     roots += [_Root(conv, widths.levels[i + 1], groups) for i, conv in enumerate(unet.downsamplers)]
     roots += [_Root(merge.conv, widths.levels[levels - 1 - i], groups) for i, merge in enumerate(unet.merges)]
     roots += [_Root(up.conv, widths.levels[levels - 2 - i], 1) for i, up in enumerate(unet.upsamplers)]
-    stages = [(i, stage) for i, stage in enumerate(unet.down_blocks)]
-    stages += [(levels - 1 - i, stage) for i, stage in enumerate(unet.up_blocks)]
-    stages += [(levels - 1, unet.mid_block)] if unet.mid_block is not None else []
-    for level, stage in stages:
+    for level, stage in _stages(unet):
         for block in stage.blocks:
             trunk = block.field.trunk
             first = trunk.expand if hasattr(trunk, "expand") else trunk.conv1
@@ -121,16 +124,13 @@ def _roots(unet: Any, widths: Widths) -> list[_Root]:
 
 
 def channels_to_drop(scores: Tensor, keep: int, groups: int, whole: int = 1) -> list[int]:
-    """The least important channels.
+    """Returns the numbers of the `C - keep` least important channels, in order.
 
     Args:
         scores: importance of each channel, `(C,)`.
-        keep: channels to keep, a multiple of `groups` and of `whole`.
-        groups: as many channels are kept in each of so many runs of `C / groups`.
-        whole: channels that stay or go together, by their mean.
-
-    Returns:
-        Their numbers, in order; `C - keep` of them.
+        keep: the number of channels to keep, a multiple of `groups` and of `whole`.
+        groups: the number of runs of `C / groups` channels; the same number is kept in each.
+        whole: the number of channels that stay or go together, by their mean.
     """
     by_unit = scores.reshape(groups, -1, whole).mean(dim=2)
     drop = by_unit.shape[1] - keep // (groups * whole)
@@ -140,20 +140,17 @@ def channels_to_drop(scores: Tensor, keep: int, groups: int, whole: int = 1) -> 
 
 
 def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "taylor") -> ContinuousUNet2DModel:
-    """A new, narrower model with the most important channels of a trained one.
+    """Returns a new, narrower model with the most important channels of a trained one.
 
     Args:
-        unet: is left as it is; with gradients from `accumulate_gradients` for `"taylor"`.
-        widths: to have in the end, as of `pruned_widths`.
-        importance: `"taylor"`, `"magnitude"` (of the weights) or `"random"`, the last two to compare with.
+        unet: the trained model, which does not change; for `"taylor"`, with gradients from `accumulate_gradients`.
+        widths: the widths of the new model, such as those of `pruned_widths`.
+        importance: `"taylor"`, or for comparison `"magnitude"` (of the weights) or `"random"`.
 
     Raises:
         InputError: if torch-pruning is not installed.
     """
-    try:
-        import torch_pruning as tp
-    except ImportError as error:
-        raise InputError(f"pruning needs torch-pruning: pip install 'continuous-unet[prune]' ({error})") from error
+    tp = import_extra("torch_pruning", "pruning needs torch-pruning", "prune")
     prunable(unet)
     score = {
         "taylor": tp.importance.GroupTaylorImportance,
@@ -168,14 +165,12 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     narrow.requires_grad_(True).set_solver(num_steps=1, method="reversible_leapfrog", gradient="backprop")
     size = unet.size_multiple
     device = next(narrow.parameters()).device
-    inputs = {
-        "sample": torch.randn(2, config["in_channels"], size, size, device=device),
-        "timestep": torch.tensor([1, 2], device=device),
-    }
+    sample = torch.randn(2, config["in_channels"], size, size, device=device)
+    inputs = {"sample": sample, "timestep": torch.tensor([1, 2], device=device)}
     if narrow.class_embedding is not None:
         inputs["class_labels"] = torch.zeros(2, dtype=torch.long, device=device)
-    with warnings.catch_warnings(), torch.enable_grad():  # the graph is read off autograd's
-        warnings.simplefilter("ignore")  # of tensors that are no parameters
+    with warnings.catch_warnings(), torch.enable_grad():  # the graph is read from autograd's
+        warnings.simplefilter("ignore")  # they concern tensors that are no parameters
         graph = tp.DependencyGraph().build_dependency(narrow, inputs, output_transform=lambda output: output.sample)
     chosen = []
     for root in _roots(narrow, widths):
@@ -188,11 +183,10 @@ def prune_unet(unet: ContinuousUNet2DModel, widths: Widths, importance: str = "t
     for layer, prune, drop in chosen:  # after all are ranked: the ranking is of the whole model
         graph.get_pruning_group(layer, prune, drop).prune()
 
-    emb_channels = unet.time_embedding.linear_1.out_features
     config |= {
         "block_out_channels": widths.levels,
         "field_channels": widths.fields,
-        "time_embedding_dim": emb_channels,
+        "time_embedding_dim": unet.time_embedding.linear_1.out_features,
         "time_proj_channels": unet.time_proj.num_channels,
     }
     result = ContinuousUNet2DModel(**config)
@@ -208,16 +202,16 @@ def accumulate_gradients(
     batch_size: int = 32,
     share: float = SMALLEST_SHARE_OF_LOSS,
 ) -> list[int]:
-    """Sum the gradients of the loss over timesteps into `parameter.grad`, as Diff-Pruning does.
+    """Sums the gradients of the loss over timesteps into `parameter.grad`, as Diff-Pruning does.
 
     A timestep counts if its loss is at least `share` of the largest one's (arXiv 2305.10924, section 3.3).
 
     Args:
         unet: the trained model; its gradients are replaced.
         process: the noise process.
-        batch: of `noised_images`; neighbouring timesteps are taken together.
-        batch_size: images of one pass.
-        share: 0 takes every timestep.
+        batch: the result of `noised_images`; neighbouring timesteps are taken together.
+        batch_size: the number of images in one pass.
+        share: the smallest loss that counts, as a fraction of the largest; 0 takes every timestep.
 
     Returns:
         The smallest and the largest timestep of each part that counted, one after the other.

@@ -8,6 +8,7 @@ from typing import Literal
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
 from continuous_unet.base.results import Json
+from continuous_unet.deploy.options import model_argument
 
 REPORT = "prune.json"
 
@@ -16,14 +17,7 @@ REPORT = "prune.json"
 class PruneOptions(Options):
     """Options of `prune`."""
 
-    model: str = option(
-        "",
-        "run folder of `cunet train`, or saved model",
-        positional=True,
-        old=("--model",),
-        required=True,
-        metavar="RUN_OR_MODEL",
-    )
+    model: str = model_argument("run folder of `cunet train`, or saved model", "RUN_OR_MODEL")
     data: str = option(
         "", "images like those that the model was trained on: to rank channels, fine-tune and validate", required=True
     )
@@ -32,8 +26,7 @@ class PruneOptions(Options):
         0.3, "fraction of the channels to remove on every level and inside the fields", above=0, below=1
     )
     importance: Literal["taylor", "magnitude", "random"] = option(
-        "taylor",
-        "what ranks the channels: the change of the loss without them; or, to compare with, weights or chance",
+        "taylor", "what ranks the channels: the change of the loss without them; or, to compare with, weights or chance"
     )
     importance_images: int = option(
         1024, "number of images that the loss is measured on; each is noised to a different timestep", at_least=32
@@ -43,7 +36,7 @@ class PruneOptions(Options):
     learning_rate: float = option(1e-3, "peak learning rate of the fine-tuning", above=0, at_most=1e6)
     num_validation: int | None = option(
         None,
-        "number of images held out to measure on, at most half of all; as in the model's run, or 256, if left out",
+        "number of images to measure on, at most half of all; that of the model's run, or 256, if left out",
         at_least=1,
     )
     seed: int | None = option(None, "seed of everything random; that of the model's run, or 0, if left out")
@@ -58,7 +51,7 @@ def read_report(folder: str | Path) -> Json:
     """Returns the contents of `prune.json`.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if it is missing or damaged.
     """
     path = Path(folder) / REPORT
     if not path.is_file():

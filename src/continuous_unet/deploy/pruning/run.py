@@ -1,7 +1,7 @@
-"""`prune`: a trained model to a narrower one, fine-tuned by the trainer, with what it cost in `prune.json`.
+"""The library call behind `cunet prune`: a trained model is made narrower, and fine-tuned by the trainer.
 
-pruned/        the model as pruned            finetuning/    a run of `cunet train` that starts from it
-model/         what came out: use the folder like a run's        prune.json    before and after
+The folder holds `pruned/`, the model before fine-tuning; `finetuning/`, a run of `cunet train` that starts from it;
+`model/`, the result, so that the folder can be used like that of a run; and `prune.json`, measured before and after.
 """
 
 import json
@@ -19,13 +19,7 @@ from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import ImageDataset, train_validation_split
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
-from continuous_unet.deploy.pruning.channels import (
-    accumulate_gradients,
-    current_widths,
-    prunable,
-    prune_unet,
-    pruned_widths,
-)
+from continuous_unet.deploy.pruning import channels
 from continuous_unet.deploy.pruning.options import REPORT, PruneOptions, read_report
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import process_of
@@ -36,17 +30,14 @@ from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.run import make_task, train
 from continuous_unet.training.validation import validate
 
-Measured = Json
-"""Parameters, multiply-accumulates of one image, validation loss and widths of a model."""
-
 
 @dataclass
 class PruneResult(CallResult):
-    """What was pruned."""
+    """The result of `prune`."""
 
     output: str
     report: Json
-    """The contents of `prune.json`: `options`, and what was measured of `original`, `pruned` and `finetuned`."""
+    """The contents of `prune.json`: `options`, and measurements of `original`, `pruned` and `finetuned`."""
     stopped_by: int | None = None
     """The signal that ended the fine-tuning, if one did."""
 
@@ -54,20 +45,19 @@ class PruneResult(CallResult):
         return {**self.report, "stopped_by": self.stopped_by}
 
     def to_text(self) -> str:
-        """Returns a table of before and after."""
+        """Returns a table of the model before pruning, after it, and after fine-tuning."""
         first = self.report["original"]
         lines = [f"{'':12}{'parameters':>20}{'MACs':>22}{'validation loss':>18}  widths / inside fields"]
         for name in ("original", "pruned", "finetuned"):
-            if name in self.report:
-                row = self.report[name]
+            if row := self.report.get(name):
                 cells = [f"{row[k]:,} ({row[k] / first[k]:.0%})" for k in ("parameters", "macs")]
                 widths = f"{tuple(row['block_out_channels'])} / {tuple(row['field_channels'])}"
                 lines.append(f"{name:12}{cells[0]:>20}{cells[1]:>22}{row['validation_loss']:>18.4f}  {widths}")
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
-        stopped = self.stopped_by is not None
-        return [f"stopped; continue with: cunet prune --output {self.output} --resume"] if stopped else []
+        again = f"stopped; continue with: cunet prune --output {self.output} --resume"
+        return [again] if self.stopped_by is not None else []
 
 
 def prune(options: PruneOptions, resume: bool = False, *, stop: StopRequest | None = None) -> PruneResult:
@@ -76,9 +66,9 @@ def prune(options: PruneOptions, resume: bool = False, *, stop: StopRequest | No
     SIGINT and SIGTERM end the fine-tuning with a checkpoint (`stopped_by`), from which `resume` continues.
 
     Args:
-        options: all settings. How images are cut to size, and which are held out, is taken over from the model's run.
+        options: all settings. How images are cut to size, and which are held out, follows the model's run.
         resume: whether the fine-tuning in `options.output` is continued; the model's folder is not read again.
-        stop: asked to stop the fine-tuning in place of signals.
+        stop: ends the fine-tuning, in place of signals.
 
     Raises:
         InputError: for options, models and data that cannot be used, and if torch-pruning is missing.
@@ -92,7 +82,7 @@ def prune(options: PruneOptions, resume: bool = False, *, stop: StopRequest | No
     if report["options"]["steps"] == 0:
         return PruneResult(options.output, report)
     config, begun = _finetuning(folder, report), folder / "finetuning" / "config.yaml"
-    if begun.is_file():  # the folder may have been moved, and with it the model that the run started from
+    if begun.is_file():  # the folder may have moved, and with it the model that the run started from
         TrainConfig.load(begun).replaced(start_from=config.model.start_from).save(begun)
     result = train(config, resume=begun.is_file(), stop=stop)
     if result.stopped_by is None:
@@ -104,12 +94,12 @@ def prune(options: PruneOptions, resume: bool = False, *, stop: StopRequest | No
 
 
 def _prune(options: PruneOptions) -> None:
-    """Everything before the fine-tuning; the folder appears when it is whole, or not at all."""
+    """Does everything before the fine-tuning; the folder appears when it is whole, or not at all."""
     resume = "continue its fine-tuning with --resume, choose another --output"
     target = check_output(options.output, overwrite=options.overwrite, mark=REPORT, what="pruned model", instead=resume)
     pipeline = load_pipeline(options.model)
-    unet = prunable(pipeline.unet)
-    widths = pruned_widths(unet, options.ratio)
+    unet = channels.prunable(pipeline.unet)
+    widths = channels.pruned_widths(unet, options.ratio)
     known = origin(options.model)
     data = open_for(pipeline.unet, options.data, known)
     process = process_of(pipeline.scheduler)
@@ -125,9 +115,9 @@ def _prune(options: PruneOptions) -> None:
     if options.importance == "taylor":
         with_labels = unet.config.num_class_embeds is not None
         batch = noised_images(seen, process, options.importance_images, with_labels=with_labels, seed=config.seed)
-        report["timesteps"] = accumulate_gradients(unet, process, batch)
+        report["timesteps"] = channels.accumulate_gradients(unet, process, batch)
     torch.manual_seed(derive_seed("pruning", config.seed))  # importance="random" draws from it
-    narrow = DiffusionSamplingPipeline(prune_unet(unet, widths, options.importance).eval(), pipeline.scheduler)
+    narrow = DiffusionSamplingPipeline(channels.prune_unet(unet, widths, options.importance).eval(), pipeline.scheduler)
     report["pruned"] = _measure(narrow, config, held_out)
 
     def write(aside: Path) -> None:
@@ -145,7 +135,7 @@ def _configure(
     options: PruneOptions,
     data: ImageDataset,
 ) -> TrainConfig:
-    """Returns the configuration of the fine-tuning: that of the model's run, with what pruning asks for."""
+    """Returns the configuration of the fine-tuning: that of the model's run, with what pruning sets."""
     num_validation = options.num_validation or known.data.num_validation or 256
     return known.replaced(
         **process.flat(),
@@ -182,16 +172,17 @@ def _held_out(pipeline: DiffusionSamplingPipeline, config: TrainConfig, report: 
     return train_validation_split(data, config.data.num_validation, config.seed)[1]
 
 
-def _measure(pipeline: DiffusionSamplingPipeline, config: TrainConfig, images: ImageDataset) -> Measured:
+def _measure(pipeline: DiffusionSamplingPipeline, config: TrainConfig, images: ImageDataset) -> Json:
+    """Returns parameters, multiply-accumulates of one image, validation loss and widths of a model."""
     device = torch.device(pick_device(config.device))
-    unet = prunable(pipeline.unet).eval()
+    unet = channels.prunable(pipeline.unet).eval()
     nn.Module.to(unet, device)
     task = make_task(config)
     sample = torch.zeros_like(images[0]["image"], device=device)[None]
     labels = torch.zeros(1, dtype=torch.long, device=device) if task.class_conditional else None
     with torch.no_grad():
         macs = count_macs(unet, sample, 0, class_labels=labels, strict=True).macs
-    widths = current_widths(unet)
+    widths = channels.current_widths(unet)
     return {
         "parameters": unet.num_parameters(),
         "macs": macs,

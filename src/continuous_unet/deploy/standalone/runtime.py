@@ -1,6 +1,6 @@
 """Run exported diffusion models with NumPy and ONNX Runtime (or OpenVINO) alone: no torch, no diffusers.
 
-One file, which `cunet export` puts beside the model, so that a folder is all that another machine needs:
+`cunet export` puts this file next to the model, so that one folder is all that another machine needs:
 
     pip install numpy onnxruntime pillow
     python runtime.py --num 4 --seed 0 --output images.png
@@ -12,10 +12,10 @@ The same from Python:
     images = runtime.generate(model, 4, steps=20, seed=0)      # (4, C, H, W) in [0, 1]
     runtime.save_images(images, "images.png")
 
-What it does, by name: `normal_noise` (a counter-based generator, the same numbers as in the browser page), the samplers
-`ddim` and `dpm++` (equal to diffusers' schedulers to rounding), `generate`, `denoise`, `upscale`.
+It has `normal_noise` (a counter-based generator, with the same numbers as in the browser page), the samplers `ddim` and
+`dpm++` (equal to those of diffusers up to rounding), `generate`, `denoise` and `upscale`.
 
-Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1], images that go in and out are in [0, 1].
+Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1]; images that go in and out are in [0, 1].
 """
 
 import argparse
@@ -27,32 +27,49 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
 INPUTS = ("sample", "timestep", "class_labels")
-"""Of the network, by name; the last one of class-conditional models alone."""
+"""Names of the network's inputs; only class-conditional models have the last one."""
 TASKS = ("generation", "denoise", "upscale")
 MOST_IMAGES, MOST_THREADS = 1_000_000, 1024
 MOST_PIXELS = 2**24
-"""Of an image, or of a batch of fixed size, that an export is made for."""
+"""Upper limit for the pixels of one image, or of a batch of fixed size."""
+Info = dict[str, Any]
+"""The contents of `export.json`."""
 Network = Callable[..., np.ndarray]
-"""`network(sample, timestep, class_labels=None) -> prediction`: `(B, C, H, W)`, a number or `(B,)`, `(B,)`."""
+"""`network(sample, timestep, class_labels=None) -> prediction`; shapes `(B, C, H, W)`, a number or `(B,)`, `(B,)`."""
 
 
 class ExportedModelError(ValueError):
-    """Bad input: an export that is none or is damaged, or arguments that do not fit it. One line, for a person."""
+    """Bad input: a missing or damaged export, or arguments that do not fit it. The message is one line for a person."""
+
+
+def import_needed(module: str, package: str, purpose: str = "running this model") -> ModuleType:
+    """Returns a module of another package.
+
+    Raises:
+        ExportedModelError: if the package is missing, with the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ExportedModelError(f"{purpose} needs {package}: pip install {package}") from error
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:
-    """Random 32-bit words of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+    """Returns random words of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
     Args:
         key: two 32-bit words.
@@ -77,16 +94,19 @@ def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:
 
 
 def normal_noise(seed: int, number: int, shape: tuple[int, ...], stream: int = 0) -> np.ndarray:
-    """Standard normal numbers that depend on `(seed, number, stream)` alone: image k is the same in every batch.
+    """Returns standard normal numbers, float32, that depend on `(seed, number, stream)` alone, not on the batch.
 
-    Philox with the seed as key and (block, image number, stream, 0) as counter; each pair of words becomes two normal
+    Philox takes the seed as key and (block, image number, stream, 0) as counter. Each pair of words becomes two normal
     numbers by Box and Muller's formula, in float64. The browser page computes the same.
 
     Args:
         seed: 0 to 2**53 - 1, the whole numbers that JavaScript has too.
-        number: of the image.
-        shape: of the result, float32.
-        stream: for further noise of the same image.
+        number: the number of the image.
+        shape: the shape of the result.
+        stream: another number for further noise of the same image.
+
+    Raises:
+        ExportedModelError: for a seed out of range.
     """
     if not 0 <= seed < 2**53:
         raise ExportedModelError(f"seed {seed} must lie in 0 to {2**53 - 1}")
@@ -106,10 +126,10 @@ def normal_noise(seed: int, number: int, shape: tuple[int, ...], stream: int = 0
 
 @dataclass(frozen=True)
 class Schedule:
-    """The diffusion process that a model was trained for; in `export.json` as `schedule`."""
+    """The diffusion process that a model was trained for: `schedule` in `export.json`."""
 
     alphas_cumprod: np.ndarray
-    """Share of the signal's variance left at each timestep, `(T,)`, float32."""
+    """The fraction of the signal's variance that is left at each timestep, `(T,)`, float32."""
     prediction_type: str = "epsilon"
     """What the network predicts: `epsilon` (the noise), `v_prediction`, or `sample` (the image)."""
     timestep_spacing: str = "trailing"
@@ -118,22 +138,22 @@ class Schedule:
     """Whether DDIM keeps its estimates of the image within `clip_sample_range`."""
     clip_sample_range: float = 1.0
     final_alpha_cumprod: float = 1.0
-    """What DDIM's last step ends at."""
+    """The fraction of the signal's variance after DDIM's last step."""
 
     def sigmas(self) -> np.ndarray:
-        """Noise per signal at each timestep, `(T,)`: the standard deviation of noise on an image in [-1, 1]."""
+        """Returns the ratio of noise to signal at each timestep, `(T,)`, for images in [-1, 1]."""
         alphas = self.alphas_cumprod
         alphas = np.where(alphas == 0, np.float32(2**-24), alphas)  # pure noise would divide by zero; as diffusers does
         return np.sqrt((1 - alphas) / alphas)
 
     def nearest_timestep(self, sigma: float) -> int:
-        """The timestep whose noise is nearest to a standard deviation, on a scale of ratios."""
+        """Returns the timestep whose noise is nearest to a standard deviation, on a logarithmic scale."""
         return int(np.abs(np.log(self.sigmas()) - math.log(sigma)).argmin())
 
     def image_and_noise(
-        self, x: np.ndarray, prediction: np.ndarray, signal: Any, noise: Any
+        self, x: np.ndarray, prediction: np.ndarray, signal: np.floating, noise: np.floating
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The image and the unit noise that a prediction stands for; `x` is `signal` of one, `noise` of the other."""
+        """Returns the image and the unit noise that a prediction for `x = signal image + noise unit_noise` implies."""
         if self.prediction_type == "epsilon":
             return (x - noise * prediction) / signal, prediction
         if self.prediction_type == "sample":
@@ -142,25 +162,29 @@ class Schedule:
 
 
 Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`step(x, prediction) -> next x`."""
 Sampler = Callable[[Schedule, int], Iterator[tuple[int, Step]]]
 
 
-def ddim(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]:
-    """DDIM without noise (Song et al., arXiv 2010.02502): timesteps, each with `step(x, prediction) -> next x`."""
-    alphas = schedule.alphas_cumprod
-    total = len(alphas)
+def _timesteps(schedule: Schedule, num_steps: int, unused: int = 0) -> np.ndarray:
+    """Returns the timesteps of a sampler, first to last. The spacing is that of `unused` more, which are left out."""
+    total, count = len(schedule.alphas_cumprod), num_steps + unused
     if schedule.timestep_spacing == "trailing":
-        timesteps = np.round(np.arange(total, 0, -total / num_steps)).astype(int) - 1
-    elif schedule.timestep_spacing == "leading":
-        timesteps = np.arange(num_steps)[::-1] * (total // num_steps) + schedule.steps_offset
-    else:
-        timesteps = np.linspace(0, total - 1, num_steps).round()[::-1].astype(int)
-    for timestep in timesteps:
-        before = timestep - total // num_steps
+        return np.arange(total, 0, -total / num_steps).round().astype(int) - 1
+    if schedule.timestep_spacing == "leading":
+        return (np.arange(count)[::-1] * (total // count) + schedule.steps_offset)[:num_steps]
+    return np.linspace(0, total - 1, count).round()[::-1].astype(int)[:num_steps]
+
+
+def ddim(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]:
+    """Yields the timesteps of DDIM without noise (Song et al., arXiv 2010.02502), each with its step."""
+    alphas = schedule.alphas_cumprod
+    for timestep in _timesteps(schedule, num_steps):
+        before = timestep - len(alphas) // num_steps
         yield int(timestep), _ddim_step(schedule, timestep, alphas[before] if before >= 0 else None)
 
 
-def _ddim_step(schedule: Schedule, timestep: int, next_alpha: Any) -> Step:
+def _ddim_step(schedule: Schedule, timestep: int, next_alpha: np.floating | None) -> Step:
     alpha = schedule.alphas_cumprod[timestep]
     after = np.float32(schedule.final_alpha_cumprod) if next_alpha is None else next_alpha
 
@@ -174,14 +198,11 @@ def _ddim_step(schedule: Schedule, timestep: int, next_alpha: Any) -> Step:
 
 
 def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095), its first and last step of first order, as diffusers does it."""
-    total = len(schedule.alphas_cumprod)
-    if schedule.timestep_spacing == "trailing":
-        timesteps = np.arange(total, 0, -total / num_steps).round().astype(int) - 1
-    elif schedule.timestep_spacing == "leading":
-        timesteps = np.arange(num_steps + 1)[::-1][:-1] * (total // (num_steps + 1)) + schedule.steps_offset
-    else:
-        timesteps = np.linspace(0, total - 1, num_steps + 1).round()[::-1][:-1].astype(int)
+    """Yields the timesteps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095), each with its step.
+
+    The first and the last step are of first order, as in diffusers.
+    """
+    timesteps = _timesteps(schedule, num_steps, unused=1)
     sigmas = np.append(schedule.sigmas()[timesteps], 0).astype(np.float32)
     signals = (1 / np.sqrt(sigmas**2 + 1)).astype(np.float32)
     noises = sigmas * signals
@@ -208,26 +229,26 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]
 
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm++": dpm_solver}
-"""Samplers by name: `sampler(schedule, num_steps)` gives a timestep and a step for each evaluation of the network."""
+"""Samplers by name; each yields a timestep and a step for each evaluation of the network."""
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
 class ExportedModel:
-    """A network with what `export.json` says of it.
+    """A network and its description in `export.json`.
 
-    Call it with arrays in [-1, 1] as the network was trained: `model(sample, timestep, class_labels)`. A batch larger
-    than the exported one is served in pieces.
+    Call it with arrays in [-1, 1]: `model(sample, timestep, class_labels)`. A batch larger than the exported one is
+    divided.
     """
 
-    def __init__(self, network: Network, info: dict[str, Any]) -> None:
+    def __init__(self, network: Network, info: Info) -> None:
         self.network = network
         self.info = info
         self.task: str = info["task"]
-        """`generation`, or what the model was trained for: `denoise`, `upscale`."""
-        self.options: dict[str, Any] = dict(info.get("options", {}))
-        """Of models for a task: `sigma_conditioned`; `scale` and `residual_scale`."""
+        """What the model was trained for: `generation`, `denoise` or `upscale`."""
+        self.options: Info = dict(info.get("options", {}))
+        """Settings of the task: `sigma_conditioned` for denoising; `scale` and `residual_scale` for upscaling."""
         self._schedule = None if info["schedule"] is None else read_schedule(info)
         shape = info["inputs"][0]["shape"]
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
@@ -240,19 +261,19 @@ class ExportedModel:
 
     @property
     def schedule(self) -> Schedule:
-        """The diffusion process; models that were trained to give the clean image have none."""
+        """The diffusion process; models that were trained to predict the clean image have none."""
         if self._schedule is None:
             raise ExportedModelError(f"this model was trained to {self.task}; it has no noise schedule to sample with")
         return self._schedule
 
-    def __call__(self, sample: np.ndarray, timestep: Any, class_labels: Any = None) -> np.ndarray:
-        """Prediction `(B, C_out, H, W)` for `sample` `(B, C, H, W)`, one timestep or `(B,)`, one class or `(B,)`."""
+    def __call__(self, sample: np.ndarray, timestep: ArrayLike, class_labels: ArrayLike | None = None) -> np.ndarray:
+        """Returns predictions `(B, C_out, H, W)` for `(B, C, H, W)`, one timestep or `(B,)`, one class or `(B,)`."""
         self.check_shape(sample.shape)
         count = len(sample)
         inputs = [np.ascontiguousarray(sample, np.float32)]
         inputs.append(np.broadcast_to(np.asarray(timestep, np.float32), (count,)))
         if self.num_classes is not None:
-            inputs.append(np.broadcast_to(self._checked_labels(class_labels, count), (count,)))
+            inputs.append(_checked_labels(class_labels, count, self.num_classes - 1))
         elif class_labels is not None:
             raise ExportedModelError("a class was given, but this model was trained without classes")
         starts = range(0, count, self.largest_batch)
@@ -265,13 +286,13 @@ class ExportedModel:
         return self.network(*(np.ascontiguousarray(a) for a in inputs))[:count]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuse a shape outside the exported range."""
+        """Raises ExportedModelError for a shape of images that the network does not accept."""
         channels, height, width = self.shape
         if len(shape) != 4 or shape[1] != channels:
             raise ExportedModelError(f"the images have shape {shape}; this model takes (B, {channels}, H, W)")
         if not self.any_size and shape[2:] != (height, width):
             raise ExportedModelError(
-                f"the images are {shape[2]}x{shape[3]}, and this model was exported for {height}x{width} alone; "
+                f"the images are {shape[2]}x{shape[3]}, and this model was exported for {height}x{width} only; "
                 "resize them, or export with --any-size"
             )
         if shape[2] % self.multiple_of or shape[3] % self.multiple_of:
@@ -279,22 +300,18 @@ class ExportedModel:
                 f"the images are {shape[2]}x{shape[3]}; this model needs multiples of {self.multiple_of}"
             )
 
-    def _checked_labels(self, labels: Any, count: int) -> np.ndarray:
-        if labels is None:
-            raise ExportedModelError(f"this model is class-conditional: give a class, 0 to {self._last_class}")
-        array = np.asarray(labels, np.int64)
-        if array.shape not in ((), (count,)) or array.min() < 0 or array.max() > self._last_class:
-            raise ExportedModelError(f"classes must be one or {count} numbers in 0 to {self._last_class}, got {labels}")
-        return array
 
-    @property
-    def _last_class(self) -> int:
-        assert self.num_classes is not None
-        return self.num_classes - 1
+def _checked_labels(labels: ArrayLike | None, count: int, last: int) -> np.ndarray:
+    if labels is None:
+        raise ExportedModelError(f"this model is class-conditional: give a class, 0 to {last}")
+    array = np.asarray(labels, np.int64)
+    if array.shape not in ((), (count,)) or array.min() < 0 or array.max() > last:
+        raise ExportedModelError(f"classes must be one or {count} numbers in 0 to {last}, got {labels}")
+    return np.broadcast_to(array, (count,))
 
 
-def read_schedule(info: dict[str, Any]) -> Schedule:
-    """The schedule in `export.json`."""
+def read_schedule(info: Info) -> Schedule:
+    """Returns the schedule in `export.json`; raises ExportedModelError if it is damaged."""
     values = dict(info["schedule"])
     schedule = Schedule(**{**values, "alphas_cumprod": np.array(values["alphas_cumprod"], np.float32)})
     alphas = schedule.alphas_cumprod
@@ -314,12 +331,12 @@ def read_schedule(info: dict[str, Any]) -> Schedule:
     return schedule
 
 
-def _is_whole(value: Any, least: int, most: int = 2**31) -> bool:
+def _is_whole(value: object, least: int, most: int = 2**31) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def check_info(info: dict[str, Any]) -> None:
-    """Refuse values of `export.json` that no export has, by name."""
+def check_info(info: Info) -> None:
+    """Raises ExportedModelError, by name, for a value in `export.json` that no export has."""
     files, shape, batch = info["files"], info["image_shape"], info["inputs"][0]["shape"][0]
     task, options = info["task"], info.get("options", {})
     sound = {
@@ -346,16 +363,16 @@ def check_info(info: dict[str, Any]) -> None:
             )
 
 
-def read_info(folder: str | os.PathLike) -> dict[str, Any]:
-    """`export.json` of a folder, checked, and the files that it names compared with their checksums.
+def read_info(folder: str | os.PathLike) -> Info:
+    """Reads and checks the `export.json` of a folder, and compares the files that it names with their checksums.
 
     Raises:
-        ExportedModelError: if there is no export, or it is damaged.
+        ExportedModelError: if the export is missing or damaged.
     """
     path = Path(folder) / INFO_FILE
     if not path.is_file():
         raise ExportedModelError(
-            f"{folder} holds no exported model ({INFO_FILE} is missing); make one by `cunet export`"
+            f"{folder} holds no exported model ({INFO_FILE} is missing); make one with `cunet export`"
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -379,36 +396,23 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def open_onnx(path: Path, threads: int | None = None) -> Network:
-    """A network in ONNX Runtime, on the CPU."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportedModelError("running this model needs onnxruntime: pip install onnxruntime") from error
+    """Opens a network in ONNX Runtime, on the CPU."""
+    onnxruntime = import_needed("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; warnings are about the optimiser's choices
     if threads is not None:
         options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a dozen classes of its own
-        raise ExportedModelError(f"{path} cannot be loaded ({_first_line(error)})") from error
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda *inputs: session.run(None, dict(zip(INPUTS, inputs)))[0]
 
 
 def open_openvino(path: Path, threads: int | None = None) -> Network:
-    """A network in OpenVINO, on the CPU, computing in the precision that it was exported in."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise ExportedModelError("running this model needs openvino: pip install openvino") from error
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the processor has it
+    """Opens a network in OpenVINO, on the CPU; it computes in the precision that it was exported in."""
+    openvino = import_needed("openvino", "openvino")
+    settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the processor has it
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    except Exception as error:
-        raise ExportedModelError(f"{path} cannot be loaded ({_first_line(error)})") from error
-    request = compiled.create_infer_request()
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
     return lambda *inputs: request.infer(list(inputs))[0].copy()
 
 
@@ -423,15 +427,15 @@ OPENERS: dict[str, Opener] = {"onnx": open_onnx, "openvino": open_openvino}
 
 
 def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, Opener] | None = None) -> ExportedModel:
-    """An exported model.
+    """Loads an exported model, and evaluates it once to check that `export.json` describes it.
 
     Args:
         folder: what `cunet export` wrote.
-        threads: of one evaluation; as many as there are cores if None.
-        more: formats beside `OPENERS`.
+        threads: the number of threads of one evaluation; one for each core if None.
+        more: openers of formats that are not in `OPENERS`.
 
     Raises:
-        ExportedModelError: if it is none, or damaged, or its runtime is missing.
+        ExportedModelError: if the export is missing or damaged, or the package that runs it is missing.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ExportedModelError(f"{threads} threads: expected 1 to {MOST_THREADS}")
@@ -442,35 +446,37 @@ def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, 
             f"the format {info['format']!r} does not run here ({', '.join(openers)} do); export to one of these"
         )
     network = Path(folder) / info["network"]
-    model = ExportedModel(openers[info["format"]](network, threads), info)
+    try:
+        opened = openers[info["format"]](network, threads)
+    except ExportedModelError:
+        raise
+    except Exception as error:  # every runtime has classes of its own
+        raise ExportedModelError(f"{network} cannot be loaded ({_first_line(error)})") from error
+    model = ExportedModel(opened, info)
     _check_network(model, network)
     return model
 
 
 def _check_network(model: ExportedModel, path: Path) -> None:
-    """Refuse a network that is not the one that `export.json` describes, by one evaluation."""
+    """Raises ExportedModelError, after one evaluation, for a network that is not the one in `export.json`."""
     sample = np.zeros((1, *model.shape), np.float32)
-    expected = list(model.info["outputs"][0]["shape"])[1:2] + list(model.shape[1:])
     try:
+        expected = [model.info["outputs"][0]["shape"][1], *model.shape[1:]]
         found = list(model(sample, 0, None if model.num_classes is None else 0).shape)[1:]
+        problem = "" if found == expected else f"it gives images of {found}, not {expected}"
     except MemoryError:
         raise
-    except Exception as error:  # every runtime has classes of its own
-        raise ExportedModelError(
-            f"{path} is not the network that {INFO_FILE} describes ({' '.join(str(error).split())[:300]}): export again"
-        ) from error
-    if found != expected:
-        raise ExportedModelError(
-            f"{path} is not the network that {INFO_FILE} describes (it gives images of {found}, not {expected}): "
-            "export again"
-        )
+    except Exception as error:
+        problem = " ".join(str(error).split())[:300] or type(error).__name__
+    if problem:
+        raise ExportedModelError(f"{path} is not the network that {INFO_FILE} describes ({problem}): export again")
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
 def nothing() -> None:
-    """What happens at each step if nobody asks for more."""
+    """Does nothing: the default of `on_step`."""
 
 
 def sample(
@@ -479,14 +485,14 @@ def sample(
     noise: np.ndarray,
     num_steps: int,
     sampler: str = "ddim",
-    class_labels: Any = None,
+    class_labels: ArrayLike | None = None,
     on_step: Callable[[], None] = nothing,
 ) -> np.ndarray:
-    """From noise `(B, C, H, W)` to images of that shape, in [-1, 1] or a little beyond."""
+    """Returns images made of noise `(B, C, H, W)`, of that shape, in [-1, 1] or a little beyond."""
     if sampler not in SAMPLERS:
         raise ExportedModelError(f"sampler {sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
     if not 1 <= num_steps <= len(schedule.alphas_cumprod):
-        raise ExportedModelError(f"{num_steps} steps: expected 1 to {len(schedule.alphas_cumprod)}")
+        raise ExportedModelError(f"{num_steps} sampling steps: expected 1 to {len(schedule.alphas_cumprod)}")
     x = noise
     for timestep, step in SAMPLERS[sampler](schedule, num_steps):
         on_step()
@@ -506,21 +512,21 @@ def generate(
     size: tuple[int, int] | None = None,
     on_step: Callable[[], None] = nothing,
 ) -> np.ndarray:
-    """New images `(num_images, C, H, W)` in [0, 1]; image k depends on `(seed, k)` alone.
+    """Returns new images `(num_images, C, H, W)` in [0, 1]; image k depends on `(seed, k)` alone.
 
     Args:
-        model: of `load`.
-        num_images: number of images.
-        steps: evaluations of the network per image.
+        model: what `load` returns.
+        num_images: the number of images.
+        steps: the number of sampling steps: evaluations of the network per image.
         sampler: a key of `SAMPLERS`.
-        seed: of the noise, see `normal_noise`. The noise is not torch's: `cunet sample` makes other images of a seed.
-        class_label: for class-conditional models.
-        batch_size: images at a time.
-        size: height and width, for models exported with `--any-size`; those of training if None.
+        seed: the seed of the noise, see `normal_noise`; `cunet sample` makes other images from the same seed.
+        class_label: the class of the images, for class-conditional models.
+        batch_size: the number of images at a time.
+        size: height and width in pixels, for models exported with `--any-size`; those of training if None.
         on_step: called before each evaluation; what it raises ends the sampling.
 
     Raises:
-        ExportedModelError: for arguments that do not fit the model, and if it does not make finite values.
+        ExportedModelError: for arguments that do not fit the model, and if the images have values that are not finite.
     """
     if num_images < 1 or batch_size < 1:
         raise ExportedModelError(f"{num_images} images, {batch_size} at a time: both must be at least 1")
@@ -546,21 +552,20 @@ def denoise(
     class_label: int | None = None,
     on_step: Callable[[], None] = nothing,
 ) -> np.ndarray:
-    """Take white Gaussian noise out of images `(B, C, H, W)` in [0, 1].
+    """Removes white Gaussian noise from images `(B, C, H, W)` in [0, 1], and returns images of that shape.
 
-    By a model that was trained for it, which predicts the noise; or by any diffusion model, which knows noise of every
-    strength: `image + sigma noise`, scaled to the form that it was trained on,
-    is its input at the timestep of that sigma.
+    A model that was trained for it predicts the noise. A diffusion model knows noise of every strength: the image,
+    scaled to the form that the model was trained on, is its input at the timestep of that strength.
 
     Args:
-        model: of `load`.
-        images: of the exported size; with `--any-size`, of every size.
-        sigma: standard deviation of the noise, of pixel values up to 255; None for a model that is not told.
-        mode: `"mean"`, one evaluation, the most likely values; `"sample"`, several steps of DDIM down from that
-            timestep, sharper.
-        steps: evaluations of mode `"sample"`.
-        class_label: for class-conditional models.
-        on_step: called before each evaluation.
+        model: what `load` returns.
+        images: images of the exported size, or of any size with `--any-size`.
+        sigma: the standard deviation of the noise on the 0–255 scale; None for a model that does not need it.
+        mode: `"mean"` takes one evaluation and returns the mean of what is likely; `"sample"` takes several steps of
+            DDIM down from that timestep, and is sharper.
+        steps: the number of sampling steps of mode `"sample"`.
+        class_label: the class of the images, for class-conditional models.
+        on_step: called before each evaluation; what it raises ends the work.
 
     Raises:
         ExportedModelError: for arguments that do not fit the model.
@@ -568,35 +573,32 @@ def denoise(
     if mode not in ("mean", "sample"):
         raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
     if steps < 1:
-        raise ExportedModelError(f"{steps} steps: expected at least 1")
+        raise ExportedModelError(f"{steps} sampling steps: expected at least 1")
     if model.task == "denoise":
         if mode == "sample":
-            raise ExportedModelError("mode sample needs a diffusion model; this one was trained to give the mean")
+            raise ExportedModelError("mode sample needs a diffusion model; this one was trained to predict the mean")
         if sigma is None and model.options["sigma_conditioned"]:
-            raise ExportedModelError("this model must be told how strong the noise is: give sigma, of 255")
+            raise ExportedModelError("this model needs sigma: the noise's standard deviation on the 0–255 scale")
         noisy = _padded(model, images.astype(np.float32) * 2 - 1)
         on_step()
-        clean = noisy - model(noisy, sigma if model.options["sigma_conditioned"] else 0)
+        clean = noisy - model(noisy, (sigma or 0) if model.options["sigma_conditioned"] else 0)
         return _to_unit(clean[:, :, : images.shape[2], : images.shape[3]])
     if model.task != "generation":
-        raise ExportedModelError(f"this model was trained to {model.task}, and takes out no noise")
+        raise ExportedModelError(f"this model was trained to {model.task} images and removes no noise")
     if sigma is None:
-        raise ExportedModelError("say how strong the noise is: its standard deviation, of 255 (sigma)")
+        raise ExportedModelError("give sigma: the noise's standard deviation on the 0–255 scale")
     ratio = sigma * 2 / 255  # of images in [-1, 1]
     schedule = model.schedule
     strongest = float(schedule.sigmas()[-1])
     if not 0 < ratio <= strongest:
         raise ExportedModelError(
-            f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's most"
+            f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's limit"
         )
     padded = _padded(model, images.astype(np.float32) * 2 - 1)
     timestep = schedule.nearest_timestep(ratio)
     x = padded * np.sqrt(schedule.alphas_cumprod[timestep])
-    times = [timestep]
-    if mode == "sample":
-        times = sorted(
-            set(np.linspace(timestep, 0, min(steps, timestep + 1)).round().astype(int).tolist()), reverse=True
-        )
+    count = min(steps, timestep + 1) if mode == "sample" else 1
+    times = np.unique(np.linspace(timestep, 0, count).round().astype(int))[::-1].tolist()
     for time, after in zip(times, [*times[1:], None]):
         on_step()
         prediction = model(x, time, class_label)
@@ -613,18 +615,25 @@ def upscale(
     seed: int = 0,
     on_step: Callable[[], None] = nothing,
 ) -> np.ndarray:
-    """Enlarge images `(B, C, H, W)` in [0, 1] by a model that was trained for it (`options["scale"]` times).
+    """Upscales images `(B, C, H, W)` in [0, 1] with a model that was trained for it, by the factor `options["scale"]`.
 
-    The network is given the image enlarged by bicubic interpolation beside the state of the process, and predicts what
-    is missing in it.
+    The network gets the image enlarged by bicubic interpolation, and the state of the process. It predicts what is
+    missing in the enlarged image.
 
     Args:
-        model: of `load`; of one channel, it works on each channel of the images by itself.
-        images: whose enlarged size the network takes (any, with `--any-size`).
-        mode: `"mean"`, one evaluation, the most likely values; `"sample"`, DDIM from noise, sharper.
-        steps: evaluations of mode `"sample"`.
-        seed: of its noise.
-        on_step: called before each evaluation.
+        model: what `load` returns; if it has one channel, it works on each channel of the images by itself.
+        images: images whose enlarged size the network accepts (any size, with `--any-size`).
+        mode: `"mean"` takes one evaluation and returns the mean of what is likely; `"sample"` starts DDIM from noise,
+            and is sharper.
+        steps: the number of sampling steps of mode `"sample"`.
+        seed: the seed of its noise.
+        on_step: called before each evaluation; what it raises ends the work.
+
+    Returns:
+        Images `(B, C, scale H, scale W)` in [0, 1].
+
+    Raises:
+        ExportedModelError: for arguments that do not fit the model.
     """
     if model.task != "upscale":
         raise ExportedModelError(f"this model was made for {model.task}, and enlarges nothing")
@@ -635,7 +644,7 @@ def upscale(
     enlarged = _enlarged(planes.astype(np.float32), scale)
     condition = _padded(model, enlarged * 2 - 1)
 
-    def network(x: np.ndarray, timestep: Any, class_labels: Any = None) -> np.ndarray:
+    def network(x: np.ndarray, timestep: int, class_labels: None = None) -> np.ndarray:
         return model(np.concatenate([x, condition], axis=1), timestep)
 
     schedule = model.schedule
@@ -653,7 +662,7 @@ def upscale(
 
 
 def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
-    """By bicubic interpolation, `(B, C, scale H, scale W)`, float32; values may leave their range."""
+    """Returns images enlarged by bicubic interpolation, `(B, C, scale H, scale W)`; values may leave their range."""
     pillow = _pillow()
     size = (images.shape[3] * scale, images.shape[2] * scale)
     planes = [np.asarray(pillow.fromarray(p).resize(size, pillow.Resampling.BICUBIC)) for i in images for p in i]
@@ -661,7 +670,7 @@ def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _padded(model: ExportedModel, images: np.ndarray) -> np.ndarray:
-    """Images of any size, mirrored at the right and the bottom up to a size that the network takes."""
+    """Returns images mirrored at the right and the bottom up to a size that the network accepts."""
     if not model.any_size:
         return images
     missing = [-size % model.multiple_of for size in images.shape[2:]]
@@ -679,12 +688,8 @@ def _to_unit(images: np.ndarray) -> np.ndarray:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ExportedModelError("reading and writing images needs Pillow: pip install pillow") from error
-    return Image
+def _pillow() -> ModuleType:
+    return import_needed("PIL.Image", "pillow", "reading and writing images")
 
 
 def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
@@ -700,7 +705,7 @@ def read_image(path: str | os.PathLike, channels: int) -> np.ndarray:
     if channels not in modes:
         raise ExportedModelError(f"images have 1, 3 or 4 channels, and this model has {channels}")
     if not os.path.isfile(path):  # a pipe would be waited for, without end
-        raise ExportedModelError(f"{path} cannot be read as an image (there is no such file)")
+        raise ExportedModelError(f"{path} cannot be read as an image (it does not exist, or is not a regular file)")
     try:
         with pillow.open(path) as picture:
             pixels = _pixels(picture, modes[channels])
@@ -742,14 +747,14 @@ def _full_scale(values: np.ndarray, mode: str) -> np.ndarray:
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
-    """`(B, C, H, W)` in [0, 1] to `(B, H, W, C)`, uint8."""
+    """Returns images `(B, C, H, W)` in [0, 1] as `(B, H, W, C)`, uint8."""
     return (images.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def grid(images: np.ndarray, padding: int = 2) -> np.ndarray:
-    """Images `(B, C, H, W)` as one, `(1, C, H', W')`, in rows of a square arrangement on dark grey.
+    """Arranges images `(B, C, H, W)` as one, `(1, C, H', W')`: in rows of about equal number, on dark grey.
 
-    Small ones are enlarged to about 48 pixels, by repeating pixels.
+    Small images are enlarged to about 48 pixels by repeating pixels.
     """
     scale = max(1, round(48 / max(images.shape[2:])))
     images = images.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -766,13 +771,15 @@ def grid(images: np.ndarray, padding: int = 2) -> np.ndarray:
 
 
 def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = False) -> list[Path]:
-    """Write images `(B, C, H, W)` in [0, 1]: several as a grid if `path` ends in .png, else one file each in a folder.
+    """Writes images `(B, C, H, W)` in [0, 1]: as one grid if `path` ends in .png, else as one file each in a folder.
+
+    Each file appears whole or not at all.
 
     Returns:
-        The files, each whole.
+        The files.
 
     Raises:
-        ExportedModelError: if one is there already and `overwrite` is False, or cannot be written.
+        ExportedModelError: if a file exists and `overwrite` is False, or cannot be written.
     """
     pillow = _pillow()
     paths = image_paths(path, len(images), overwrite)
@@ -784,7 +791,7 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
             file.parent.mkdir(parents=True, exist_ok=True)
             pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(aside, format="PNG")
             os.replace(aside, file)
-        except (OSError, ValueError) as error:  # ValueError: a name that can be none
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             reason = getattr(error, "strerror", None) or error
             raise ExportedModelError(
                 f"{file} cannot be written ({reason}); free some space or choose another --output"
@@ -823,22 +830,25 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) ->
 def run(
     options: Any, more: dict[str, Opener] | None = None, on_step: Callable[[], None] = nothing
 ) -> tuple[int, list[Path]]:
-    """Does what both command lines do: new images, or, if there is an input, that one cleaner or larger.
+    """Makes new images, or denoises or upscales the input if there is one: the work of both command lines.
 
     Args:
-        options: with the attributes that `main` parses.
-        more: formats beside `OPENERS`.
+        options: an object with the attributes that `main` parses.
+        more: openers of formats that are not in `OPENERS`.
         on_step: called before each evaluation; what it raises ends the work, and nothing is written.
 
     Returns:
         The number of images, and the files.
+
+    Raises:
+        ExportedModelError: for a model, an image or options that cannot be used, or a file that cannot be written.
     """
     image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
     model = load(options.model, options.threads, more)
-    common: dict[str, Any] = {"steps": options.steps, "on_step": on_step}
+    common: Info = {"steps": options.steps, "on_step": on_step}
     if options.input is None:
         if options.sigma is not None:
-            raise ExportedModelError("sigma is the noise of an image that is given; give one, or leave sigma out")
+            raise ExportedModelError("sigma describes the noise of an input image; give --input, or leave --sigma out")
         about = {"sampler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size}
         images = generate(model, options.num, class_label=options.class_label, **about, **common)
     elif model.task == "upscale":
@@ -852,21 +862,21 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python runtime.py`: images from the model in this file's folder, or another."""
+    """Runs the command line of `python runtime.py`, with the model in this file's folder or another."""
     parser = argparse.ArgumentParser(description="Run an exported model; needs numpy, onnxruntime and pillow.")
     parser.add_argument("--model", default=str(Path(__file__).parent), help="an exported folder (default: this one)")
-    parser.add_argument("--output", default="images.png", help="a .png file (a grid if several), or a folder")
+    parser.add_argument("--output", default="images.png", help="a .png file (a grid of several images), or a folder")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
-    parser.add_argument("--steps", type=int, default=50, help="evaluations per image (default: 50)")
-    parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, default="ddim", help="default: ddim")
-    parser.add_argument("--seed", type=int, default=0, help="image k depends on it and on k alone (default: 0)")
-    parser.add_argument("--class-label", type=int, help="for class-conditional models")
-    parser.add_argument("--input", help="an image to take noise out of, or to enlarge")
-    parser.add_argument("--sigma", type=float, help="standard deviation of its noise, of 255")
+    parser.add_argument("--steps", type=int, default=50, help="number of sampling steps (default: 50)")
+    parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, default="ddim", help="(default: ddim)")
+    parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")
+    parser.add_argument("--class-label", type=int, help="class of the images, for class-conditional models")
+    parser.add_argument("--input", help="an image to denoise or to upscale")
+    parser.add_argument("--sigma", type=float, help="standard deviation of its noise, on the 0-255 scale")
     parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
-    parser.add_argument("--threads", type=int, help="threads of an evaluation")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
+    parser.add_argument("--threads", type=int, help="number of threads (default: one for each core)")
+    parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time (default: 64)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     options = parser.parse_args(argv)
     try:
         count, paths = run(options)

@@ -84,11 +84,10 @@ def measure_latency(
             if turn >= warmup:
                 times[name].append((clock() - started) * 1000)
     first = np.array(next(iter(times.values())))
-    facts = {"repeats": repeats, "num_threads": torch.get_num_threads(), "device": str(device or "cpu")}
+    threads, where = torch.get_num_threads(), str(device or "cpu")
     results = {}
     for name, values in times.items():
         p25, median, p75 = map(float, np.percentile(values, QUARTILES))
-        low, middle, high = map(float, np.percentile(np.array(values) / first, QUARTILES))
-        ratios = {"ratio": middle, "ratio_p25": low, "ratio_p75": high}
-        results[name] = Latency(median, p25, p75, min_ms=min(values), **ratios, **facts)
+        low, ratio, high = map(float, np.percentile(np.array(values) / first, QUARTILES))
+        results[name] = Latency(median, p25, p75, repeats, ratio, low, high, min(values), threads, where)
     return results

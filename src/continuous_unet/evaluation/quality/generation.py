@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.data import ImageDataset
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.quality.extractors import Extractor
@@ -44,11 +45,7 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     Raises:
         InputError: for fewer than 100 features on a side, or without torchmetrics.
     """
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError as error:
-        raise InputError("FID and KID need torchmetrics: pip install 'continuous-unet[evaluate]'") from error
+    image = import_extra("torchmetrics.image", "FID and KID need torchmetrics", "evaluate")
     if min(len(real), len(fake)) < FEWEST:
         raise InputError(f"{len(real)} and {len(fake)} images are too few for a distance; at least {FEWEST} are needed")
     identity = nn.Identity()
@@ -57,8 +54,8 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # KID warns that it keeps features, which it is given here anyway
         torch.manual_seed(0)  # KID draws its subsets from torch's global generator
-        fid = FrechetInceptionDistance(feature=identity)
-        kid = KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
+        fid = image.fid.FrechetInceptionDistance(feature=identity)
+        kid = image.kid.KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
         for metric in (fid, kid):
             metric.update(real, real=True)
             metric.update(fake, real=False)

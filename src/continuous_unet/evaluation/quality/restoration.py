@@ -6,7 +6,6 @@ interpolation, and rounded to 8 bits. PSNR and SSIM are those of Y of ITU-R BT.6
 a border of as many pixels as the factor. Every number is a mean over images. The metrics are those of torchmetrics.
 """
 
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,21 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
-from continuous_unet.data.sources import open_source
+from continuous_unet.data.sources import Reading, open_source
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
-from continuous_unet.images.grids import to_pil
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
+from continuous_unet.images.resampling import degraded, to_8_bit
 from continuous_unet.tasks.restoration import RestoreOptions
 
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
@@ -47,7 +44,7 @@ def read_images(data: str | Path, channels: int, most: int | None = None) -> Ite
     Raises:
         InputError: if an image cannot be read, because a mean without it would describe another set.
     """
-    source = open_source(str(data), "test")
+    source = open_source(str(data), Reading("test"))
     for index in range(min(len(source), most or len(source))):
         try:
             image = normalise_mode(source.load(index), channels)
@@ -60,11 +57,8 @@ class Quality:
     """Means over images of PSNR (dB), SSIM and, if wanted, LPIPS."""
 
     def __init__(self, lpips: bool = False) -> None:
-        try:
-            from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-        except ImportError as error:
-            raise InputError("evaluation needs torchmetrics: pip install 'continuous-unet[evaluate]'") from error
-        self._psnr, self._ssim = peak_signal_noise_ratio, structural_similarity_index_measure
+        metrics = import_extra("torchmetrics.functional.image", "evaluation needs torchmetrics", "evaluate")
+        self._psnr, self._ssim = metrics.peak_signal_noise_ratio, metrics.structural_similarity_index_measure
         self._lpips = _lpips() if lpips else None
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -253,10 +247,7 @@ class Reduction:
         if not height or not width:
             raise InputError(f"{name} is smaller than {self.scale} pixels")
         clean = to_8_bit(image[:, :height, :width])
-        small, enlarged = degraded(clean[None], self.scale)
-        if self.jpeg is not None:
-            small = compressed(small[0], self.jpeg)[None]
-            enlarged = enlarge(small, self.scale)
+        small, enlarged = degraded(clean[None], self.scale, None if self.jpeg is None else [self.jpeg])
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
@@ -269,14 +260,6 @@ class Reduction:
     def _inner(self, image: Tensor) -> Tensor:
         inner = slice(self.scale, -self.scale)
         return luma(image)[:, inner, inner]
-
-
-def compressed(image: Tensor, quality: int) -> Tensor:
-    """Returns an image `(C, H, W)` in [0, 1] as it is read back from a JPEG file of that quality, 1 to 95."""
-    buffer = io.BytesIO()
-    to_pil(image[None])[0].save(buffer, format="JPEG", quality=quality)
-    pixels = np.asarray(Image.open(buffer), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).reshape(*image.shape[1:], image.shape[0]).permute(2, 0, 1)
 
 
 def measure(

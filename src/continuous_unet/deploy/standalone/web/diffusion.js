@@ -1,14 +1,14 @@
-// Images from an exported network in the browser: the same noise and the same sampler as runtime.py, to rounding.
-// No framework, no build; index.html is the page around it.
+// Makes images with an exported network in the browser. Noise and sampler equal those of runtime.py up to rounding.
+// There is no framework and no build step; index.html is the page around it.
 
-/** The high 32 bits of a product of two 32-bit words. */
+/** Returns the high 32 bits of a product of two 32-bit words. */
 function multiplyHigh(a, b) {
   const [aLow, aHigh, bLow, bHigh] = [a & 0xffff, a >>> 16, b & 0xffff, b >>> 16];
   const middle = aLow * bHigh + aHigh * bLow + Math.floor((aLow * bLow) / 65536);
   return (aHigh * bHigh + Math.floor(middle / 65536)) >>> 0;
 }
 
-/** Philox4x32-10 (Salmon et al., SC 2011): four random words from a counter of four words and a key of two. */
+/** Returns four random words for a key of two and a counter of four words: Philox4x32-10 (Salmon et al., SC 2011). */
 export function philox(key, counter) {
   let [c0, c1, c2, c3] = counter;
   let [k0, k1] = key;
@@ -23,7 +23,7 @@ export function philox(key, counter) {
   return [c0, c1, c2, c3];
 }
 
-/** Standard normal numbers of image `number` of a seed (0 to 2**53 - 1): see `normal_noise` in runtime.py. */
+/** Returns the standard normal numbers of one image of a seed (0 to 2**53 - 1), as `normal_noise` in runtime.py. */
 export function normalNoise(seed, number, count) {
   const key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
   const noise = new Float32Array(Math.ceil(count / 4) * 4);
@@ -39,14 +39,14 @@ export function normalNoise(seed, number, count) {
   return noise.subarray(0, count);
 }
 
-/** To the nearest whole number, halves to the even one, as NumPy rounds. */
+/** Rounds to the nearest whole number, and halves to the even one, as NumPy does. */
 function roundToEven(value) {
   const floor = Math.floor(value);
   if (value - floor !== 0.5) return Math.round(value);
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** The timesteps of DDIM, first to last. */
+/** Returns the timesteps of DDIM, first to last. */
 export function ddimTimesteps(schedule, steps) {
   const total = schedule.alphas_cumprod.length;
   const indices = [...Array(steps).keys()];
@@ -59,7 +59,7 @@ export function ddimTimesteps(schedule, steps) {
   return indices.map((i) => (steps === 1 ? 0 : roundToEven(((steps - 1 - i) * (total - 1)) / (steps - 1))));
 }
 
-/** One step of DDIM without noise, in place: from x at a timestep, and the prediction there, to the next x. */
+/** Takes one step of DDIM without noise: changes x at a timestep into the next x, by the prediction there. */
 export function ddimStep(schedule, steps, timestep, x, prediction) {
   const alphas = schedule.alphas_cumprod;
   const before = timestep - Math.floor(alphas.length / steps);
@@ -86,7 +86,7 @@ export function ddimStep(schedule, steps, timestep, x, prediction) {
 
 const CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1/dist/";
 
-/** onnxruntime-web: from the folder `ort` beside the page if there is one, else from a content network. */
+/** Loads onnxruntime-web from the folder `ort` next to the page if it exists, else from a content network. */
 export async function loadRuntime(backend) {
   const file = backend === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
   const beside = new URL("./ort/", import.meta.url).href;
@@ -94,7 +94,7 @@ export async function loadRuntime(backend) {
   try {
     if ((await fetch(beside + file, { method: "HEAD" })).ok) place = beside;
   } catch {
-    // no answer: the folder is not there
+    // no answer: the folder does not exist
   }
   try {
     const ort = await import(place + file);
@@ -103,19 +103,19 @@ export async function loadRuntime(backend) {
     return ort;
   } catch (error) {
     throw new Error(
-      `onnxruntime-web could not be loaded from ${place}. Put its dist folder beside this page as "ort". (${error.message})`
+      `onnxruntime-web could not be loaded from ${place}. Put its dist folder next to this page as "ort". (${error.message})`
     );
   }
 }
 
-/** An exported model: what export.json says, and a session of onnxruntime-web. */
+/** An exported model: the contents of export.json, and a session of onnxruntime-web. */
 export class Model {
   static async load(folder, backend = "wasm") {
     const answer = await fetch(new URL("export.json", folder));
-    if (!answer.ok) throw new Error(`export.json is not there (${answer.status}): this page belongs into an export`);
+    if (!answer.ok) throw new Error(`export.json is missing (${answer.status}): this page must lie in an export`);
     const info = await answer.json();
     const [ort, network] = await Promise.all([loadRuntime(backend), fetch(new URL(info.network, folder))]);
-    if (!network.ok) throw new Error(`${info.network} is not there (${network.status}): the export is not whole`);
+    if (!network.ok) throw new Error(`${info.network} is missing (${network.status}): the export is incomplete`);
     const session = await ort.InferenceSession.create(await network.arrayBuffer(), { executionProviders: [backend] });
     return new Model(ort, session, info);
   }
@@ -126,7 +126,7 @@ export class Model {
     this.batch = typeof batch === "number" ? batch : null;
   }
 
-  /** The prediction for `count` images in x, one timestep and one class. */
+  /** Returns the prediction for `count` images in x, at one timestep and of one class. */
   async predict(x, count, timestep, label) {
     const size = x.length / count;
     const piece = this.batch ?? count;
@@ -148,8 +148,8 @@ export class Model {
   }
 
   /**
-   * New images in [0, 1], one after the other; image k depends on (seed, k) alone.
-   * onStep(done, total, images so far) is awaited before each evaluation; what it throws ends the sampling.
+   * Returns new images in [0, 1], one after the other; image k depends on (seed, k) alone.
+   * It awaits onStep(done, total, images so far) before each evaluation; an exception from it ends the sampling.
    */
   async generate({ count = 1, steps = 20, seed = 0, label = 0, onStep = async () => {} }) {
     const size = this.shape.reduce((a, b) => a * b, 1);
@@ -161,17 +161,17 @@ export class Model {
       ddimStep(this.info.schedule, steps, timestep, x, await this.predict(x, count, timestep, label));
     }
     await onStep(timesteps.length, timesteps.length, x);
-    if (!x.every(Number.isFinite)) throw new Error("the model made values that are not finite");
+    if (!x.every(Number.isFinite)) throw new Error("the images have values that are not finite; export the model in another precision");
     return x.map(toUnit);
   }
 }
 
-/** From [-1, 1] to [0, 1]. */
+/** Converts a value in [-1, 1] to [0, 1]. */
 export function toUnit(value) {
   return Math.min(1, Math.max(0, value / 2 + 0.5));
 }
 
-/** Draw image k of images in [-1, 1] on a canvas of its own size. */
+/** Draws image k of images in [-1, 1] on a canvas, which gets its size. */
 export function draw(canvas, [channels, height, width], images, k) {
   canvas.width = width;
   canvas.height = height;
