@@ -145,9 +145,9 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
 def test_every_class_is_sampled_alike():
     asked = []
 
-    def pipeline(batch_size, class_labels, generator, **_):
+    def pipeline(batch_size, generator, steps, eta, class_labels, output_type, **_):
         asked.append((class_labels, batch_size, [g.initial_seed() for g in generator]))
-        return SimpleNamespace(images=torch.zeros(batch_size, 1, 2, 2))
+        return (torch.zeros(batch_size, 1, 2, 2),)
 
     pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=3))
     assert sum(len(batch) for batch in quality.samples(pipeline, 10, batch_size=4)) == 10

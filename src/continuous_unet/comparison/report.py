@@ -149,35 +149,28 @@ def _quality_table(scale: Scale, rows: Sequence[SideRow]) -> Table:
     return Table(["side", *QUALITY], body)
 
 
-def _pivot(corner: str, columns: Mapping[object, str], lines: Iterable[tuple[str, Mapping[object, str]]]) -> Table:
-    """Returns a table from headings and cells by key; lines without cells are left out."""
-    body = [[label, *(cells.get(key, MISSING) for key in columns)] for label, cells in lines if cells]
-    return Table([corner, *columns.values()], body)
+def _pivot(corner: str, headings: list[str], lines: Iterable[tuple[str, Mapping[str, str]]]) -> Table:
+    """Returns a table of labels and of cells by heading."""
+    return Table([corner, *headings], [[label, *(cells.get(h, MISSING) for h in headings)] for label, cells in lines])
 
 
 def _sampling_table(sides: TrainedSides, steps: list[int]) -> Table:
-    lines = [
-        (
-            f"{side.label}, {SCHEDULER_NAMES[scheduler]}",
-            {point.steps: f"{point.fid:.1f}" for point in trained.sampling if point.scheduler == scheduler},
-        )
-        for side, trained in sides
-        for scheduler in CURVE_SCHEDULERS
-    ]
-    return _pivot("FID", {n: f"{n} steps" for n in steps}, lines)
+    lines = []
+    for side, trained in sides:
+        for scheduler in CURVE_SCHEDULERS:
+            fids = {f"{p.steps} steps": f"{p.fid:.1f}" for p in trained.sampling if p.scheduler == scheduler}
+            lines.append((f"{side.label}, {SCHEDULER_NAMES[scheduler]}", fids))
+    return _pivot("FID", [f"{n} steps" for n in steps], lines)
 
 
 def _solver_steps_table(sides: TrainedSides) -> Table:
+    lines = []
+    for side, trained in sides:
+        if rows := trained.solver_steps:
+            losses = {str(row.solver_steps): f"{row.validation_loss:.4f}" for row in rows}
+            lines.append((f"{side.label} (trained with {rows[0].trained_with})", losses))
     steps = sorted({row.solver_steps for _, trained in sides for row in trained.solver_steps})
-    lines = [
-        (
-            f"{side.label} (trained with {trained.solver_steps[0].trained_with})",
-            {row.solver_steps: f"{row.validation_loss:.4f}" for row in trained.solver_steps},
-        )
-        for side, trained in sides
-        if trained.solver_steps
-    ]
-    return _pivot("validation loss", {n: str(n) for n in steps}, lines)
+    return _pivot("validation loss", list(map(str, steps)), lines)
 
 
 def _sweep_table(sides: TrainedSides) -> Table:
@@ -186,6 +179,6 @@ def _sweep_table(sides: TrainedSides) -> Table:
     lines = []
     for side, trained in sides:
         used = f"{trained.learning_rate:g}" + " (at the edge of the sweep)" * (trained.learning_rate in edges)
-        losses = {point.learning_rate: f"{point.validation_loss:.4f}" for point in trained.sweep}
+        losses = {f"{point.learning_rate:g}": f"{point.validation_loss:.4f}" for point in trained.sweep}
         lines.append((side.label, {**losses, "used": used}))
-    return _pivot("validation loss at learning rate", {**{rate: f"{rate:g}" for rate in rates}, "used": "used"}, lines)
+    return _pivot("validation loss at learning rate", [*(f"{rate:g}" for rate in rates), "used"], lines)

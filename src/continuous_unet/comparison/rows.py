@@ -18,6 +18,7 @@ from continuous_unet.comparison.results import Comparison, CurvePoint, Failed, L
 from continuous_unet.evaluation.costs.latency import Latency
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from typing_extensions import Self
 
 
@@ -130,12 +131,12 @@ class Row:
         return found
 
 
-def _group(field: Field[Any]) -> type[Spread] | type[Timing] | None:
+def _group(field: Field[object]) -> type[Spread] | type[Timing] | None:
     """Returns the class of a figure that takes several columns."""
     return next((kind for kind in (Spread, Timing) if field.type == kind | None), None)
 
 
-def _column(field: Field[Any], part: Field[Any]) -> str:
+def _column(field: Field[object], part: Field[object]) -> str:
     return field.name if part.name == "mean" else f"{field.name}_{part.name}"
 
 
@@ -217,7 +218,7 @@ def companion_tables(comparison: Comparison) -> dict[str, list[Json]]:
     """Returns what does not fit into one row for each side, as tables by file name."""
     trained = comparison.trained()
 
-    def by_side(rows: Iterable[tuple[str, Any]]) -> list[Json]:
+    def by_side(rows: Iterable[tuple[str, "DataclassInstance"]]) -> list[Json]:
         return [{"side": name, **asdict(row)} for name, row in rows]
 
     return {

@@ -81,20 +81,20 @@ def profile_model(
     repeats: int = 20,
     warmup: int = 3,
 ) -> ModelProfile:
-    """Measures a U-Net of diffusers' contract, on the device and in the dtype that it is in.
+    """Measures a U-Net of diffusers' contract, on its own device and in its own dtype.
 
-    Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model is left as
-    it was found: modes, gradients and weights; so is the random state.
+    Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model keeps
+    its modes, gradients and weights, and the random state does not change.
 
     Args:
         model: `ContinuousUNet2DModel`, `UNet2DModel` or another with their
             `forward(sample, timestep, class_labels=None)` and a `config` with `in_channels`.
         sample_size: height and width of the input; the configured one if None.
-        batch_size: images at a time.
+        batch_size: number of images at a time.
         class_labels: (batch_size, ...), for a model with class conditioning; if None and the config has
             `num_class_embeds`, class 0 for all.
-        repeats: timed forward passes.
-        warmup: forward passes before those.
+        repeats: number of timed forward passes.
+        warmup: number of forward passes before those that are timed.
 
     Raises:
         InputError: if no size is known, the model cannot take it, or a number is below 1.
@@ -105,7 +105,7 @@ def profile_model(
     everything = [*model.parameters(), *model.buffers()]
     if not everything:
         raise InputError(
-            f"{type(model).__name__} has no parameters, so neither device nor dtype is known; give another"
+            f"{type(model).__name__} has no parameters, so its device and dtype are unknown; give one with weights"
         )
     device, dtype = everything[0].device, everything[0].dtype
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -172,7 +172,7 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
     if sample_size is None:
         sample_size = getattr(config, "sample_size", None)
     if sample_size is None:
-        raise InputError("the model's config has no sample_size; say which one to profile (--sample-size)")
+        raise InputError("the model's config has no sample_size; give one with --sample-size")
     sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"sample_size={sample_size} must be one or two numbers (height, width) of at least 1")

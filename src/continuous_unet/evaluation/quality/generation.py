@@ -45,7 +45,9 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     Raises:
         InputError: for fewer than 100 features on a side, or without torchmetrics.
     """
-    image = import_extra("torchmetrics.image", "FID and KID need torchmetrics", "evaluate")
+    parts = [
+        import_extra(f"torchmetrics.image.{n}", "FID and KID need torchmetrics", "evaluate") for n in ("fid", "kid")
+    ]
     if min(len(real), len(fake)) < FEWEST:
         raise InputError(f"{len(real)} and {len(fake)} images are too few for a distance; at least {FEWEST} are needed")
     identity = nn.Identity()
@@ -54,8 +56,8 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # KID warns that it keeps features, which it is given here anyway
         torch.manual_seed(0)  # KID draws its subsets from torch's global generator
-        fid = image.fid.FrechetInceptionDistance(feature=identity)
-        kid = image.kid.KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
+        fid = parts[0].FrechetInceptionDistance(feature=identity)
+        kid = parts[1].KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
         for metric in (fid, kid):
             metric.update(real, real=True)
             metric.update(fake, real=False)

@@ -43,7 +43,7 @@ class EvaluationResult(CallResult):
 
 @contextlib.contextmanager
 def collecting(result: EvaluationResult, stop: StopRequest | None) -> Iterator[StopRequest]:
-    """Within, `Stopped` ends the block, and the result says which signal it was; what it has by then is kept."""
+    """Inside this context, `Stopped` ends the block. The result records the signal and keeps the finished rows."""
     with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as request:
         try:
             yield request
@@ -148,9 +148,9 @@ class GenerationResult(EvaluationResult):
     """FID and KID of models and of folders of images."""
 
     extractor: str = ""
-    """What the features are. Distances in other features cannot be compared with these."""
+    """A description of the features. Distances in other features cannot be compared with these."""
     floor: generation.Distance | None = None
-    """The distance of real images to as many others: what a perfect model would reach."""
+    """The distance of real images to the same number of others, which is what a perfect model would reach."""
 
     def to_text(self) -> str:
         if self.floor is None:
@@ -168,7 +168,7 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     """Measures FID and KID of models, or of generated images, to real images.
 
     The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
-    class-conditional model makes as many images of each class.
+    class-conditional model makes the same number of images of each class.
 
     Args:
         options: models, images and how to compare them.
