@@ -334,8 +334,8 @@ def summary() -> str:
 
 FAULTS = {
     "kills": "Kills", "disk": "Full and read-only disks", "flips": "Damaged checkpoints", "signals": "Signals",
-    "processes": "Several processes", "images": "Bad images", "models": "Hostile files",
-    "arguments": "Random arguments", "long": "Long runs",
+    "processes": "Several processes", "images": "Bad images", "batches": "Batches of photographs",
+    "models": "Hostile files", "arguments": "Random arguments", "long": "Long runs",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults"
-PARTS = {"kills", "disk", "flips", "signals", "processes", "images", "models", "arguments"}
+PARTS = {"kills", "disk", "flips", "signals", "processes", "images", "batches", "models", "arguments"}
 
 
 def test_nothing_is_lost_and_nothing_silently_wrong(tmp_path):

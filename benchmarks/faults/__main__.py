@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # sums are equal bit for bit only then; child processes inherit it
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-PARTS = ("kills", "disk", "flips", "signals", "processes", "images", "models", "arguments", "long")
+PARTS = ("kills", "disk", "flips", "signals", "processes", "images", "batches", "models", "arguments", "long")
 ROWS = Path(__file__).parents[1] / "results" / "faults.csv"
 
 

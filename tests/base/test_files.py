@@ -7,7 +7,14 @@ import pytest
 
 from continuous_unet.base import files
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import check_output, explain_write_errors, replace_file, replace_folder, replace_text
+from continuous_unet.base.files import (
+    check_output,
+    check_outputs,
+    explain_write_errors,
+    replace_file,
+    replace_folder,
+    replace_text,
+)
 
 
 def test_replace_folder(tmp_path):
@@ -129,8 +136,41 @@ def test_what_is_no_place_for_a_result_is_refused(case, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_several_results_go_to_one_file_or_to_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v2.png").mkdir()
+    (tmp_path / "file").touch()
+
+    def places(output, overwrite=False):
+        return [
+            str(place) for place in check_outputs(output, ["a.png", "b.png"], [".png", ".tif"], overwrite=overwrite)
+        ]
+
+    assert places("one.TIF") == ["one.TIF"]
+    for folder in ("new", "v1.5/", "v2.png", "."):
+        assert places(folder) == [os.path.normpath(f"{folder}/a.png"), os.path.normpath(f"{folder}/b.png")]
+    (tmp_path / "b.png").touch()
+    for output, message in ((".", "b.png exists already"), ("b.png", "b.png exists already")):
+        with pytest.raises(InputError, match=message):
+            places(output)
+        assert places(output, overwrite=True)[-1] == "b.png"
+    for output, message in (
+        ("one.gif", r"expected a folder, which may end with /, or a name that ends in \.png, \.tif"),
+        ("file", "is a file; name a new .png or .tif file, or a folder"),
+        ("file/below/x.png", "file is not a folder that may be written to"),
+        ("file/below", "file is not a folder that may be written to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            places(output)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission_is_refused(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(InputError, match="closed is not a folder that may be written to"):
         check_output(tmp_path / "closed" / "x", overwrite=False)
+
+
+def test_a_file_makes_the_folder_above_it(tmp_path):
+    replace_text(tmp_path / "a" / "b.txt", "text")
+    assert (tmp_path / "a" / "b.txt").read_text() == "text"

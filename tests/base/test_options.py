@@ -215,7 +215,7 @@ def test_leaves_tell_the_command_line_what_it_needs():
     assert known["sigma"].variants == ("denoise",)
     assert known["loss"].variants == ("generate", "denoise")
     assert [known[n].metavar for n in ("output", "steps", "share", "rates", "names", "factor", "model_options")] == [
-        "FOLDER", "INT", "NUMBER", "NUMBER", "TEXT", "{2,3,4}", "KEY=VALUE",
+        "FOLDER", "INT", "NUMBER", "NUMBER", "NAMES", "{2,3,4}", "KEY=VALUE",
     ]  # fmt: skip
     assert known["task"].choices == ("generate", "denoise", "upscale")
     assert known["task"].default == "generate"

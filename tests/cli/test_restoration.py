@@ -141,11 +141,11 @@ WRONG = {
     "channels": (["denoise", "photos", "-o", "x", "--model", "rgba"], "4 channels in and 4 out"),
     "channels of the condition": (["upscale", "photos", "-o", "x", "--model", "odd"], "1 channels in and 1 out"),
     "scale": (["upscale", "photos", "-o", "x", "--model", "upscaler", "--scale", "2"], "trained for scale 3"),
-    "scale of none": (["upscale", "photos", "-o", "x", "--scale", "3"], "no model for factor 3"),
+    "scale of none": (["upscale", "photos", "-o", "x", "--scale", "3"], "no packaged model has the factor 3"),
     "scale of nothing": (["upscale", "photos", "-o", "x", "--scale", "9"], "--scale 9 must be one of 2, 3, 4"),
     "sample of a mean": (
         ["upscale", "photos", "-o", "x", "--model", "upscaler", "--mode", "sample"],
-        "--mode mean only",
+        "for mode 'mean' only",
     ),
     "no mask": (["inpaint", "photos", "-o", "x", "--model", "diffusion"], "--mask is missing"),
     "mask missing": (

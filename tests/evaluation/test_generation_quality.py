@@ -14,7 +14,7 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality import generation as quality
-from continuous_unet.evaluation.quality.extractors import Extractor
+from continuous_unet.evaluation.quality.extractors import Extractor, Preparation
 from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
@@ -62,7 +62,7 @@ def test_too_few_images_are_refused():
 def test_the_classifier_learns_is_saved_and_named(tmp_path):
     data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 200)
     path = tmp_path / "extractor" / "classifier.safetensors"
-    facts = Classifier.prepare(data, held_out, steps=40, seed=0, device=CPU, path=path)
+    facts = Classifier.prepare(Preparation(data, held_out, path, CPU, steps=40))
     assert facts["task"] == "classes"
     assert facts["accuracy"] > 0.6  # chance is 0.1
     extractor = Classifier(path, facts, CPU)
@@ -79,7 +79,7 @@ def test_without_classes_it_learns_rotations(tmp_path):
     dataset = open_dataset("digits", image_size=16, progress=False)
     dataset.report.class_names = None
     data, held_out = train_validation_split(dataset, 200)
-    facts = Classifier.prepare(data, held_out, steps=60, seed=0, device=CPU, path=tmp_path / "c.safetensors")
+    facts = Classifier.prepare(Preparation(data, held_out, tmp_path / "c.safetensors", CPU, steps=60))
     assert (facts["task"], facts["num_classes"]) == ("rotations", 4)
     assert facts["accuracy"] > 0.5  # chance is 0.25
     assert "quarter turns" in Classifier(tmp_path / "c.safetensors", facts, CPU).name
@@ -145,9 +145,9 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
 def test_every_class_is_sampled_alike():
     asked = []
 
-    def pipeline(batch_size, class_labels, generator, **_):
+    def pipeline(batch_size, generator, steps, eta, class_labels, output_type, **_):
         asked.append((class_labels, batch_size, [g.initial_seed() for g in generator]))
-        return SimpleNamespace(images=torch.zeros(batch_size, 1, 2, 2))
+        return (torch.zeros(batch_size, 1, 2, 2),)
 
     pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=3))
     assert sum(len(batch) for batch in quality.samples(pipeline, 10, batch_size=4)) == 10

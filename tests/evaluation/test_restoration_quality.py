@@ -12,13 +12,11 @@ from continuous_unet.evaluation.quality.restoration import (
     GaussianNoise,
     Quality,
     Reduction,
-    Settings,
-    compressed,
     luma,
     measure,
     read_images,
 )
-from continuous_unet.images.resampling import enlarge, to_8_bit
+from continuous_unet.images.resampling import compressed, enlarge, to_8_bit
 from tests.evaluation.ssim_of_scikit_image import pairs
 
 
@@ -46,7 +44,7 @@ def test_noise_is_of_its_strength_not_clipped_and_the_same_each_time():
     assert one["psnr"] > one["input_psnr"] + 0.5  # a file would be clipped: half of the pixels are near enough
     assert min(float(image.min()) for image in pipeline.seen) < -0.1
     assert one["images"] == 3
-    other = measure(GaussianNoise(50.0), pipeline, images(), Settings(seed=1))
+    other = measure(GaussianNoise(50.0), pipeline, images(), seed=1)
     assert other["psnr"] != one["psnr"]
     # an image's noise does not depend on the images before it
     last = measure(GaussianNoise(50.0), pipeline, images()[2:])

@@ -40,10 +40,10 @@ def test_nothing_is_overwritten_by_accident(tmp_path):
     with pytest.raises(InputError, match="--overwrite"):
         output_paths(path, 1)
     assert output_paths(path, 1, overwrite=True) == [path]
-    with pytest.raises(InputError, match=r"only \.png"):
+    with pytest.raises(InputError, match=r"name that ends in \.png"):
         output_paths(tmp_path / "a.jpg", 1)
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         output_paths(tmp_path / "file", 1)
-    with pytest.raises(InputError, match="cannot make the folder"):
+    with pytest.raises(InputError, match="is not a folder that"):
         output_paths(tmp_path / "file" / "sub", 2)

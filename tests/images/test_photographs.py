@@ -153,7 +153,7 @@ def test_the_case_with_metadata(tmp_path):
         ("rgb16.png", "its 16-bit values were read as 8 bits"),
         (
             "float_hdr4.tif",
-            "its values were counted from 0 (black) to 3.68627 (white); --value-range LOW:HIGH says otherwise",
+            "its values were counted from 0 (black) to 3.68627 (white); --value-range LOW:HIGH changes this",
         ),
     ],
 )

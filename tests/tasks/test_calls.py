@@ -62,9 +62,14 @@ def test_upscaling_one_in_memory():
 @pytest.mark.parametrize("name", ["m255.png", "m01.png", "m_pal_red.png", "m_i32.tif", "m_la.png"])
 def test_every_kind_of_mask_fills_the_same_pixels(name, models):
     options = InpaintOptions(
-        inputs=[str(CASES / "i.png")], output="out.png", model="diffusion", mask=str(CASES / name), steps=4,
-        jump_length=2, resamples=1,
-    )  # fmt: skip
+        inputs=[str(CASES / "i.png")],
+        output="out.png",
+        model="diffusion",
+        mask=str(CASES / name),
+        steps=4,
+        jump_length=2,
+        resamples=1,
+    )
     assert inpaint_files(options).exit_code == 0
     hole = mask_of(Image.open(CASES / "m255.png"))
     changed = pixels("out.png") != pixels(CASES / "i.png")

@@ -83,9 +83,14 @@ def test_the_sigma_is_estimated():
 
 def blind(channels=1, **options):
     unet = ContinuousUNet2DModel(
-        in_channels=channels, out_channels=channels, block_out_channels=(8, 8), norm_num_groups=4, norm_type="pixel",
-        add_attention=False, patch_size=2,
-    )  # fmt: skip
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        norm_type="pixel",
+        add_attention=False,
+        patch_size=2,
+    )
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return DenoisingPipeline(unet.eval(), sigma_max=55.0, **options)

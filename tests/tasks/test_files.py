@@ -9,7 +9,7 @@ from PIL import Image
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.tasks.files import plan_files, restore_files
+from continuous_unet.tasks.files import FilesResult, Work, file_call, plan_files
 from continuous_unet.tasks.options import FileOptions
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -22,9 +22,12 @@ def unchanged(photograph, before_tile):
 
 
 def run(inputs, output="out", restore=unchanged, *, stop=None, scale=1, **more):
-    options = FileOptions(inputs=inputs, output=output, **more)
-    plan = plan_files(inputs, output, options.overwrite, options.skip_existing)
-    return restore_files(plan, restore, options, stop=stop or StopRequest(), scale=scale)
+    call = file_call(lambda options: Work(restore, {}, scale))
+    return call(FileOptions(inputs=inputs, output=output, **more), stop=stop or StopRequest())
+
+
+def plan(inputs, output="out", **more):
+    return plan_files(FileOptions(inputs=inputs, output=output, **more), FilesResult(output))
 
 
 @pytest.fixture
@@ -38,10 +41,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_where_results_go(folder):
-    found = {str(source): str(target) for source, target in plan_files(["in"], "out").jobs}
+    found = {str(source): str(target) for source, target in plan(["in"])}
     # what is read and cannot be written becomes a PNG
     assert found == {"in/a.png": "out/a.png", "in/b.jpg": "out/b.jpg", "in/deep/c.gif": "out/deep/c.png"}
-    ((_, target),) = plan_files(["in/a.png"], "new.webp").jobs
+    ((_, target),) = plan(["in/a.png"], "new.webp")
     assert str(target) == "new.webp"
     for inputs, output, message in (
         (["in"], "one.png", "one file and there are 3 inputs"),
@@ -49,11 +52,11 @@ def test_where_results_go(folder):
         (["in/a.png"], "in", "exists already"),
         (["in/a.png"], "in/b.jpg", "exists already"),
         (["in/a.png"], "in/notes.txt", "expected a folder"),
-        (["in/a.png"], "in/b.jpg/deeper", "no folder"),
+        (["in/a.png"], "in/b.jpg/deeper", "not a folder"),
     ):
         with pytest.raises(InputError, match=message):
-            plan_files(inputs, output)
-    assert plan_files(["in/a.png"], "in", overwrite=True)
+            plan(inputs, output)
+    assert plan(["in/a.png"], "in", overwrite=True)
 
 
 def test_a_bad_file_does_not_keep_the_others(folder, capsys):
@@ -105,14 +108,14 @@ def test_two_results_of_one_name_fail_alone(folder):
     assert all("another input would become out/a.png too" in entry["reason"] for entry in result.failed)
     assert sorted(entry["input"] for entry in result.files) == ["in/b.jpg", "in/deep/c.gif"]
     assert result.to_text().startswith("2 of 4 images")
-    assert len(plan_files(["in/b.jpg", "in/b.jpg"], "new").jobs) == 1  # one file named twice is one file
+    assert len(plan(["in/b.jpg", "in/b.jpg"], "new")) == 1  # one file named twice is one file
 
 
 def test_results_that_exist_are_skipped(folder):
     run(["in/a.png"])
     before = (folder / "out" / "a.png").stat().st_mtime_ns
     with pytest.raises(InputError, match="--skip-existing"):
-        plan_files(["in"], "out")
+        plan(["in"])
     result = run(["in"], skip_existing=True)
     assert (result.skipped, len(result.files)) == (["in/a.png"], 2)
     assert (folder / "out" / "a.png").stat().st_mtime_ns == before

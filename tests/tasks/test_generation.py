@@ -136,7 +136,7 @@ def test_wrong_arguments(unet):
 
 
 def test_more_steps_than_the_schedule_has(unet):
-    with pytest.raises(InputError, match="num_inference_steps=2000 cannot be"):
+    with pytest.raises(InputError, match="num_inference_steps=2000 cannot be used"):
         DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))(num_inference_steps=2000)
 
 

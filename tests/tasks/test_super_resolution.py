@@ -80,9 +80,14 @@ def test_grey_by_a_colour_model_stays_grey():
 def new(scale, **options):
     """An untrained model whose last layer is zero: it adds nothing."""
     unet = ContinuousUNet2DModel(
-        in_channels=2, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4, norm_type="pixel",
-        add_attention=False, patch_size=scale,
-    )  # fmt: skip
+        in_channels=2,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        norm_type="pixel",
+        add_attention=False,
+        patch_size=scale,
+    )
     return SuperResolutionPipeline(unet.eval(), schedule(), scale=scale, **options)
 
 

@@ -1,5 +1,6 @@
 """Every task through the one training loop: exact resumption, what is validated, what is saved, what is learned."""
 
+import math
 import tarfile
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.images.resampling import compressed, enlarge, resize, to_8_bit
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
 from continuous_unet.tasks.registry import TRAINED
@@ -169,6 +171,28 @@ def test_a_share_of_the_images_is_for_the_answer_in_one_evaluation(tiny):
     torch.testing.assert_close(restored, clean, rtol=0, atol=1e-5)
 
 
+def test_compression_is_an_option_of_upscaling(tiny):
+    """Without it nothing is as different as a bit; with it each image has a quality of its own, by the draws alone."""
+    times = torch.tensor([0, 375, 749, 750])
+    clean, noise = torch.rand(4, 1, 16, 16) * 2 - 1, torch.randn(4, 1, 16, 16)
+
+    def inputs(**options):
+        learning = task(tiny, task="upscale", regression_share=0.25, **options)
+        model = Told(lambda sample: torch.zeros(4, 1, 16, 16))
+        return learning.loss(step(learning, model, clean, noise, times)), model.calls[0][0][:, 1:]
+
+    small = to_8_bit(resize(clean / 2 + 0.5, 8, 8))
+    loss, enlarged = inputs()
+    assert torch.equal(enlarged, enlarge(small, 2) * 2 - 1)
+    for bounds, low, high in (("5:95", 5, 95), ("30", 30, 30)):
+        shares = [(1 + math.erf(float(value) / math.sqrt(2))) / 2 for value in noise[:, 0, 0, 0]]
+        files = [compressed(image, round(low + (high - low) * share)) for image, share in zip(small, shares)]
+        for _ in range(2):
+            loss_of_jpeg, enlarged = inputs(jpeg_quality=bounds)
+            assert torch.equal(enlarged, enlarge(torch.stack(files), 2) * 2 - 1)
+            assert not torch.equal(loss_of_jpeg, loss)
+
+
 WRONG = [
     ({"task": "denoise", "sigma": "55:0"}, "LOW:HIGH"),
     ({"task": "denoise", "sigma": "0"}, "LOW:HIGH"),
@@ -177,6 +201,9 @@ WRONG = [
     ({"task": "denoise", "min_snr_gamma": 5.0}, "--min-snr-gamma is for --task generate"),
     ({"task": "denoise", "class_conditional": True}, "--class-conditional is for --task generate"),
     ({"task": "upscale", "scale": 5}, "2, 3, 4"),
+    ({"task": "upscale", "jpeg_quality": "95:30"}, "jpeg_quality='95:30' must be LOW:HIGH"),
+    ({"task": "upscale", "jpeg_quality": "0:50"}, "1 to 95"),
+    ({"task": "denoise", "jpeg_quality": "50"}, "--jpeg-quality is for --task upscale"),
     ({"task": "upscale", "objective": "epsilon"}, "v_prediction or sample"),
     ({"task": "upscale", "regression_share": 1.5}, "at least 0 and at most 1"),
     ({"task": "generate", "loss": "absolute"}, "--loss is for --task denoise and --task upscale"),

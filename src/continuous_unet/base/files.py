@@ -3,8 +3,8 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path, PurePath
 
 from continuous_unet.base.errors import InputError
 
@@ -70,8 +70,46 @@ def check_output(
     return target
 
 
+def check_outputs(
+    output: str | os.PathLike[str],
+    names: Sequence[str | PurePath],
+    endings: Collection[str],
+    *,
+    overwrite: bool,
+    instead: str = "choose another --output",
+) -> list[Path]:
+    """Decides by `check_output` whether results may be written to one file, or to several in a folder.
+
+    Args:
+        output: a folder if it exists as one, ends with a slash, or has no ending; otherwise a file.
+        names: names of the files in such a folder.
+        endings: endings of the files that can be written, such as `.png`.
+        overwrite: whether earlier results may be replaced.
+        instead: what to do about an earlier result, for errors.
+
+    Returns:
+        The one file, or a path for each of the names.
+
+    Raises:
+        InputError: for another ending, and as `check_output`.
+    """
+    target = Path(output)
+    if target.suffix and not os.fspath(output).endswith(("/", os.sep)) and not os.path.isdir(target):
+        if target.suffix.lower() not in endings:
+            raise InputError(
+                f"--output {target}: expected a folder, which may end with /, or a name that ends in "
+                f"{', '.join(endings)}"
+            )
+        return [check_output(target, overwrite=overwrite, instead=instead)]
+    if os.path.exists(target) and not os.path.isdir(target):
+        raise InputError(f"--output {target} is a file; name a new {' or '.join(endings)} file, or a folder")
+    return [check_output(target / name, overwrite=overwrite, instead=instead) for name in names]
+
+
 def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Writes a file by `write(aside)` and moves it into place, so that even a crash leaves the old file or the new one.
+
+    The folder is made if it is missing.
 
     Raises:
         InputError: if it cannot be written; an earlier file is untouched.
@@ -80,6 +118,7 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> No
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with explain_write_errors(target):
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             write(aside)
             sync(aside)
             os.replace(aside, target)

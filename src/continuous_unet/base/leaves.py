@@ -76,7 +76,8 @@ class Leaf:
         kind = self.kinds[-1]
         if _origin(kind) is list:
             (kind,) = typing.get_args(kind)
-        return {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(_origin(kind), "TEXT")
+        of_text = self.name.rpartition("_")[2].upper()
+        return {int: "INT", float: "NUMBER", dict: "KEY=VALUE"}.get(_origin(kind), of_text)
 
     @property
     def default(self) -> Any:

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.signals import Stopped, StopRequest
 
 Item = TypeVar("Item")
@@ -122,8 +123,5 @@ def launched_processes(device: str | None) -> Processes:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise InputError("several processes need accelerate: pip install 'continuous-unet[train]'") from error
-    return Processes(PartialState(cpu=device == "cpu"))
+    accelerate = import_extra("accelerate", "several processes need accelerate", "train")
+    return Processes(accelerate.PartialState(cpu=device == "cpu"))

@@ -18,11 +18,11 @@ SHARED = (
     *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "objective"),
     *("noise_schedule", "ema_decay", "device"),
 )
-"""Options of the trainings that are taken over."""
+"""Options that every training takes from the comparison."""
 
 
 class ModelDescription(Protocol):
-    """What a model is made of, such as a `Side`."""
+    """Names the preset of a model and its changes, as a `Side` does."""
 
     preset: str
     model_options: dict[str, Any]
@@ -30,7 +30,7 @@ class ModelDescription(Protocol):
 
 @dataclass
 class CompareConfig(Options):
-    """Everything that a comparison depends on; it is the same for all sides.
+    """The options of `cunet compare`, which are the same for all sides.
 
     Options marked `may_change` may differ when a comparison continues; what was measured stays as it was measured.
     """
@@ -41,9 +41,9 @@ class CompareConfig(Options):
     output: str = option("", "folder of the comparison", required=True, may_change=True)
     budget: str = option(
         "images=16000",
-        "training of each side: images=N, as many images, or minutes=M, as much time at its measured speed",
+        "training of each side: images=N for a number of images, or minutes=M for a time at its measured speed",
     )
-    sides: list[str] = option([], "names of built-in sides, or YAML files of your own; all built-in ones if left out")
+    sides: list[str] = option([], "names of built-in sides, or YAML files of your own (default: all built-in ones)")
     side_size: Literal["auto", "small", "base"] = option(
         "auto",
         "which built-in sides: small ones, base ones, or by the images (small up to 32 pixels)",
@@ -51,8 +51,8 @@ class CompareConfig(Options):
     )
     num_seeds: int = option(3, "number of seeds that every side is trained with", between=(1, 100), may_change=True)
 
-    image_size: int | None = option(None, "side of the images in pixels; their own if left out")
-    channels: int | None = option(None, "1 (grey), 3 (RGB) or 4 (RGBA); what the images have if left out")
+    image_size: int | None = option(None, "side of the images in pixels (default: their own)")
+    channels: int | None = option(None, "1 (grey), 3 (RGB) or 4 (RGBA) channels (default: those of the images)")
     fit: Literal["crop", "pad", "stretch"] = option("crop", "how images become square")
     random_flip: bool = option(False, "mirror half of the images")
     batch_size: int = option(32, "images per training step", between=(1, 2**16))
@@ -68,7 +68,7 @@ class CompareConfig(Options):
     learning_rates: list[float] = option(
         [1e-3, 2e-3, 4e-3], "learning rates to try for each side in the sweep; the best one is used", above=0, below=1
     )
-    sweep_images: int | None = option(None, "training images of each try; a quarter of the budget if left out")
+    sweep_images: int | None = option(None, "training images of each try (default: a quarter of the budget)")
 
     num_samples: int = option(5000, "samples for the FID and KID of each side and seed", between=(100, 10**7))
     scheduler: str = option(
@@ -89,7 +89,7 @@ class CompareConfig(Options):
     costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing", may_change=True)
     compiled: bool = option(True, "measure compiled latency too (compiles every side)", may_change=True)
     repeats: int = option(15, "timed rounds of every latency", between=(1, 10**4), may_change=True)
-    device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute; the best available one if left out")
+    device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute (default: the best device available)")
     jobs: int = option(
         1, "number of trainings at a time, of one thread each if there are several", between=(1, 256), may_change=True
     )

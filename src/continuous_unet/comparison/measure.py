@@ -28,7 +28,7 @@ SOLVER_STEPS = (1, 2, 3, 4, 6, 8)
 
 
 def _device(models: Models) -> torch.device:
-    return next(next(iter(models.values())).parameters()).device
+    return next(iter(models.values())).device
 
 
 def _inputs(model: Any, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,8 +36,7 @@ def _inputs(model: Any, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(batch_size, model.config.in_channels, size, size, generator=generator)
     timesteps = torch.randint(1000, (batch_size,), generator=generator)
-    device = _device({"": model})
-    return sample.to(device), timesteps.to(device)
+    return sample.to(model.device), timesteps.to(model.device)
 
 
 def measure_costs(models: Models) -> dict[str, SideCost]:
@@ -129,28 +128,20 @@ def _speeds(
     }
 
 
-def measure_latencies(models: Models, repeats: int, *, compiled: bool) -> dict[str, Latency | Failed]:
+def measure_latencies(models: Models, repeats: int, *, compiled: bool = False) -> dict[str, Latency | Failed]:
     """Returns the latency of a forward pass of one image, by name.
 
     With `compiled`, every side is compiled by `torch.compile` before the first round. A side that cannot be compiled
     gets an entry that says why.
     """
-    if compiled:
-        # torch compiles a function for 8 shapes at most and runs it uncompiled for others: too few for all sides,
-        # where one with breaks in its graph (torchdiffeq's solvers) has layers compiled by themselves
-        with torch._dynamo.config.patch(recompile_limit=8 * len(models)):
-            return _latencies(models, repeats, lambda model: torch.compile(model, dynamic=False))
-    return _latencies(models, repeats, lambda model: model)
-
-
-def _latencies(
-    models: Models, repeats: int, prepare: Callable[[Any], Callable[..., Any]]
-) -> dict[str, Latency | Failed]:
     functions: dict[str, Callable[[], object]] = {}
     failed: dict[str, Failed] = {}
-    with torch.no_grad():
+    # torch compiles a function for 8 shapes at most and runs it uncompiled for others: too few for all sides,
+    # where one with breaks in its graph (torchdiffeq's solvers) has layers compiled by themselves
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=8 * len(models)):
         for name, model in models.items():
-            forward = partial(prepare(model), *_inputs(model, 1), return_dict=False)
+            prepared = torch.compile(model, dynamic=False) if compiled else model
+            forward = partial(prepared, *_inputs(model, 1), return_dict=False)
             try:
                 forward()
                 functions[name] = forward

@@ -3,9 +3,9 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from tqdm import tqdm
@@ -22,19 +22,16 @@ from continuous_unet.comparison.workers import Task, run_in_processes
 Kind = TypeVar("Kind")
 
 
+@dataclass
 class PieceStore:
-    """The folder of a comparison.
+    """The folder of a comparison."""
 
-    Args:
-        folder: `compare.yaml`, `sides/` and `pieces/` are kept in it.
-        stop: a request to stop, which is looked at before each piece.
-        jobs: number of pieces that are made at a time, where they do not depend on each other.
-    """
-
-    def __init__(self, folder: Path, stop: StopRequest, jobs: int) -> None:
-        self.folder = folder
-        self.stop = stop
-        self.jobs = jobs
+    folder: Path
+    """`compare.yaml`, `sides/` and `pieces/` are kept in it."""
+    stop: StopRequest
+    """It is checked before each piece is made."""
+    jobs: int
+    """Number of pieces that are made at a time, where they do not depend on each other."""
 
     def claim(self, config: CompareConfig, sides: list[Side]) -> None:
         """Makes the folder, or checks that what it holds is this comparison.
@@ -69,7 +66,9 @@ class PieceStore:
         """Returns the file of a piece."""
         return self.folder / "pieces" / f"{name}.json"
 
-    def once(self, name: str, kind: type[Kind], make: Callable[..., Any], *arguments: Any, **options: Any) -> Kind:
+    def once(
+        self, name: str, kind: type[Kind], make: Callable[..., object], *arguments: object, **options: object
+    ) -> Kind:
         """Returns a piece: read if its file exists, otherwise made by `make(*arguments, **options)` and written."""
         if not self.path(name).is_file():
             self.stop.check()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import SCHEDULER_NAMES
 from continuous_unet.comparison.results import Comparison
@@ -24,13 +24,9 @@ def draw_plots(folder: Path, comparison: Comparison) -> dict[str, str]:
     Raises:
         InputError: without matplotlib.
     """
-    try:
-        import matplotlib
+    import_extra("matplotlib", "the report needs matplotlib", "compare").use("Agg")
+    import matplotlib.pyplot as plt
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise InputError("the report needs matplotlib: pip install 'continuous-unet[compare]'") from error
     folder.mkdir(exist_ok=True)
     drawn = {}
     for name, (draw, panels, title) in PLOTS.items():
@@ -102,4 +98,4 @@ PLOTS: dict[str, tuple[Callable[[Panels, Comparison, Look], None], int, str]] = 
     "solver-steps": (_solver_steps, 1, "Loss of trained models with other numbers of solver steps than in training."),
     "memory": (_memory, 1, "Memory for the backward pass against solver steps."),
 }
-"""By file name: what draws it, its number of panels, its title."""
+"""What draws each plot, its number of panels and its title, by file name."""

@@ -1,10 +1,9 @@
 """The order of things in a comparison: costs, sweep, trainings, samples. Every step is a piece that is made once."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,47 +18,40 @@ from continuous_unet.comparison.workers import ExtractorSpec, Task, measure_samp
 from continuous_unet.data import ImageDataset
 from continuous_unet.evaluation.costs.latency import Latency
 from continuous_unet.evaluation.quality import generation as quality
-from continuous_unet.evaluation.quality.extractors import Extractor, Facts, extractor_class
+from continuous_unet.evaluation.quality.extractors import Extractor, Facts, Preparation, extractor_class
 from continuous_unet.tasks.loading import load_pipeline
 
-Result = TypeVar("Result")
+Kind = TypeVar("Kind")
+Timed = dict[str, Latency | res.Failed]
+SideTask = tuple[Side, str, Task]
+"""A side, the name of a piece of it, and how the piece is made."""
 
 
+@dataclass
 class Protocol:
-    """One comparison.
+    """Holds what one comparison needs."""
 
-    Args:
-        config: all settings.
-        data: images to train on.
-        held_out: images to validate on.
-        sides: the models, cuts carried out.
-        pieces: where measurements are kept.
-        device: where to compute.
-    """
-
-    def __init__(
-        self,
-        config: CompareConfig,
-        data: ImageDataset,
-        held_out: ImageDataset,
-        sides: list[Side],
-        pieces: PieceStore,
-        device: torch.device,
-    ) -> None:
-        self.config = config
-        self.data = data
-        self.held_out = held_out
-        self.sides = sides
-        self.pieces = pieces
-        self.folder = pieces.folder
-        self.device = device
-        self.size, self.channels = square_side(data.report), data.report.channels
+    config: CompareConfig
+    data: ImageDataset
+    """Images to train on."""
+    held_out: ImageDataset
+    """Images to validate on."""
+    sides: list[Side]
+    """The models, with their cuts carried out."""
+    pieces: PieceStore
+    """Where measurements are kept."""
+    device: torch.device
 
     def run(self, machine: res.Machine) -> res.Comparison:
-        """Measures everything that is not measured yet."""
-        sides = self._costs()
-        if self.config.costs_only:
-            return res.Comparison(self.config, self.data.report, machine, list(sides.values()))
+        """Measures everything that is not measured yet.
+
+        Raises:
+            InputError: if the training of a side diverged.
+            Stopped: if a signal arrived.
+        """
+        config, sides = self.config, self._costs()
+        if config.costs_only:
+            return res.Comparison(config, self.data.report, machine, list(sides.values()))
         images = {name: self._images(side.speed.seconds_per_image) for name, side in sides.items()}
         sweep = self._sweep(images)
         rates = {name: min(tries, key=lambda t: t.validation_loss).learning_rate for name, tries in sweep.items()}
@@ -69,112 +61,109 @@ class Protocol:
         for side in self.sides:
             name = side.name
             losses = self.pieces.once(f"dial/{name}", list[res.SolverStepsLosses], self._solver_steps, side)
-            trained = res.TrainedSide(
-                rates[name], images[name], sweep[name], runs[name], distances[name], sampling[name], losses
-            )
-            sides[name] = replace(sides[name], trained=trained)
-        return res.Comparison(self.config, self.data.report, machine, list(sides.values()), scale)
+            found = sweep[name], runs[name], distances[name], sampling[name], losses
+            sides[name] = replace(sides[name], trained=res.TrainedSide(rates[name], images[name], *found))
+        return res.Comparison(config, self.data.report, machine, list(sides.values()), scale)
 
     def _costs(self) -> dict[str, res.SideResult]:
         config, once = self.config, self.pieces.once
         # the reference of all ratios comes first: the discrete U-Net, if there is one
         ordered = sorted(self.sides, key=lambda side: side.name != "discrete")
-        models = {side.name: side.build(self.size, self.channels).to(self.device).eval() for side in ordered}
+        size, channels = square_side(self.data.report), self.data.report.channels
+        models = {side.name: side.build(size, channels).to(self.device).eval() for side in ordered}
         costs = once("costs", dict[str, res.SideCost], measure.measure_costs, models)
         memory = once("memory", list[res.SavedMemory], measure.measure_memory, models)
         steps = models, config.batch_size, config.repeats
         speed = once("training-speed", dict[str, res.Speed], measure.measure_training_speed, *steps)
-        kinds = ("eager", "compiled") if config.compiled else ("eager",)
-        latency = {
-            kind: once(
-                f"latency-{kind}",
-                dict[str, Latency | res.Failed],
-                measure.measure_latencies,
-                models,
-                config.repeats,
-                compiled=kind == "compiled",
-            )
-            for kind in kinds
-        }
+        eager = once("latency-eager", Timed, measure.measure_latencies, models, config.repeats)
+        compiled: Timed = {}
+        if config.compiled:
+            compiled = once("latency-compiled", Timed, measure.measure_latencies, models, config.repeats, compiled=True)
         runs = models, config.scheduler, config.sampling_steps, max(2, config.repeats // 4)
         sampling = once("sampling-time", dict[str, res.Speed], measure.measure_sampling_time, *runs)
         return {
-            side.name: res.SideResult(
-                name=side.name,
-                label=side.label,
-                cost=costs[side.name],
-                memory=[row for row in memory if row.side == side.name],
-                speed=speed[side.name],
-                sampling_time=sampling[side.name],
-                eager=latency["eager"][side.name],
-                compiled=latency.get("compiled", {}).get(side.name),
+            name: res.SideResult(
+                name,
+                side.label,
+                costs[name],
+                [row for row in memory if row.side == name],
+                speed[name],
+                sampling[name],
+                eager[name],
+                compiled.get(name),
             )
-            for side in self.sides
+            for name, side in ((side.name, side) for side in self.sides)
         }
 
     def _images(self, seconds_per_image: float) -> int:
-        """Returns the training images of a side, in whole batches."""
+        """Returns the number of training images of a side, in whole batches."""
         kind, size = self.config.budget_parts()
         images = size if kind == "images" else 60 * size / seconds_per_image
         return max(1, round(images / self.config.batch_size)) * self.config.batch_size
 
+    def _by_side(self, kind: type[Kind], tasks: list[SideTask]) -> dict[str, list[Kind]]:
+        """Makes pieces that do not depend on each other, and returns them by the name of their side."""
+        made = self.pieces.all(kind, {name: task for _, name, task in tasks})
+        pairs = list(zip(tasks, made, strict=True))
+        return {side.name: [piece for (owner, *_), piece in pairs if owner is side] for side in self.sides}
+
+    def _run(self, side: Side, name: str) -> Path:
+        return self.pieces.folder / "runs" / side.name / name
+
+    def _training(self, name: str, side: Side, images: int, rate: float, seed: int, points: int) -> SideTask:
+        output, steps = str(self._run(side, name)), images // self.config.batch_size
+        config = self.config.train_config(output, side, steps=steps, learning_rate=rate, seed=seed, points=points)
+        return side, f"runs/{side.name}/{name}", (train_side, config)
+
     def _sweep(self, images: dict[str, int]) -> dict[str, list[res.SweepPoint]]:
         """Returns each side's validation loss at each learning rate after a short training."""
-        config = self.config
+        config, rates = self.config, sorted(self.config.learning_rates)
         short = {name: config.sweep_images or max(config.batch_size, count // 4) for name, count in images.items()}
-        keys = [(side, rate) for rate in sorted(config.learning_rates) for side in self.sides]
-        tasks = {
-            f"runs/{side.name}/sweep-{rate:g}": self._training(f"sweep-{rate:g}", side, short, rate, 0, 1)
-            for side, rate in keys
+        keys = [(side, rate) for rate in rates for side in self.sides]
+        tasks = [self._training(f"sweep-{rate:g}", side, short[side.name], rate, 0, 1) for side, rate in keys]
+        return {
+            name: [
+                res.SweepPoint(rate, run.images_seen, math.inf if run.validation_loss is None else run.validation_loss)
+                for rate, run in zip(rates, runs, strict=True)
+            ]
+            for name, runs in self._by_side(res.Training, tasks).items()
         }
-        points = [
-            res.SweepPoint(rate, run.images_seen, math.inf if run.validation_loss is None else run.validation_loss)
-            for (_, rate), run in zip(keys, self.pieces.all(res.Training, tasks), strict=True)
-        ]
-        return _by_side(self.sides, [side for side, _ in keys], points)
 
     def _train(self, images: dict[str, int], rates: dict[str, float]) -> dict[str, list[res.Training]]:
         """Returns the trainings that count, by side, a list over the seeds."""
         seeds = range(self.config.num_seeds)
         keys = [(side, seed) for seed in seeds for side in self.sides if seed < (side.max_seeds or len(seeds))]
-        tasks = {
-            f"runs/{side.name}/seed-{seed}": self._training(f"seed-{seed}", side, images, rates[side.name], seed, 8)
-            for side, seed in keys
-        }
-        runs = self.pieces.all(res.Training, tasks)
-        for (side, seed), run in zip(keys, runs, strict=True):
-            if run.diverged is not None:
-                raise InputError(
-                    f"the training of the side {side.name} with seed {seed} diverged ({run.diverged}); compare again "
-                    "in another --output with lower --learning-rates"
-                )
-        return _by_side(self.sides, [side for side, _ in keys], runs)
-
-    def _training(self, name: str, side: Side, images: dict[str, int], rate: float, seed: int, points: int) -> Task:
-        output = str(self.folder / "runs" / side.name / name)
-        steps = images[side.name] // self.config.batch_size
-        return train_side, self.config.train_config(
-            output, side, steps=steps, learning_rate=rate, seed=seed, points=points
-        )
+        tasks = [
+            self._training(f"seed-{seed}", side, images[side.name], rates[side.name], seed, 8) for side, seed in keys
+        ]
+        found = self._by_side(res.Training, tasks)
+        for name, runs in found.items():
+            for seed, run in enumerate(runs):
+                if run.diverged is not None:
+                    raise InputError(
+                        f"the training of the side {name} with seed {seed} diverged ({run.diverged}); compare again "
+                        "in another --output with lower --learning-rates"
+                    )
+        return found
 
     @property
     def _real(self) -> Path:
         """The file with the features of the real images that samples are compared with."""
-        return self.folder / "extractor" / "real.safetensors"
+        return self.pieces.folder / "extractor" / "real.safetensors"
 
     def _scale(self) -> tuple[ExtractorSpec, res.Scale]:
-        """Makes the extractor, and measures what FIDs stand between."""
-        config, path = self.config, self.folder / "extractor" / "classifier.safetensors"
+        """Makes the extractor, and measures the distances between which FIDs lie."""
+        config, path = self.config, self._real.with_name("classifier.safetensors")
         kind = extractor_class(config.extractor)
-        how: dict[str, Any] = {"steps": config.extractor_steps, "seed": 0, "device": self.device, "path": path}
-        facts = self.pieces.once("extractor", Facts, kind.prepare, self.data, self.held_out, **how)
+        given = Preparation(self.data, self.held_out, path, self.device, config.extractor_steps)
+        facts = self.pieces.once("extractor", Facts, kind.prepare, given)
         extractor = kind(path, facts, self.device)
         floor = self.pieces.once("floor", quality.Distance, self._floor, extractor)
         noise = self.pieces.once("noise", quality.Distance, self._noise, extractor)
         return (config.extractor, path, facts), res.Scale(extractor.name, floor, noise)
 
     def _floor(self, extractor: Extractor) -> quality.Distance:
-        """Returns the distance of real images to as many others; writes the features of the former."""
+        """Returns the distance between two sets of real images of equal size; writes the features of the first."""
         parts = quality.real_halves(self.data, self.config.num_samples)
         reference, other = (quality.real_features(self.data, part, extractor, self.device) for part in parts)
         self._real.parent.mkdir(parents=True, exist_ok=True)
@@ -184,43 +173,38 @@ class Protocol:
     def _noise(self, extractor: Extractor) -> quality.Distance:
         """Returns the distance of pure noise to the real images, about that of a side that makes no pictures."""
         reference = load_file(self._real)["features"]
-        images = quality.noise_images(len(reference), self.channels, self.size)
+        images = quality.noise_images(len(reference), self.data.report.channels, square_side(self.data.report))
         return quality.distances(reference, quality.fake_features(images, extractor, self.device)[0])
 
     def _sample(
         self, runs: dict[str, list[res.Training]], spec: ExtractorSpec
     ) -> tuple[dict[str, list[res.SampledDistance]], dict[str, list[res.SampledDistance]]]:
         """Returns distances of the models of all seeds, and curves over sampling steps of those of the first seed."""
-        config = self.config
+        config, samples = self.config, self.pieces.folder / "samples"
+        samples.mkdir(exist_ok=True)
 
-        def task(side: Side, seed: int, scheduler: str, steps: int, count: int, grid: str | None = None) -> Task:
-            run = str(self.folder / "runs" / side.name / f"seed-{seed}")
-            return measure_samples, run, scheduler, steps, count, spec, str(self._real), str(self.device), grid
+        def task(side: Side, seed: int, scheduler: str, steps: int, count: int, grid: Path | None = None) -> Task:
+            run = self._run(side, f"seed-{seed}")
+            return measure_samples, run, scheduler, steps, count, spec, self._real, self.device, grid
 
-        (self.folder / "samples").mkdir(exist_ok=True)
-        models = [(side, run.seed) for side in self.sides for run in runs[side.name]]
-        distances = {}
-        for side, seed in models:
-            grid = None if seed else str(self.folder / "samples" / f"{side.name}.png")
-            name = f"distance/{side.name}/seed-{seed}"
-            distances[name] = task(side, seed, config.scheduler, config.sampling_steps, config.num_samples, grid)
-        keys = [(side, s, n) for side in self.sides for s in CURVE_SCHEDULERS for n in config.curve_steps]
-        curves = {
-            f"sampling/{side.name}-{scheduler}-{steps}": task(side, 0, scheduler, steps, config.curve_samples)
-            for side, scheduler, steps in keys
-        }
-        return (
-            _by_side(self.sides, [side for side, _ in models], self.pieces.all(res.SampledDistance, distances)),
-            _by_side(self.sides, [side for side, *_ in keys], self.pieces.all(res.SampledDistance, curves)),
-        )
+        whole = config.scheduler, config.sampling_steps, config.num_samples
+        distances = [
+            (
+                side,
+                f"distance/{side.name}/seed-{run.seed}",
+                task(side, run.seed, *whole, None if run.seed else samples / f"{side.name}.png"),
+            )
+            for side in self.sides
+            for run in runs[side.name]
+        ]
+        curves = [
+            (side, f"sampling/{side.name}-{s}-{steps}", task(side, 0, s, steps, config.curve_samples))
+            for side in self.sides
+            for s in CURVE_SCHEDULERS
+            for steps in config.curve_steps
+        ]
+        return self._by_side(res.SampledDistance, distances), self._by_side(res.SampledDistance, curves)
 
     def _solver_steps(self, side: Side) -> list[res.SolverStepsLosses]:
-        run = self.folder / "runs" / side.name / "seed-0"
-        return measure.measure_solver_steps(load_pipeline(run, device=self.device), self.held_out)
-
-
-def _by_side(sides: list[Side], owners: Sequence[Side], results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Returns results by the name of the side that each belongs to."""
-    return {
-        side.name: [result for owner, result in zip(owners, results, strict=True) if owner is side] for side in sides
-    }
+        pipeline = load_pipeline(self._run(side, "seed-0"), device=self.device)
+        return measure.measure_solver_steps(pipeline, self.held_out)

@@ -2,12 +2,12 @@
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
+from continuous_unet.base.packages import import_extra
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import MISSING, SCHEDULER_NAMES, figure, kid, markdown_table, scaled, timing
 from continuous_unet.comparison.plots import draw_plots
@@ -60,10 +60,7 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
 
 def render(name: str, folder: Path, context: Mapping[str, object]) -> str:
     """Returns `report.md` or `report.html`, in which pictures are included, as text."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise InputError("the report needs Jinja2: pip install 'continuous-unet[compare]'") from error
+    jinja2 = import_extra("jinja2", "the report needs Jinja2", "compare")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=name.endswith(".html"),
@@ -152,32 +149,36 @@ def _quality_table(scale: Scale, rows: Sequence[SideRow]) -> Table:
     return Table(["side", *QUALITY], body)
 
 
+def _pivot(corner: str, headings: list[str], lines: Iterable[tuple[str, Mapping[str, str]]]) -> Table:
+    """Returns a table of labels and of cells by heading."""
+    return Table([corner, *headings], [[label, *(cells.get(h, MISSING) for h in headings)] for label, cells in lines])
+
+
 def _sampling_table(sides: TrainedSides, steps: list[int]) -> Table:
-    body = []
+    lines = []
     for side, trained in sides:
         for scheduler in CURVE_SCHEDULERS:
-            fids = {p.steps: f"{p.fid:.1f}" for p in trained.sampling if p.scheduler == scheduler}
-            body.append([f"{side.label}, {SCHEDULER_NAMES[scheduler]}", *(fids.get(n, MISSING) for n in steps)])
-    return Table(["FID", *(f"{n} steps" for n in steps)], body)
+            fids = {f"{p.steps} steps": f"{p.fid:.1f}" for p in trained.sampling if p.scheduler == scheduler}
+            lines.append((f"{side.label}, {SCHEDULER_NAMES[scheduler]}", fids))
+    return _pivot("FID", [f"{n} steps" for n in steps], lines)
 
 
 def _solver_steps_table(sides: TrainedSides) -> Table:
-    steps = sorted({row.solver_steps for _, trained in sides for row in trained.solver_steps})
-    body = []
+    lines = []
     for side, trained in sides:
-        losses = {row.solver_steps: f"{row.validation_loss:.4f}" for row in trained.solver_steps}
-        if losses:
-            label = f"{side.label} (trained with {trained.solver_steps[0].trained_with})"
-            body.append([label, *(losses.get(n, MISSING) for n in steps)])
-    return Table(["validation loss", *map(str, steps)], body)
+        if rows := trained.solver_steps:
+            losses = {str(row.solver_steps): f"{row.validation_loss:.4f}" for row in rows}
+            lines.append((f"{side.label} (trained with {rows[0].trained_with})", losses))
+    steps = sorted({row.solver_steps for _, trained in sides for row in trained.solver_steps})
+    return _pivot("validation loss", list(map(str, steps)), lines)
 
 
 def _sweep_table(sides: TrainedSides) -> Table:
     rates = sorted({point.learning_rate for _, trained in sides for point in trained.sweep})
-    body = []
+    edges = {rates[0], rates[-1]} if len(rates) > 1 else set()
+    lines = []
     for side, trained in sides:
-        losses = {point.learning_rate: f"{point.validation_loss:.4f}" for point in trained.sweep}
-        best = trained.learning_rate
-        edge = " (at the edge of the sweep)" if len(rates) > 1 and best in (rates[0], rates[-1]) else ""
-        body.append([side.label, *(losses.get(rate, MISSING) for rate in rates), f"{best:g}{edge}"])
-    return Table(["validation loss at learning rate", *(f"{rate:g}" for rate in rates), "used"], body)
+        used = f"{trained.learning_rate:g}" + " (at the edge of the sweep)" * (trained.learning_rate in edges)
+        losses = {f"{point.learning_rate:g}": f"{point.validation_loss:.4f}" for point in trained.sweep}
+        lines.append((side.label, {**losses, "used": used}))
+    return _pivot("validation loss at learning rate", [*(f"{rate:g}" for rate in rates), "used"], lines)

@@ -43,7 +43,7 @@ class SavedMemory:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why something could not be timed."""
+    """The reason why something could not be timed."""
 
     failed: str
 
@@ -93,12 +93,12 @@ class Training:
     loss: float | None = None
     seconds: float = 0.0
     diverged: str | None = None
-    """Why the training was given up, if it was."""
+    """Why the training ended early, if it diverged."""
 
 
 @dataclass(frozen=True)
 class StoppedEarly:
-    """What a worker returns that a signal stopped; never a piece."""
+    """The answer of a worker that a signal stopped; it is never kept as a piece."""
 
     stopped_by: int
 
@@ -123,7 +123,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class TrainedSide:
-    """What is known of a side after training; lists are over seeds unless said otherwise."""
+    """The measurements of a side after training; lists are over seeds unless stated otherwise."""
 
     learning_rate: float
     images: int
@@ -144,13 +144,13 @@ class SideResult:
     label: str
     cost: SideCost
     memory: list[SavedMemory]
-    """For every exact gradient mode and number of solver steps."""
+    """One entry for every exact gradient mode and number of solver steps."""
     speed: Speed
-    """Of training steps."""
+    """The speed of training steps."""
     sampling_time: Speed
     eager: Latency | Failed
     compiled: Latency | Failed | None
-    """None if it was not asked for."""
+    """None if it was not requested."""
     trained: TrainedSide | None = None
     """None if only costs were measured."""
 
@@ -160,7 +160,7 @@ TrainedSides = list[tuple[SideResult, TrainedSide]]
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were measured on."""
+    """The machine on which the figures were measured."""
 
     device: str
     name: str
@@ -170,10 +170,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Scale:
-    """What FIDs stand between."""
+    """The distances between which FIDs lie."""
 
     extractor: str
-    """The features, for people."""
+    """A description of the features, for people."""
     floor: Distance
     """Real images to other real images."""
     noise: Distance
@@ -213,8 +213,8 @@ def from_json(kind: type[Kind], value: Any) -> Kind:
     return cast(Kind, value)
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether JSON can be read as a member of a union."""
+def _fits(kind: Any, value: object) -> bool:
+    """Returns whether JSON can be read as a member of a union."""
     if dataclasses.is_dataclass(kind):
         needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
         return isinstance(value, dict) and needed <= set(value)

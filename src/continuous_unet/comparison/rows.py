@@ -1,23 +1,25 @@
-"""One row for each side, as in `results.csv`, and what does not fit into it: curves, sweep, memory."""
+"""One row for each side, as in `results.csv`, and the tables beside it: curves, sweep, memory."""
 
 import csv
+import dataclasses
 import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
-from continuous_unet.comparison.results import Comparison, CurvePoint, Failed, SideResult, TrainedSide
+from continuous_unet.comparison.results import Comparison, CurvePoint, Failed, Losses, SideResult, TrainedSide, Training
 from continuous_unet.evaluation.costs.latency import Latency
 
-BANDS = tuple(f"validation_loss_quarter_{quarter}" for quarter in range(1, 5))
-"""Losses over the quarters of the timesteps, from least to most noise."""
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,46 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What the columns of a side are computed from."""
+
+    side: SideResult
+    sampling_steps: int
+    seconds: float
+    """Training time that every side had, see `equal_budgets`."""
+    images: int
+    """Number of training images that every side had."""
+
+    @property
+    def trained(self) -> TrainedSide:
+        """The trained side; columns of quality are computed for such sides alone."""
+        assert self.side.trained is not None
+        return self.side.trained
+
+
+def column(of: Callable[[Measured], object]) -> Any:
+    """Declares a field of a row by what it shows of a side."""
+    return dataclasses.field(metadata={"of": of})
+
+
+def over_runs(of: Callable[[Measured, Training], float | None]) -> Any:
+    """Declares a field of a row by what it shows of each run of a side."""
+    return column(lambda measured: Spread.of([of(measured, run) for run in measured.trained.runs]))
+
+
+def last(run: Training) -> Losses:
+    """Returns the last validation of a run."""
+    return run.curve[-1] if run.curve else Losses()
+
+
+@dataclass(frozen=True)
 class Row:
     """Base of rows: cells of a table by column. A column names its unit."""
+
+    @classmethod
+    def of(cls, measured: Measured) -> "Self":
+        """Returns the row of a side."""
+        return cls(**{field.name: field.metadata["of"](measured) for field in fields(cls)})
 
     def cells(self) -> Json:
         """Returns plain values by column; an unmeasured figure is an empty text."""
@@ -66,7 +106,7 @@ class Row:
             value = getattr(self, field.name)
             if group := _group(field):
                 for part in fields(group):
-                    figure = "" if value is None else getattr(value, part.name)
+                    figure = getattr(value, part.name, "")
                     text = " ".join(f"{v:.6g}" for v in figure) if isinstance(figure, tuple) else figure
                     cells[_column(field, part)] = text
             elif isinstance(value, Row):
@@ -91,56 +131,58 @@ class Row:
         return found
 
 
-def _group(field: Field[Any]) -> type[Spread] | type[Timing] | None:
+def _group(field: Field[object]) -> type[Spread] | type[Timing] | None:
     """Returns the class of a figure that takes several columns."""
     return next((kind for kind in (Spread, Timing) if field.type == kind | None), None)
 
 
-def _column(field: Field[Any], part: Field[Any]) -> str:
+def _column(field: Field[object], part: Field[object]) -> str:
     return field.name if part.name == "mean" else f"{field.name}_{part.name}"
 
 
 @dataclass(frozen=True)
 class QualityRow(Row):
-    """What a trained side reaches."""
+    """The quality that a trained side reaches."""
 
-    learning_rate: float
-    training_images: int
-    num_seeds: int
-    validation_loss: Spread | None
-    validation_loss_equal_images: Spread | None
-    validation_loss_equal_time: Spread | None
-    validation_loss_quarter_1: Spread | None
-    validation_loss_quarter_2: Spread | None
-    validation_loss_quarter_3: Spread | None
-    validation_loss_quarter_4: Spread | None
-    fid: Spread | None
-    kid: Spread | None
-    kid_std: float
+    learning_rate: float = column(lambda m: m.trained.learning_rate)
+    training_images: int = column(lambda m: m.trained.images)
+    num_seeds: int = column(lambda m: len(m.trained.runs))
+    validation_loss: Spread | None = over_runs(lambda m, run: run.validation_loss)
+    validation_loss_equal_images: Spread | None = over_runs(lambda m, run: loss_at(run.curve, m.images))
+    validation_loss_equal_time: Spread | None = over_runs(
+        lambda m, run: loss_at(run.curve, m.seconds / m.side.speed.seconds_per_image)
+    )
+    validation_loss_quarter_1: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_1)
+    validation_loss_quarter_2: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_2)
+    validation_loss_quarter_3: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_3)
+    validation_loss_quarter_4: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_4)
+    fid: Spread | None = column(lambda m: Spread.of([found.fid for found in m.trained.distances]))
+    kid: Spread | None = column(lambda m: Spread.of([found.kid for found in m.trained.distances]))
+    kid_std: float = column(lambda m: statistics.fmean(found.kid_std for found in m.trained.distances))
     """Mean over seeds of the standard deviation over subsets of the samples."""
-    num_samples: int
+    num_samples: int = column(lambda m: m.trained.distances[0].num_images or 0)
 
 
 @dataclass(frozen=True)
 class SideRow(Row):
     """A side's costs, and its quality if it was trained."""
 
-    side: str
-    label: str
-    parameters: int
-    macs_per_forward: int
-    macs_per_image: int
-    field_evaluations: int
-    saved_for_backward_bytes: int
-    peak_memory_bytes: int
-    peak_memory_training_bytes: int
-    latency_eager: Timing | None
-    latency_compiled: Timing | None
-    seconds_per_image: float
-    seconds_per_image_ratio: float
-    training_images_per_second: float
-    training_time_ratio: float
-    quality: QualityRow | None = None
+    side: str = column(lambda m: m.side.name)
+    label: str = column(lambda m: m.side.label)
+    parameters: int = column(lambda m: m.side.cost.num_parameters)
+    macs_per_forward: int = column(lambda m: m.side.cost.macs)
+    macs_per_image: int = column(lambda m: m.side.cost.macs * m.sampling_steps)
+    field_evaluations: int = column(lambda m: m.side.cost.evaluations)
+    saved_for_backward_bytes: int = column(lambda m: m.side.cost.saved_for_backward_bytes)
+    peak_memory_bytes: int = column(lambda m: m.side.cost.peak_memory_bytes)
+    peak_memory_training_bytes: int = column(lambda m: m.side.cost.peak_memory_training_bytes)
+    latency_eager: Timing | None = column(lambda m: Timing.of(m.side.eager))
+    latency_compiled: Timing | None = column(lambda m: Timing.of(m.side.compiled))
+    seconds_per_image: float = column(lambda m: m.side.sampling_time.seconds_per_image)
+    seconds_per_image_ratio: float = column(lambda m: m.side.sampling_time.ratio)
+    training_images_per_second: float = column(lambda m: 1 / m.side.speed.seconds_per_image)
+    training_time_ratio: float = column(lambda m: m.side.speed.ratio)
+    quality: QualityRow | None = column(lambda m: None if m.side.trained is None else QualityRow.of(m))
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, str]) -> "SideRow":
@@ -152,51 +194,7 @@ class SideRow(Row):
 def make_rows(comparison: Comparison) -> list[SideRow]:
     """Returns one row for each side."""
     budgets = equal_budgets(comparison)
-    return [_row(comparison, side, budgets) for side in comparison.sides]
-
-
-def _row(comparison: Comparison, side: SideResult, budgets: tuple[float, int]) -> SideRow:
-    cost = side.cost
-    return SideRow(
-        side=side.name,
-        label=side.label,
-        parameters=cost.num_parameters,
-        macs_per_forward=cost.macs,
-        macs_per_image=cost.macs * comparison.config.sampling_steps,
-        field_evaluations=cost.evaluations,
-        saved_for_backward_bytes=cost.saved_for_backward_bytes,
-        peak_memory_bytes=cost.peak_memory_bytes,
-        peak_memory_training_bytes=cost.peak_memory_training_bytes,
-        latency_eager=Timing.of(side.eager),
-        latency_compiled=Timing.of(side.compiled),
-        seconds_per_image=side.sampling_time.seconds_per_image,
-        seconds_per_image_ratio=side.sampling_time.ratio,
-        training_images_per_second=1 / side.speed.seconds_per_image,
-        training_time_ratio=side.speed.ratio,
-        quality=None if side.trained is None else _quality(side, side.trained, budgets),
-    )
-
-
-def _quality(side: SideResult, trained: TrainedSide, budgets: tuple[float, int]) -> QualityRow:
-    seconds, images = budgets
-    runs, distances = trained.runs, trained.distances
-    in_time = seconds / side.speed.seconds_per_image
-    bands: Json = {
-        band: Spread.of([getattr(run.curve[-1], band) if run.curve else None for run in runs]) for band in BANDS
-    }
-    return QualityRow(
-        learning_rate=trained.learning_rate,
-        training_images=trained.images,
-        num_seeds=len(runs),
-        validation_loss=Spread.of([run.validation_loss for run in runs]),
-        validation_loss_equal_images=Spread.of([loss_at(run.curve, images) for run in runs]),
-        validation_loss_equal_time=Spread.of([loss_at(run.curve, in_time) for run in runs]),
-        **bands,
-        fid=Spread.of([distance.fid for distance in distances]),
-        kid=Spread.of([distance.kid for distance in distances]),
-        kid_std=statistics.fmean(distance.kid_std for distance in distances),
-        num_samples=distances[0].num_images or 0,
-    )
+    return [SideRow.of(Measured(side, comparison.config.sampling_steps, *budgets)) for side in comparison.sides]
 
 
 def equal_budgets(comparison: Comparison) -> tuple[float, int]:
@@ -220,7 +218,7 @@ def companion_tables(comparison: Comparison) -> dict[str, list[Json]]:
     """Returns what does not fit into one row for each side, as tables by file name."""
     trained = comparison.trained()
 
-    def by_side(rows: Iterable[tuple[str, Any]]) -> list[Json]:
+    def by_side(rows: Iterable[tuple[str, "DataclassInstance"]]) -> list[Json]:
         return [{"side": name, **asdict(row)} for name, row in rows]
 
     return {
@@ -245,7 +243,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows of the same columns."""
+    """Writes rows with the same columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

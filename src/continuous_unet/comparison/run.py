@@ -1,7 +1,6 @@
 """The library call behind `cunet compare`."""
 
 import contextlib
-import importlib.util
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.comparison.config import CompareConfig
@@ -21,6 +21,7 @@ from continuous_unet.comparison.rows import SideRow
 from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts, square_side
 from continuous_unet.comparison.verdicts import Verdict
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
+from continuous_unet.evaluation.costs.profile import refusing
 from continuous_unet.evaluation.quality.extractors import extractor_class
 
 
@@ -67,8 +68,7 @@ def compare(config: CompareConfig, *, stop: StopRequest | None = None) -> Compar
     for side in sides:
         _try(side, size, channels)
     for name in ("torchmetrics", "matplotlib", "jinja2"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"a comparison needs the package {name}: pip install 'continuous-unet[compare]'")
+        import_extra(name, f"a comparison needs the package {name}", "compare")
     if not config.costs_only:
         extractor_class(config.extractor).check(device)
 
@@ -92,7 +92,6 @@ def _open_data(config: CompareConfig) -> tuple[ImageDataset, ImageDataset]:
         channels=config.channels,
         fit=config.fit,
         random_flip=config.random_flip,
-        seed=0,
     )
     data, held_out = train_validation_split(dataset, 0 if config.costs_only else config.num_validation, 0)
     if len(data) < 200 and not config.costs_only:
@@ -110,15 +109,12 @@ def _try(side: Side, size: int, channels: int) -> None:
         InputError: if it cannot be made, or cannot take images of this size.
     """
     model = side.build(size, channels).eval()
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, channels, size, size), 0)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the side {side.name} cannot take images of {size}x{size} pixels: {error}") from error
+    with torch.no_grad(), refusing(f"the side {side.name} cannot take images of {size}x{size} pixels"):
+        model(torch.zeros(1, channels, size, size), 0)
 
 
 def machine(device: torch.device) -> Machine:
-    """Returns what the figures are measured on."""
+    """Describes the machine on which the figures are measured."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     if device.type != "cuda":
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """The sides of a comparison: one YAML file each, and how a discrete U-Net is cut to the cost of another side."""
 
 import dataclasses
+from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ COSTS = ("parameters", "macs")
 class Side(Options):
     """One model of a comparison, as its YAML file describes it."""
 
-    name: str = option("", "name of the side; that of its file")
-    label: str = option("", "name of the side in the report; that of its file if left out")
+    name: str = option("", "name of the side (default: that of its file)")
+    label: str = option("", "name of the side in the report (default: that of its file)")
     preset: str = option("", "architecture of the model", choices=PRESETS)
     model_options: Json = option({}, "constructor arguments of the model that override the preset")
     cut: Json | None = option(
@@ -46,7 +46,7 @@ class Side(Options):
         return self
 
     def model(self) -> Json:
-        """Returns what the model is made of, as in a side file."""
+        """Returns preset and arguments of the model, as in a side file."""
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_options.items()}
         return {"preset": self.preset, "model_options": options}
 
@@ -161,17 +161,8 @@ def cut_widths(side: Side, kind: str, limit: float, image_size: int, channels: i
         widths = [max(8, round(width * largest / max(full) / 8) * 8) for width in full]
         return dataclasses.replace(side, model_options={**side.model_options, "block_out_channels": widths})
 
-    @cache
-    def fits(eighths: int) -> bool:
-        return cost(with_widths(8 * eighths), kind, image_size, channels) <= limit
-
-    low, high = 1, max(full) // 8
-    if not fits(low):
+    counts = range(1, max(full) // 8 + 1)  # cost grows with the widths
+    fitting = bisect_right(counts, limit, key=lambda n: cost(with_widths(8 * n), kind, image_size, channels))
+    if not fitting:
         raise InputError(f"the side {side.name} cannot be cut to {limit:,.0f} {kind}: its smallest form costs more")
-    while low < high:  # cost grows with the widths
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return with_widths(8 * low)
+    return with_widths(8 * counts[fitting - 1])

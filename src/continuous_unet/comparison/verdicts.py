@@ -1,7 +1,7 @@
-"""What the project claims, beside what was measured."""
+"""The claims of the project, and whether the measurements meet them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from continuous_unet.comparison.results import SavedMemory, SolverStepsLosses
@@ -10,10 +10,15 @@ from continuous_unet.comparison.rows import SideRow, Spread, Timing
 LIMITS = {"small": {"parameters": 0.25, "macs": 0.35}, "base": {"parameters": 0.25, "macs": 0.30}}
 """Goals of the project relative to the usual-size U-Net: `small` up to 32 pixels, `base` above."""
 
+STEPS_CLAIM = "worst loss over 1 to 8 solver steps, relative to the trained number of steps (control in brackets)"
+MEMORY_CLAIM = "memory for an exact gradient through 8 solver steps, relative to the control with checkpointing"
+Figure = Callable[[SideRow], float | Spread | None]
+"""Returns what a claim is about; None if it was not measured."""
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim."""
+    """One claim, and what was measured of it."""
 
     claim: str
     target: str
@@ -39,76 +44,70 @@ def make_verdicts(
         memory: of all sides.
         solver_steps: losses of trained models by side; empty if nothing was trained.
     """
-    by_name = {row.side: row for row in rows}
-    ours = by_name.get("ours")
-    if ours is None or len(rows) == 1:
-        why = "the side `ours` was not compared" if ours is None else "there was no other side"
+    sides = {row.side: row for row in rows}
+    if "ours" not in sides or len(rows) == 1:
+        why = "there was no other side" if "ours" in sides else "the side `ours` was not compared"
         return [Verdict(f"none: {why}", "", "", "")]
-    verdicts: list[Verdict | None] = []
-    if (discrete := by_name.get("discrete")) is not None:
-        limits = LIMITS["small" if image_size <= 32 else "base"]
-        frugal = least_saved(memory).get("ours")
-        saved = discrete.saved_for_backward_bytes
-        verdicts += [
-            _share(
-                "parameters, relative to the usual-size U-Net",
-                ours.parameters,
-                discrete.parameters,
-                limits["parameters"],
-            ),
-            _share("MACs per forward pass", ours.macs_per_forward, discrete.macs_per_forward, limits["macs"]),
-            _latency("eager", ours.latency_eager, discrete.latency_eager),
-            _latency("compiled", ours.latency_compiled, discrete.latency_compiled),
-            _share("bytes saved for backward, as trained", ours.saved_for_backward_bytes, saved, 0.2),
-            _share("bytes saved for backward, most frugal exact gradient", frugal, saved, 0.2),
-            _loss("validation loss, equal images", "no worse", ours, discrete),
-            _fid("FID at the end of training", ours, discrete),
-            _loss("validation loss, equal wall-clock", "clearly better", ours, discrete, "time"),
-        ]
-    for name, what in (("discrete-parameters", "parameters"), ("discrete-macs", "MACs")):
-        claim = f"validation loss, compared with the U-Net cut to our {what}"
-        verdicts.append(_loss(claim, "better", ours, by_name.get(name)))
-    if (control := by_name.get("control")) is not None:
-        verdicts += [
-            _loss("validation loss, compared with the weight-tied control", "no worse", ours, control),
-            _fid("FID, compared with the weight-tied control", ours, control),
-            _sensitivity(*(steps_sensitivity(solver_steps.get(name, ())) for name in ("ours", "control"))),
-            _exact_memory(*(least_saved(memory, 8).get(name) for name in ("ours", "control"))),
-        ]
-    return [verdict for verdict in verdicts if verdict is not None]
+    limits = LIMITS["small" if image_size <= 32 else "base"]
+    frugal, exact = least_saved(memory), least_saved(memory, 8)
+
+    def frugal_bytes(row: SideRow) -> int | None:
+        return frugal.get("ours") if row.side == "ours" else row.saved_for_backward_bytes
+
+    def sensitivity(row: SideRow) -> float | None:
+        return steps_sensitivity(solver_steps.get(row.side, ()))
+
+    loss, fid = _quality("validation_loss_equal_images"), _quality("fid")
+    claims: list[tuple[str, str, float | str, Figure]] = [
+        ("discrete", "parameters, relative to the usual-size U-Net", limits["parameters"], lambda row: row.parameters),
+        ("discrete", "MACs per forward pass", limits["macs"], lambda row: row.macs_per_forward),
+        ("discrete", "latency per forward pass, eager", 0.2, lambda row: _ratio(row.latency_eager)),
+        ("discrete", "latency per forward pass, compiled", 0.2, lambda row: _ratio(row.latency_compiled)),
+        ("discrete", "bytes saved for backward, as trained", 0.2, lambda row: row.saved_for_backward_bytes),
+        ("discrete", "bytes saved for backward, most frugal exact gradient", 0.2, frugal_bytes),
+        ("discrete", "validation loss, equal images", "no worse", loss),
+        ("discrete", "FID at the end of training", "no worse", fid),
+        ("discrete", "validation loss, equal wall-clock", "clearly better", _quality("validation_loss_equal_time")),
+        ("discrete-parameters", "validation loss, compared with the U-Net cut to our parameters", "better", loss),
+        ("discrete-macs", "validation loss, compared with the U-Net cut to our MACs", "better", loss),
+        ("control", "validation loss, compared with the weight-tied control", "no worse", loss),
+        ("control", "FID, compared with the weight-tied control", "no worse", fid),
+        ("control", STEPS_CLAIM, "flatter than the control", sensitivity),
+        ("control", MEMORY_CLAIM, "less", lambda row: exact.get(row.side)),
+    ]
+    ours = sides["ours"]
+    found = [_judge(text, target, of(ours), of(sides[other])) for other, text, target, of in claims if other in sides]
+    return [verdict for verdict in found if verdict is not None]
+
+
+def _ratio(timing: Timing | None) -> float | None:
+    return None if timing is None else timing.ratio
+
+
+def _quality(name: str) -> Figure:
+    return lambda row: None if row.quality is None else getattr(row.quality, name)
+
+
+def _judge(
+    claim: str, target: float | str, mine: float | Spread | None, theirs: float | Spread | None
+) -> Verdict | None:
+    """Returns nothing if one of the figures was not measured. A target is the largest share, or words."""
+    if isinstance(mine, Spread) and isinstance(theirs, Spread):
+        return _seed_by_seed(claim, str(target), mine, theirs)
+    if not isinstance(mine, float | int) or not isinstance(theirs, float | int):
+        return None
+    share = f"{mine / theirs:.1%}"
+    if isinstance(target, float):
+        return Verdict(claim, f"at most {target:.0%}", share, _met(mine / theirs <= target))
+    measured = f"{mine:.2f} x ({theirs:.2f} x)" if claim == STEPS_CLAIM else share
+    return Verdict(claim, target, measured, _met(mine < theirs))
 
 
 def _met(condition: bool) -> str:
     return "met" if condition else "missed"
 
 
-def _share(claim: str, mine: float | None, theirs: float | None, limit: float) -> Verdict | None:
-    if mine is None or theirs is None:
-        return None
-    return Verdict(claim, f"at most {limit:.0%}", f"{mine / theirs:.1%}", _met(mine / theirs <= limit))
-
-
-def _latency(kind: str, mine: Timing | None, theirs: Timing | None) -> Verdict | None:
-    if mine is None or theirs is None:
-        return None
-    return _share(f"latency per forward pass, {kind}", mine.ratio, theirs.ratio, 0.2)
-
-
-def _loss(claim: str, target: str, ours: SideRow, other: SideRow | None, equal: str = "images") -> Verdict | None:
-    return _better(claim, target, *(_figure(row, f"validation_loss_equal_{equal}") for row in (ours, other)))
-
-
-def _fid(claim: str, ours: SideRow, other: SideRow) -> Verdict | None:
-    return _better(claim, "no worse", *(_figure(row, "fid") for row in (ours, other)))
-
-
-def _figure(row: SideRow | None, name: str) -> Spread | None:
-    return None if row is None or row.quality is None else getattr(row.quality, name)
-
-
-def _better(claim: str, target: str, mine: Spread | None, theirs: Spread | None) -> Verdict | None:
-    if mine is None or theirs is None:
-        return None
+def _seed_by_seed(claim: str, target: str, mine: Spread, theirs: Spread) -> Verdict:
     difference = mine.mean / theirs.mean - 1
     pairs = list(zip(mine.seeds, theirs.seeds, strict=False))
     won = sum(ours <= other for ours, other in pairs)
@@ -118,24 +117,6 @@ def _better(claim: str, target: str, mine: Spread | None, theirs: Spread | None)
         verdict = "missed" if won == 0 else "level"
     seeds = f", in {won} of {len(pairs)} seeds" if len(pairs) > 1 else ""
     return Verdict(claim, target, f"{mine.mean:.4g} against {theirs.mean:.4g} ({difference:+.1%}{seeds})", verdict)
-
-
-def _sensitivity(mine: float | None, theirs: float | None) -> Verdict | None:
-    if mine is None or theirs is None:
-        return None
-    return Verdict(
-        "worst loss over 1 to 8 solver steps, relative to the trained number of steps (control in brackets)",
-        "flatter than the control",
-        f"{mine:.2f} x ({theirs:.2f} x)",
-        _met(mine < theirs),
-    )
-
-
-def _exact_memory(mine: float | None, theirs: float | None) -> Verdict | None:
-    if not mine or not theirs:
-        return None
-    claim = "memory for an exact gradient through 8 solver steps, relative to the control with checkpointing"
-    return Verdict(claim, "less", f"{mine / theirs:.1%}", _met(mine < theirs))
 
 
 def least_saved(memory: Sequence[SavedMemory], solver_steps: int = 2) -> dict[str, int]:

@@ -5,10 +5,10 @@ import contextlib
 import io
 import itertools
 import json
-import math
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from tqdm import tqdm
 
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.comparison.results import CurvePoint, SampledDistance, StoppedEarly, Training, from_json
-from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.quality.extractors import Facts, extractor_class
-from continuous_unet.evaluation.quality.generation import BATCH, distances, fake_features, samples
+from continuous_unet.evaluation.quality.generation import distances, load_sampler, sampled_features
 from continuous_unet.images.grids import make_grid, write_png
-from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.guards import TrainingDiverged
 from continuous_unet.training.run import train
@@ -39,7 +37,7 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
     Args:
         tasks: functions and arguments by name.
         jobs: number of processes.
-        stop: looked at every second; the workers then get SIGTERM, upon which a training saves and returns.
+        stop: checked every second; if it is set, the workers get SIGTERM, upon which a training saves and returns.
         done: receives the name and the result of each.
 
     Raises:
@@ -49,10 +47,10 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
     before = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
     names = iter(tasks)
-    running: dict[concurrent.futures.Future[Any], str] = {}
+    running: dict[concurrent.futures.Future[object], str] = {}
     with pool, tqdm(total=len(tasks), desc="pieces", unit="piece") as bar:
         while True:
-            # only as many as can run: a worker that is asked to stop must find nothing else to do
+            # no more than can run: a worker that is asked to stop must find nothing else to do
             for name in itertools.islice(names, jobs - len(running)):
                 running[pool.submit(quietly, *tasks[name])] = name
             if not running:
@@ -67,7 +65,7 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
                 raise Stopped(stop.signal)
 
 
-def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+def quietly(function: Callable[..., object], *arguments: object) -> object:
     """Calls a function without its progress bars and lines, because those of several would overwrite each other."""
     with contextlib.redirect_stderr(io.StringIO()):
         return function(*arguments)
@@ -96,35 +94,38 @@ def train_side(config: TrainConfig) -> Training | StoppedEarly:
 
 
 def measure_samples(
-    run: str, scheduler: str, steps: int, count: int, spec: ExtractorSpec, real: str, device: str, grid: str | None
+    run: Path,
+    scheduler: str,
+    steps: int,
+    count: int,
+    spec: ExtractorSpec,
+    real: Path,
+    device: torch.device,
+    grid: Path | None,
 ) -> SampledDistance | StoppedEarly:
     """Measures the distance between samples of a trained side and real images.
 
     Args:
         run: folder of the training.
         scheduler: name of the sampler.
-        steps: sampling steps.
+        steps: number of sampling steps.
         count: number of samples.
         spec: the feature extractor.
         real: file with the features of the real images.
         device: where to compute.
         grid: file for a picture of the first 64 samples; None for no picture.
     """
-    pipeline = load_pipeline(run, device=device)
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_sampler(run, scheduler, device)
     kind, path, facts = spec
-    extractor = extractor_class(kind)(path, facts, torch.device(device))
+    extractor = extractor_class(kind)(path, facts, device)
     with stop_on_signals() as stop:
-        batches = samples(pipeline, count, seed=0, num_inference_steps=steps, batch_size=BATCH, on_step=stop.check)
-        bar = tqdm(batches, f"{scheduler}, {steps} steps", math.ceil(count / BATCH), leave=False)
         try:
-            features, images = fake_features(bar, extractor, torch.device(device))
+            features, images = sampled_features(
+                pipeline, count, extractor, device, steps=steps, on_step=stop.check, title=f"{scheduler}, {steps} steps"
+            )
         except Stopped as stopped:
             return StoppedEarly(stopped.signal)
     if grid is not None:
-        write_png(make_grid(images[:64], columns=8), Path(grid))
+        write_png(make_grid(images[:64], columns=8), grid)
     distance = distances(load_file(real)["features"], features)
-    return SampledDistance(
-        distance.fid, distance.kid, distance.kid_std, distance.num_images, scheduler=scheduler, steps=steps
-    )
+    return SampledDistance(**asdict(distance), scheduler=scheduler, steps=steps)

@@ -13,28 +13,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class RestorationOptions(Options):
-    """What the evaluations of restoration models share."""
+    """Options that the evaluations of restoration models share."""
 
-    data: str = option("", "clean images: a folder, an archive, or what else `cunet train --data` takes", required=True)
-    model: list[str] = option([], "models to measure; the one that comes with the package if left out")
+    data: str = option(
+        "", "clean images: a folder, an archive, or another source that `cunet train --data` takes", required=True
+    )
+    model: list[str] = option([], "models to measure (default: the one that comes with the package)")
     mode: Literal["mean", "sample"] = option("mean", "mean: one evaluation of the model; sample: several")
-    sampling_steps: int = option(20, "evaluations of the model with --mode sample", at_least=1, old=("--sample-steps",))
-    num: int | None = option(None, "largest number of images, the first by name; all if left out", at_least=1)
-    solver_steps: int | None = option(None, "solver steps in each block; as trained if left out", at_least=1)
+    sampling_steps: int = option(20, "number of sampling steps with --mode sample", at_least=1, old=("--sample-steps",))
+    num: int | None = option(None, "largest number of images, the first by name (default: all)", at_least=1)
+    solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
     lpips: bool = option(False, "measure LPIPS too; needs torchvision and weights from the network")
     seed: int = option(0, "seed of the noise")
-    tile: int | None = option(None, "tile size in input pixels; that of the task's own verb if left out", at_least=16)
+    tile: int | None = option(None, "tile size in input pixels (default: that of the task's own verb)", at_least=16)
     overlap: int | None = option(
-        None, "pixels that neighbouring tiles share; as in the task's own verb if left out", at_least=0
+        None, "pixels that neighbouring tiles share (default: as in the task's own verb)", at_least=0
     )
-    device: str | None = option(None, "cpu, cuda or mps; the best available one if left out")
+    device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
 
 
 @dataclass
 class EvaluateDenoiseOptions(RestorationOptions):
     """Options of `cunet evaluate denoise`."""
 
-    sigma: list[float] = option([], "noise levels on the 0–255 scale (15 25 50 if left out)", above=0, at_most=255)
+    sigma: list[float] = option([], "noise levels on the 0–255 scale (default: 15 25 50)", above=0, at_most=255)
     known_sigma: bool = option(False, "give the model the noise level, if it needs one, instead of estimating it")
     timesteps: list[int] = option(
         [], "noise images to these timesteps of a diffusion model, instead of to a sigma", at_least=0, old=("--steps",)
@@ -51,9 +53,9 @@ class EvaluateDenoiseOptions(RestorationOptions):
 class EvaluateUpscaleOptions(RestorationOptions):
     """Options of `cunet evaluate upscale`."""
 
-    scale: int | None = option(None, "upscaling factor of the packaged model, 2 or 4 (2 if left out)", between=(2, 4))
+    scale: int | None = option(None, "upscaling factor of the packaged model, 2 or 4 (default: 2)", between=(2, 4))
     jpeg: int | None = option(
-        None, "JPEG quality, 1 to 95, that the small images are saved with; not compressed if left out", between=(1, 95)
+        None, "JPEG quality of the small images, 1 to 95 (default: not compressed)", between=(1, 95)
     )
 
 
@@ -65,30 +67,32 @@ EXTRACTORS = {"classifier": "classifier:Classifier", "inception": "inception:Inc
 class EvaluateGenerateOptions(Options):
     """Options of `cunet evaluate generate`."""
 
-    data: str = option("", "real images: a folder, an archive, or what else `cunet train --data` takes", required=True)
+    data: str = option(
+        "", "real images: a folder, an archive, or another source that `cunet train --data` takes", required=True
+    )
     model: list[str] = option([], "runs and saved models to sample from")
     images: list[str] = option([], "folders or archives of generated images to measure, instead of models or with them")
     num: int = option(5000, "number of images to compare, per model or folder; FID falls with more", at_least=100)
     image_size: int | None = option(
-        None, "side of the images in pixels; that of the first model, or of the real data", at_least=1
+        None, "side of the images in pixels (default: that of the first model, or of the real images)", at_least=1
     )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler"] = option("dpm++", "sampling method")
-    sampling_steps: int = option(20, "evaluations of the model per image", between=(1, 1000))
-    solver_steps: int | None = option(None, "solver steps in each block; as trained if left out", at_least=1)
+    sampling_steps: int = option(20, "number of sampling steps", between=(1, 1000))
+    solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
     seed: int = option(0, "seed of the samples, of the choice of real images and of the classifier")
-    batch_size: int = option(128, "images at a time; does not change them", at_least=1)
+    batch_size: int = option(128, "number of images at a time, which does not change them", at_least=1)
     extractor: str = option(
         "classifier",
         "features of FID and KID: a small classifier trained here on the real images, or inception (torch-fidelity)",
         choices=EXTRACTORS,
     )
     extractor_steps: int = option(1500, "training steps of the classifier", at_least=1)
-    device: str | None = option(None, "cpu, cuda or mps; the best available one if left out")
+    device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
 
     def validate(self) -> "Self":
         super().validate()
         if not self.model and not self.images:
-            raise InputError("there is nothing to measure; name models with --model, or generated images with --images")
+            raise InputError("nothing to measure: name models with --model, or generated images with --images")
         return self
 
 
@@ -98,12 +102,14 @@ class ProfileOptions(Options):
 
     model: str = option("", f"a run, a saved model, or one of {', '.join(PRESETS)}", positional=True, required=True)
     sample_size: int | None = option(
-        None, "side of the images in pixels; the model's own if left out (a preset: 32, base and ddpm 64)", at_least=1
+        None,
+        "side of the images in pixels (default: that of the model; for presets 32, for base and ddpm 64)",
+        at_least=1,
     )
     channels: int | None = option(
-        None, "channels of a preset's images; 1 for tiny, 3 for the others if left out", at_least=1
+        None, "channels of a preset's images (default: 1 for tiny, 3 for the others)", at_least=1
     )
     batch_size: int = option(1, "images at a time", at_least=1)
     repeats: int = option(20, "timed forward passes", at_least=1)
-    solver_steps: int | None = option(None, "solver steps in each block; as trained if left out", at_least=1)
-    device: str | None = option(None, "cpu, cuda or mps; the best available one if left out")
+    solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
+    device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")

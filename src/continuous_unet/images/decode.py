@@ -1,4 +1,4 @@
-"""Reading image files: the one rule for decoding, orientation, value range, colour and size."""
+"""Reads image files, by one rule for decoding, orientation, value range, colour and size."""
 
 import contextlib
 import io
@@ -19,12 +19,14 @@ MAX_PIXELS = 89_478_485
 """The largest image that is decoded unless a caller raises the limit: Pillow's own against decompression bombs."""
 
 LARGEST_ASPECT = 100
-"""Longer side to shorter: making a line of pixels square would take memory without end."""
+"""Largest ratio of the longer side to the shorter one. A line of pixels made square would take too much memory."""
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and the I;16 family
 ALPHA_MODES = ("LA", "La", "RGBA", "RGBa", "PA")
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+ImageFile = str | Path | bytes | IO[bytes]
+"""A path, the bytes of a file, or an open file."""
 _bomb_check = threading.Lock()
 
 
@@ -42,7 +44,7 @@ class ValueRange(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Iterator[Image.Image]:
+def open_image(file: ImageFile, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Opens an image file and checks its size before anything is decoded.
 
     Args:
@@ -80,7 +82,7 @@ def open_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = No
 
 @contextlib.contextmanager
 def _pillow_limit(limit: int) -> Iterator[None]:
-    """Within, Pillow's own limit, which belongs to the whole process, is at least this one."""
+    """Inside this context, Pillow's own limit, which belongs to the whole process, is at least this one."""
     if limit <= MAX_PIXELS:
         yield
         return
@@ -92,10 +94,10 @@ def _pillow_limit(limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = None) -> Image.Image:
+def load_image(file: ImageFile, max_pixels: int | None = None) -> Image.Image:
     """Decodes one image wholly: its first frame, turned upright by its EXIF orientation.
 
-    Arguments and errors are those of `open_image`. `info["loses_depth"]` of the image says what `loses_depth` does.
+    Arguments and errors are those of `open_image`. `info["loses_depth"]` of the image has the value of `loses_depth`.
     """
     with open_image(file, max_pixels) as opened:
         lost = loses_depth(opened)
@@ -105,7 +107,7 @@ def load_image(file: str | Path | bytes | IO[bytes], max_pixels: int | None = No
 
 
 def loses_depth(opened: Image.Image) -> bool:
-    """Returns whether Pillow will read 8 bits of 16 per channel from an image that is not decoded yet."""
+    """Returns whether Pillow will reduce 16 bits per channel to 8 when it decodes this image."""
     return not is_deep(opened) and any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
 
 
@@ -123,7 +125,7 @@ def upright(image: Image.Image) -> Image.Image:
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise Unreadable("it has values that are not finite")
     turned = image.copy()
-    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # nobody is to turn it once more
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # so that it is not turned again
         turned.info.pop(name, None)
     turned.getexif()[ORIENTATION] = turn if turn in range(2, 9) else 1
     ImageOps.exif_transpose(turned, in_place=True)
@@ -184,7 +186,7 @@ def normalise_mode(image: Image.Image, channels: int, values: tuple[float, float
     Args:
         image: of any mode.
         channels: 1, 3 or 4.
-        values: black and white of high-depth images; decided by `value_range` for this image alone if None.
+        values: black and white of high-depth images; `value_range` decides for this image alone if None.
     """
     if is_deep(image):
         black, white = (values or value_range(image))[:2]
@@ -235,7 +237,7 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def to_array(image: Image.Image, channels: int) -> np.ndarray:
-    """A fitted image to float32 `(C, H, W)` in [-1, 1]."""
+    """Returns a fitted image as float32 `(C, H, W)` in [-1, 1]."""
     values: np.ndarray = np.asarray(image, dtype=np.float32)
     values = np.clip(values, 0, 1) if image.mode == "F" else values / 255
     values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)

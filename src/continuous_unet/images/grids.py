@@ -1,4 +1,4 @@
-"""Tensors in [0, 1] to PNG files and grids."""
+"""Writes tensors in [0, 1] as PNG files and grids."""
 
 import math
 import os
@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from continuous_unet.base.errors import InputError
-from continuous_unet.base.files import explain_write_errors, replace_file
+from continuous_unet.base.files import check_outputs, replace_file
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -39,7 +38,7 @@ def make_grid(
         columns: images in a row; a square arrangement if None.
         padding: pixels between images.
         background: grey level of the padding, in [0, 1].
-        scale: number of times that each pixel is repeated; if None, as many as make images of about 48 pixels.
+        scale: number of times that each pixel is repeated; if None, images become about 48 pixels large.
     """
     scale = scale or max(1, round(48 / max(images.shape[2:])))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
@@ -55,48 +54,25 @@ def make_grid(
     return to_pil(canvas[None])[0]
 
 
-def output_paths(output: str | os.PathLike, num_images: int, overwrite: bool = False) -> list[Path]:
-    """Returns where `save_images` will write: one file if `output` is named `.png` (a grid if there are several
-    images), else `0000.png`, `0001.png`, … in a folder. A name that ends with a slash is a folder.
+def output_paths(output: str | os.PathLike[str], num_images: int, overwrite: bool = False) -> list[Path]:
+    """Returns where `save_images` will write images: one `.png` file, or `0000.png`, `0001.png`, … in a folder.
 
     Raises:
-        InputError: if one of them is there already and `overwrite` is False, or the place cannot be written.
+        InputError: as `check_outputs`.
     """
-    path, is_folder = Path(output), os.fspath(output).endswith(("/", os.sep))
-    if path.suffix.lower() == ".png" and not is_folder:
-        paths = [path]
-        if path.is_dir():
-            raise InputError(f"--output {path} is a folder; give it a name without .png or remove it")
-    else:
-        if path.suffix and not path.is_dir() and not is_folder:
-            raise InputError(f"--output {path}: only .png files are written; name one, or end a folder's name with /")
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--output {path} is a file; name a .png file or a folder")
-        digits = max(4, len(str(num_images - 1)))
-        paths = [path / f"{i:0{digits}d}.png" for i in range(num_images)]
-    taken = [p for p in paths if p.exists()]
-    if taken and not overwrite:
-        raise InputError(f"{taken[0]} exists already; choose another --output, or allow it with --overwrite")
-    # The folder is made when there is something to put into it; whether it can be is checked now.
-    there = next(place for place in (paths[0].parent.absolute(), *paths[0].parent.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot make the folder {paths[0].parent}: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"cannot write into the folder {there}: no permission")
-    return paths
+    digits = max(4, len(str(num_images - 1)))
+    return check_outputs(output, [f"{i:0{digits}d}.png" for i in range(num_images)], [".png"], overwrite=overwrite)
 
 
 def save_images(images: Tensor, paths: list[Path]) -> None:
-    """Write images `(B, C, H, W)` in [0, 1] to as many files, or all of them as a grid to one."""
-    with explain_write_errors(paths[0].parent):
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
+    """Writes images `(B, C, H, W)` in [0, 1] to a file each, or all of them as a grid to one file."""
     pictures = to_pil(images) if len(paths) == len(images) else [make_grid(images)]
     for picture, path in zip(pictures, paths, strict=True):
         write_png(picture, path)
 
 
 def write_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG so that at every moment the file is absent, the old one, or whole.
+    """Writes a PNG so that at every moment the file is absent, the old one, or whole.
 
     Raises:
         InputError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""Masks as people draw them: black and white, 0 and 1, two colours, or transparency."""
+"""Reads masks as people draw them: black and white, 0 and 1, two colours, or transparency."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Which names are those of images: one rule for folders, archives, shards and batches of files."""
+"""Decides which names belong to images, by one rule for folders, archives, shards and batches of files."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -7,7 +7,7 @@ from PIL import features
 
 _PORTABLE = {".pbm", ".pgm", ".pnm", ".ppm"}
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_PORTABLE}
-"""Endings of what is read."""
+"""Endings of the files that are read."""
 NOT_READ = {".avif", ".cr2", ".dng", ".heic", ".heif", ".j2k", ".jp2", ".jpx", ".jxl", ".nef", ".svg"}
 """Endings of images of other kinds, which are counted and left out."""
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]

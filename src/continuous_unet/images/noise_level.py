@@ -1,4 +1,4 @@
-"""How strong the noise of an image is, from the image alone."""
+"""Estimates how strong the noise of an image is, from the image alone."""
 
 import torch
 from torch import Tensor
@@ -8,21 +8,22 @@ MOST_PATCHES = 40_000
 
 
 def estimate_sigma(image: Tensor) -> float:
-    """The standard deviation of white Gaussian noise, in the image's own unit.
+    """Returns the standard deviation of white Gaussian noise, in the image's own unit.
 
-    "An Efficient Statistical Method for Image Noise Level Estimation" (Chen, Zhu and Heng, ICCV 2015): patches of an
-    image lie near a subspace, so that the smallest eigenvalues of their covariance are those of the noise; as many of
-    them count as leave mean and median equal. Noise that was clipped, compressed or smoothed is estimated too low.
+    The method is that of "An Efficient Statistical Method for Image Noise Level Estimation" (Chen, Zhu and Heng, ICCV
+    2015). Patches of an image lie near a subspace, so the smallest eigenvalues of their covariance are those of the
+    noise. The largest set of them whose mean equals its median counts. Noise that was clipped, compressed or smoothed
+    is estimated too low.
 
     Args:
-        image: `(C, H, W)`, at least 8x8 pixels for a useful answer; the channels' mean is given.
+        image: `(C, H, W)`, at least 8x8 pixels for a useful answer; the estimates of its channels are averaged.
 
     Returns:
         The estimate; 0.0 for an image smaller than 7x7.
     """
     if min(image.shape[1:]) < PATCH:
         return 0.0
-    # of a photograph, patches further apart are enough
+    # for a photograph, patches further apart are enough
     height, width = image.shape[1:]
     stride = max(1, int((height * width / MOST_PATCHES) ** 0.5))
     return sum(_of_channel(channel, stride) for channel in image) / len(image)

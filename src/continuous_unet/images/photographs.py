@@ -1,4 +1,4 @@
-"""Photographs from files and back, with what belongs to them: transparency, colour profile, EXIF data, 16 bits.
+"""Reads and writes photographs with all that belongs to them: transparency, colour profile, EXIF data, 16 bits.
 
 Pillow reads 16-bit colour, and 16-bit grey with transparency, as 8 bits; 16-bit grey is kept.
 """
@@ -6,7 +6,6 @@ Pillow reads 16-bit colour, and 16-bit grey with transparency, as 8 bits; 16-bit
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
@@ -14,18 +13,9 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.files import explain_write_errors, replace_file
-from continuous_unet.images.decode import (
-    ORIENTATION,
-    ValueRange,
-    has_alpha,
-    is_deep,
-    loses_depth,
-    normalise_mode,
-    open_image,
-    upright,
-    value_range,
-)
+from continuous_unet.base.files import replace_file
+from continuous_unet.base.results import Json
+from continuous_unet.images import decode
 from continuous_unet.images.resampling import resize
 
 SUFFIXES = {
@@ -37,33 +27,27 @@ SUFFIXES = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-"""What is written, by the ending of the name."""
+"""The format that is written, by the ending of the name."""
 _WITH_ALPHA = ("PNG", "TIFF", "WEBP")
 _WITH_16_BITS = ("PNG", "TIFF")
 _HOLDS = {"BMP": ("dpi",), "WEBP": ("icc_profile", "exif")}
 """Metadata that a format holds, where it does not hold all."""
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-_QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+_QUALITY: dict[str, Json] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
 _RESOLUTION = (282, 283, 296)
 """EXIF tags of a TIFF that become its `dpi`."""
-_STRUCTURE = {
-    *range(254, 267), 273, *range(277, 282), *_RESOLUTION, 284, *range(288, 294), 301, 317, *range(320, 348),
-    *range(512, 533), 34675,
-}  # fmt: skip
+_STRUCTURE = {273, 284, 301, 317, 34675, *_RESOLUTION}
 """EXIF tags of a TIFF that say how its pixels are stored, and its colour profile, which is kept by itself."""
+for _first, _last in ((254, 266), (277, 281), (288, 293), (320, 347), (512, 532)):
+    _STRUCTURE.update(range(_first, _last + 1))
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-_NOT_KEPT = {
-    "xmp": "XMP data",
-    "XML:com.adobe.xmp": "XMP data",
-    "photoshop": "IPTC data",
-    "comment": "comment",
-}
+_NOT_KEPT = {"xmp": "XMP data", "XML:com.adobe.xmp": "XMP data", "photoshop": "IPTC data", "comment": "comment"}
 """Metadata in Pillow's `info` that no result keeps, and its name."""
 
 
 @dataclass
 class Photograph:
-    """An image and what belongs to it."""
+    """An image with its metadata."""
 
     pixels: np.ndarray
     """`(H, W, C)`, C = 1 (grey) or 3 (RGB), uint8 or uint16, upright."""
@@ -76,7 +60,7 @@ class Photograph:
     frames: int = 1
     """Frames or pages of the file, of which this is the first."""
     notes: list[str] = field(default_factory=list)
-    """What of the file could not be kept, and what was decided about it."""
+    """What could not be kept of the file, and what was decided about it."""
 
     @property
     def largest(self) -> int:
@@ -94,7 +78,11 @@ class Photograph:
         return values.permute(2, 0, 1).contiguous()
 
     def from_bands(self, bands: Iterable[Tensor], scale: int = 1) -> "Photograph":
-        """Returns the same with other pixels: bands `(C, rows, W)` in [0, 1], `scale` times as large together."""
+        """Returns a copy with other pixels, `scale` times as large, from bands `(C, rows, W)` in [0, 1].
+
+        Raises:
+            InputError: for values that are not finite.
+        """
         height, width, channels = self.pixels.shape
         pixels = np.empty((height * scale, width * scale, channels), self.pixels.dtype)
         top = 0
@@ -112,9 +100,7 @@ class Photograph:
 
 
 def read_photograph(
-    file: str | Path | bytes | IO[bytes],
-    max_pixels: int | None = None,
-    values: tuple[float, float] | None = None,
+    file: decode.ImageFile, max_pixels: int | None = None, values: tuple[float, float] | None = None
 ) -> Photograph:
     """Reads a photograph, upright.
 
@@ -126,34 +112,26 @@ def read_photograph(
     Raises:
         Unreadable: for anything that is not a whole image of sane size. Damaged metadata is only a note.
     """
-    with open_image(Path(file) if isinstance(file, str) else file, max_pixels) as opened:
+    with decode.open_image(file, max_pixels) as opened:
         frames = getattr(opened, "n_frames", 1)
-        sixteen = loses_depth(opened)
+        sixteen = decode.loses_depth(opened)
         exif, lost = _metadata(opened)
-        image = upright(opened)
+        image = decode.upright(opened)
         icc_profile, dpi = opened.info.get("icc_profile"), _dpi(opened)
     notes = [f"only the first of its {frames} frames was read"] if frames > 1 else []
     notes += ["its 16-bit values were read as 8 bits"] if sixteen else []
     notes += [f"left out: {', '.join(lost)}"] if lost else []
-    alpha = None
-    if is_deep(image):
-        pixels, told = _deep_pixels(image, values)
-        notes += told
-    else:
-        if has_alpha(image):
-            grey = image.mode in ("LA", "La", "L")
-            both = image.convert("RGBA")
-            alpha = np.asarray(both.getchannel("A"))
-            image = both.convert("RGB").convert("L") if grey else both.convert("RGB")
-        elif image.mode in ("1", "L"):
-            image = image.convert("L")
-        else:
-            if image.mode not in ("RGB", "P"):
-                notes.append(f"{image.mode} was converted to RGB" + (", without its profile" if icc_profile else ""))
-                icc_profile = None  # it is for the other space
-            image = image.convert("RGB")
-        pixels = np.asarray(image)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if decode.is_deep(image):
+        pixels, more = _deep_pixels(image, values)
+        return Photograph(pixels, None, icc_profile, exif, dpi, frames, notes + more)
+    grey, alpha = image.mode in ("1", "L", "LA", "La"), None
+    if decode.has_alpha(image):
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    elif not grey and image.mode not in ("RGB", "P"):
+        notes.append(f"{image.mode} was converted to RGB" + (", without its profile" if icc_profile else ""))
+        icc_profile = None  # it is for the other space
+    pixels = np.asarray(image.convert("L"))[..., None] if grey else np.asarray(image.convert("RGB"))
     return Photograph(pixels, alpha, icc_profile, exif, dpi, frames, notes)
 
 
@@ -166,14 +144,12 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 def _deep_pixels(image: Image.Image, values: tuple[float, float] | None) -> tuple[np.ndarray, list[str]]:
     """Returns the pixels of a grey image of more than 8 bits, `(H, W, 1)`, and notes."""
-    span = value_range(image) if values is None else ValueRange(*values)
-    unit = np.asarray(normalise_mode(image, 1, (span.black, span.white)))[..., None]
+    span = decode.value_range(image) if values is None else decode.ValueRange(*values)
+    unit = np.asarray(decode.normalise_mode(image, 1, span[:2]))[..., None]
     notes = []
     if not span.certain or span.black != 0:
-        notes.append(
-            f"its values were counted from {span.black:g} (black) to {span.white:g} (white); --value-range LOW:HIGH "
-            "says otherwise"
-        )
+        counted = f"its values were counted from {span.black:g} (black) to {span.white:g} (white)"
+        notes.append(f"{counted}; --value-range LOW:HIGH changes this")
     if image.mode == "I" and span[:2] == (0, 255):
         return (unit * 255).round().astype(np.uint8), notes
     if image.mode == "F":
@@ -188,7 +164,7 @@ def _metadata(image: Image.Image) -> tuple[bytes | None, list[str]]:
     kept = Image.Exif()
     try:
         found = image.getexif()
-        skipped = {ORIENTATION, *(_STRUCTURE if image.format == "TIFF" else ())}  # the pixels will be upright
+        skipped = {decode.ORIENTATION, *(_STRUCTURE if image.format == "TIFF" else ())}  # the pixels will be upright
         tags = [tag for tag in found if tag not in skipped]
         damaged = not len(found) and bool(image.info.get("exif"))
     except Exception:  # cameras and editors write what no parser expects
@@ -262,7 +238,5 @@ def write_photograph(photograph: Photograph, path: Path) -> list[str]:
             what = ", ".join(names[name] for name in extras)
             notes.append(f"left out, because the {kind} format cannot hold it: {what} ({first_line(error)})")
 
-    with explain_write_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, write)
     return notes

@@ -1,6 +1,6 @@
-"""Images of any size through a network: padded to its multiple, in overlapping tiles that are blended smoothly.
+"""Runs images of any size through a network, in overlapping tiles that are padded and blended smoothly.
 
-What is in memory at a time is a row of tiles, whatever the height of the image. The tiles lie on multiples of the
+Only one row of tiles is in memory at a time, whatever the height of the image. The tiles lie on multiples of the
 network's own factor, so that strides and space-to-depth fall on the same pixels as in the whole image.
 """
 
@@ -16,7 +16,7 @@ from continuous_unet.base.errors import InputError
 
 @dataclass(frozen=True)
 class Tiles:
-    """Side of the tiles and width of what two neighbours share, pixels of the input."""
+    """Side of the tiles and width of the overlap of two neighbours, in pixels of the input."""
 
     size: int = 512
     overlap: int = 64
@@ -29,7 +29,7 @@ class Tiles:
             )
 
     def on_multiples(self, multiple: int) -> "Tiles":
-        """The next larger tiles whose size and overlap are multiples."""
+        """Returns the next larger tiles whose size and overlap are multiples."""
         return Tiles(*(math.ceil(value / multiple) * multiple for value in (self.size, self.overlap)))
 
 
@@ -48,12 +48,12 @@ def in_tiles(
     Args:
         function: `(B, C, h, w)` to `(B, C', scale h, scale w)`, h and w multiples.
         images: `(B, C, H, W)`.
-        multiple: what height and width of its input must be multiples of; images are padded to it by reflection.
+        multiple: height and width of its input must be multiples of this; images are padded by reflection.
         scale: how many times larger the function makes images.
         tiles: size and overlap, in pixels of the input.
         pad: whether tiles at the edge of the image are padded to the multiple; not needed by a function that takes any
             size.
-        before_tile: called before each; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
 
     Yields:
         The result from top to bottom in bands of whole rows, `(B, C', rows, scale W)`; together `scale H` rows.
@@ -87,7 +87,7 @@ def in_tiles(
 
 
 def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
-    """Begin and end of the tiles along one side; the last one ends with the image."""
+    """Returns begin and end of the tiles along one side; the last one ends with the image."""
     starts = [0]
     while starts[-1] + tiles.size < length:
         starts.append(starts[-1] + tiles.size - tiles.overlap)
@@ -95,10 +95,9 @@ def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
 
 
 def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
-    """Weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero.
+    """Returns the weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero.
 
-    They fall in the middle half of what two tiles share: the outer quarter, which knows least of its surroundings,
-    counts nothing.
+    They fall in the middle half of the overlap. Its outer quarter knows least of its surroundings and has no weight.
     """
     start, stop = spans[number]
     weights = torch.ones((stop - start) * scale)
@@ -112,7 +111,7 @@ def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int
 
 
 def padded(tile: Tensor, multiple: int) -> Tensor:
-    """`(B, C, H, W)` to the next multiple, at the bottom and the right, by reflection, or repetition if too small."""
+    """Pads `(B, C, H, W)` to the next multiple, at the bottom and right, by reflection, or repetition if too small."""
     height, width = tile.shape[2:]
     padding = -width % multiple, -height % multiple
     if not any(padding):

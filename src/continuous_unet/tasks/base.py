@@ -1,4 +1,4 @@
-"""What a training task decides; everything else of a run is the trainer's."""
+"""The contract of a training task. Everything that is the same for all tasks belongs to the trainer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -27,8 +27,8 @@ Chosen = TypeVar("Chosen", bound=TrainingOptions)
 class StepContext:
     """What a task may use of one batch of B images.
 
-    Every task gets the same random numbers. What it makes of them is its business: a denoiser takes the strength of the
-    noise from the time.
+    Every task gets the same random numbers, and decides how to use them. A denoiser takes the strength of the noise
+    from the time.
     """
 
     model: Network
@@ -42,7 +42,7 @@ class StepContext:
     labels: Tensor | None = None
     """Classes `(B,)` of a class-conditional model."""
     step: int = 0
-    """Number of training steps before this one."""
+    """Number of training steps that were taken before."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PictureContext:
     num_classes: int | None
     """Number of classes of a class-conditional model."""
     processes: Processes
-    """Those that share the work."""
+    """The processes that share the work."""
     stop: StopRequest
     """Asked before every evaluation of the model."""
 
@@ -65,18 +65,18 @@ class Task(ABC, Generic[Chosen]):
     """What a model learns: its channels, loss and validation error, a picture of the progress, and what is saved.
 
     Args:
-        options: of this task.
+        options: the options of this task.
         process: the noise process, made by `make_process` or wrapped around a saved scheduler.
-        seed: of the run.
+        seed: the seed of the run.
         num_samples: number of images in a picture of the progress.
         sampling_steps: number of sampling steps for each of them.
     """
 
     fit: ClassVar[str] = "crop"
-    """How training images get their size where the run does not say."""
+    """How training images get their size unless the run says otherwise."""
     random_crop: ClassVar[bool] = False
     image_size: ClassVar[int | None] = None
-    """Side of the training images where the run does not say; None for the images' own."""
+    """Side of the training images unless the run says otherwise; None for that of the images."""
 
     def __init__(
         self, options: Chosen, process: Process, *, seed: int = 0, num_samples: int = 36, sampling_steps: int = 25
@@ -98,7 +98,7 @@ class Task(ABC, Generic[Chosen]):
         return options.make()
 
     def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
-        """Returns constructor arguments of the model for images of that many channels."""
+        """Returns constructor arguments of a model for images with this number of channels."""
         return {"in_channels": channels, "out_channels": channels}
 
     @abstractmethod
@@ -123,7 +123,7 @@ class Task(ABC, Generic[Chosen]):
 
     @abstractmethod
     def pipeline(self, model: Network) -> Pipeline:
-        """Returns what is saved and used."""
+        """Returns the pipeline that is saved, and used afterwards."""
 
     @abstractmethod
     def usage(self, run: str) -> str:
@@ -134,7 +134,7 @@ Restoring = TypeVar("Restoring", bound=RestorationTraining)
 
 
 class RestorationTask(Task[Restoring]):
-    """A task whose model makes a better image of a worse one: it learns on patches and is judged by PSNR."""
+    """A task whose model restores degraded images: it learns on patches and is judged by PSNR."""
 
     fit = "patch"
     random_crop = True
@@ -154,7 +154,7 @@ class RestorationTask(Task[Restoring]):
         return ((self.restored(step)[1] - step.clean).float() ** 2).flatten(1).mean(dim=1)
 
     def metrics(self, errors: Tensor) -> dict[str, float]:
-        """Adds the mean PSNR in dB; the images range over 2, so it is `10 log10(4 / error)`."""
+        """Adds the mean PSNR in dB, `10 log10(4 / error)`, because the images range over 2."""
         psnr = 10 * (4 / errors.clamp(min=1e-12)).log10()
         return {**super().metrics(errors), "validation_psnr": float(psnr.mean())}
 

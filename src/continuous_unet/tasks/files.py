@@ -1,19 +1,21 @@
-"""Many image files, one after another: where each result goes, what failed, and why."""
+"""Restores many image files, one after another, and reports where each result is, what failed, and why."""
 
 import contextlib
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError, first_line
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.files import check_outputs
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data.options import parse_value_range
 from continuous_unet.images.decode import Unreadable
@@ -22,25 +24,42 @@ from continuous_unet.images.names import describe_left_out, is_hidden
 from continuous_unet.images.photographs import SUFFIXES, Photograph, check_fits, read_photograph, write_photograph
 from continuous_unet.tasks.options import FileOptions
 
-Job = tuple[Path, Path]
-"""An input and its output."""
+Chosen = TypeVar("Chosen", bound=FileOptions, contravariant=True)
 
 
 class Restore(Protocol):
     """Makes a better photograph; returns it, with its notes, and facts about how it was made."""
 
-    def __call__(self, photograph: Photograph, before_tile: Callable[[], None]) -> tuple[Photograph, dict[str, Any]]:
+    def __call__(self, photograph: Photograph, before_tile: Callable[[], None]) -> tuple[Photograph, Json]:
         """Calls `before_tile` before each piece of work; what that raises ends it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a verb does with its files."""
+
+    restore: Restore
+    facts: Json
+    """What the result says about all files, such as the name of the model."""
+    scale: int = 1
+    """Number of times that the results are larger than the inputs, in width and in height."""
+
+
+class FileCall(Protocol[Chosen]):
+    """The library call behind a verb whose input is image files."""
+
+    def __call__(self, options: Chosen, *, stop: StopRequest | None = None) -> "FilesResult":
+        """Restores the files; `stop` is asked before each piece of work. Signals stop the work if it is None."""
 
 
 @dataclass
 class FilesResult(CallResult):
-    """What became of the files."""
+    """The result of a verb for image files."""
 
     output: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
     """What holds for all files, such as the model."""
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Json] = field(default_factory=list)
     """Those done: `input`, `output`, `width` and `height` of the result, `seconds`, `notes`, and facts."""
     failed: list[dict[str, str]] = field(default_factory=list)
     """Those that failed: `input` and `reason`."""
@@ -56,21 +75,21 @@ class FilesResult(CallResult):
     stopped_by: int | None = None
     """The signal that ended the work, if one did."""
 
+    def fail(self, source: str | Path, reason: str) -> None:
+        """Records why a file failed, and prints it above the progress bar."""
+        reason = " ".join(reason.split())
+        self.failed.append({"input": str(source), "reason": reason})
+        tqdm.write(f"{source}: {reason}", file=sys.stderr)
+
     @property
     def exit_code(self) -> int:
         return super().exit_code or (2 if self.failed else 0)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            **self.facts,
-            "files": self.files,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "megapixels": round(self.megapixels, 3),
-            "seconds": round(self.seconds, 3),
-            "stopped_by": self.stopped_by,
-            "megapixels_per_second": round(self.megapixels / self.seconds if self.seconds else 0.0, 3),
-        }
+    def to_dict(self) -> Json:
+        rate = self.megapixels / self.seconds if self.seconds else 0.0
+        numbers = {"megapixels": self.megapixels, "seconds": self.seconds, "megapixels_per_second": rate}
+        lists = {"files": self.files, "failed": self.failed, "skipped": self.skipped, "stopped_by": self.stopped_by}
+        return {**self.facts, **lists, **{name: round(number, 3) for name, number in numbers.items()}}
 
     def to_text(self) -> str:
         where = self.files[0]["output"] if self.number == 1 and self.files else self.output
@@ -87,145 +106,96 @@ class FilesResult(CallResult):
         return notes
 
 
-@dataclass
-class Plan:
-    """Which files are read and written."""
+def plan_files(options: FileOptions, result: FilesResult) -> list[tuple[Path, Path]]:
+    """Returns input and output of every file that has to be restored.
 
-    jobs: list[Job]
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    """Inputs that cannot be used, and why."""
-    skipped: list[Path] = field(default_factory=list)
-    left_out: str = ""
-
-
-def plan_files(inputs: Sequence[str], output: str, overwrite: bool = False, skip_existing: bool = False) -> Plan:
-    """Decides input and output of every file.
+    Hidden files, and earlier results below a searched folder, are no inputs. In an output folder, results get the names
+    of the inputs, and their folders below those that were given.
 
     Args:
-        inputs: files, and folders that are searched. Hidden files, and results of earlier work below a searched folder,
-            are passed over.
-        output: a file, if there is one input and it is named like an image; otherwise, or if it ends with a slash, a
-            folder, which gets files of the inputs' names (and their folders below those that were given).
-        overwrite: allow outputs that exist.
-        skip_existing: leave out inputs whose output exists.
+        options: inputs, output, and what to do about results that exist.
+        result: receives files that cannot be used, that are skipped, and that are left out.
 
     Raises:
-        InputError: for no file, an output that exists, or a place that cannot be written.
+        InputError: for a folder without images, an output that exists, or a place that cannot be written.
     """
-    out = Path(output)
-    found: dict[Path, PurePath] = {}
-    failed: list[tuple[Path, str]] = []
-    unread: Counter[str] = Counter()
-    for name in inputs:
-        path = Path(name)
+    out, found, endings = Path(options.output), dict[Path, PurePath](), Counter[str]()
+    for path in map(Path, options.inputs):
         if not path.is_dir():
             found.setdefault(path, PurePath(path.name))
             continue
-        walk = os.walk(path, onerror=lambda error: failed.append((Path(error.filename), first_line(error))))
+        walk = os.walk(path, onerror=lambda error: result.fail(error.filename, first_line(error)))
         files = sorted(Path(folder, file) for folder, _, names in walk for file in names)
         files = [p for p in files if p.is_file() and not is_hidden(p.relative_to(path))]
         if out.absolute() != path.absolute():  # results in a folder below
             files = [p for p in files if out.absolute() not in p.absolute().parents]
-        images = [p for p in files if p.suffix.lower() in READABLE]
-        unread.update(p.suffix.lower() for p in files)
-        if not images and not failed:
+        endings.update(p.suffix.lower() for p in files)
+        images = {p: p.relative_to(path) for p in files if p.suffix.lower() in READABLE}
+        if not images and not result.failed:
             raise InputError(f"the folder {path} holds no image")
-        for p in images:
-            found.setdefault(p, p.relative_to(path))
-    is_folder = out.is_dir() or output.endswith(("/", os.sep))
-    if is_folder or not out.suffix:
-        if out.exists() and not out.is_dir():
-            raise InputError(f"--output {out} is a file; name an image file or a folder")
-        jobs = [(path, out / _writable(relative)) for path, relative in found.items()]
-    elif out.suffix.lower() not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
-        raise InputError(f"--output {out}: expected a folder, which may end with /, or a name that ends in {known}")
-    elif len(found) > 1 or Path(inputs[0]).is_dir():
+        found = {**found, **{p: relative for p, relative in images.items() if p not in found}}
+    result.left_out = describe_left_out(endings)
+    writable = {p: name if name.suffix.lower() in SUFFIXES else name.with_suffix(".png") for p, name in found.items()}
+    times = Counter(writable.values())
+    names = [name for name, count in times.items() if count == 1]
+    allowed = options.overwrite or options.skip_existing
+    instead = "choose another --output, or pass over it with --skip-existing"
+    targets = check_outputs(options.output, names, SUFFIXES, overwrite=allowed, instead=instead)
+    if targets == [out] and (len(found) > 1 or Path(options.inputs[0]).is_dir()):
         raise InputError(f"--output {out} is one file and there are {len(found)} inputs; name a folder")
-    else:
-        jobs = [(path, out) for path in found]
-    times = Counter(target for _, target in jobs)
-    plan = Plan([], failed, left_out=describe_left_out(unread))
-    for source, target in jobs:
-        if times[target] > 1:
-            failed.append((source, f"another input would become {target} too; rename one, or run them one by one"))
-        elif not target.exists() or overwrite:
-            plan.jobs.append((source, target))
-        elif skip_existing:
-            plan.skipped.append(source)
+    places, jobs = dict(zip(names, targets, strict=False)), []
+    for source, name in writable.items():
+        if times[name] > 1:
+            result.fail(source, f"another input would become {out / name} too; rename one, or run them one by one")
+        elif options.skip_existing and places[name].exists():
+            result.skipped.append(str(source))
         else:
-            raise InputError(
-                f"{target} exists already; choose another --output, or allow it with --overwrite, or pass over it with "
-                "--skip-existing"
-            )
-    for place in {target.parent for _, target in plan.jobs[:1]}:
-        there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise InputError(f"cannot write into {place}: {there} is no folder that may be written to")
-    return plan
+            jobs.append((source, places[name]))
+    result.number = len(jobs) + len(result.failed) + len(result.skipped)
+    return jobs
 
 
-def _writable(name: PurePath) -> PurePath:
-    return name if name.suffix.lower() in SUFFIXES else name.with_suffix(".png")
+def file_call(prepare: Callable[[Chosen], Work]) -> FileCall[Chosen]:
+    """Makes the library call of a verb: it reads, restores and writes file after file.
 
-
-def restore_files(
-    plan: Plan,
-    restore: Restore,
-    options: FileOptions,
-    *,
-    stop: StopRequest | None = None,
-    scale: int = 1,
-    facts: dict[str, Any] | None = None,
-) -> FilesResult:
-    """Reads, restores and writes file after file. Whatever one file raises fails that file alone.
+    Whatever one file raises fails that file alone. When the call is stopped, the files that exist are whole.
 
     Args:
-        plan: what `plan_files` gives.
-        restore: the work.
-        options: of the verb.
-        stop: asked before each piece of work; files that exist are whole then. Signals stop it if None.
-        scale: how many times larger the results are.
-        facts: what the result says about all files.
+        prepare: loads the model that the options name and says what to do with each photograph; what it raises ends
+            the call before anything is written.
     """
-    total = len(plan.jobs) + len(plan.failed) + len(plan.skipped)
-    skipped = [str(path) for path in plan.skipped]
-    result = FilesResult(options.output, facts or {}, skipped=skipped, left_out=plan.left_out, number=total)
 
-    def fail(source: Path, reason: str) -> None:
-        reason = " ".join(reason.split())
-        result.failed.append({"input": str(source), "reason": reason})
-        tqdm.write(f"{source}: {reason}", file=sys.stderr)
+    @wraps(prepare)
+    def call(options: Chosen, *, stop: StopRequest | None = None) -> FilesResult:
+        options.validate()
+        result = FilesResult(options.output)
+        jobs, work = plan_files(options, result), prepare(options)
+        result.facts, started = work.facts, time.perf_counter()
+        with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
+            for source, target in tqdm(jobs, "files", unit="file", disable=len(jobs) < 2):
+                begun = time.perf_counter()
+                try:
+                    request.check()
+                    photograph = read_photograph(source, options.max_pixels, parse_value_range(options.value_range))
+                    check_fits(photograph, target, work.scale)
+                    if photograph.frames > 1 and target.exists() and target.samefile(source):
+                        problem = f"it has {photograph.frames} frames, and only the first would be left"
+                        raise InputError(f"{problem}; name another --output")
+                    restored, facts = work.restore(photograph, request.check)
+                    notes = [*restored.notes, *write_photograph(restored, target)]
+                except Stopped as stopped:
+                    result.stopped_by = stopped.signal
+                    break
+                except Exception as error:  # one bad file must not keep the others
+                    known = isinstance(error, (Unreadable, InputError))
+                    result.fail(source, str(error) if known else f"{type(error).__name__}: {first_line(error)}")
+                    continue
+                height, width = restored.pixels.shape[:2]
+                seconds = round(time.perf_counter() - begun, 3)
+                entry = {"input": str(source), "output": str(target), "width": width, "height": height}
+                result.files.append({**entry, "seconds": seconds, "notes": notes, **facts})
+                result.megapixels += photograph.megapixels
+        result.seconds = time.perf_counter() - started
+        return result
 
-    for source, reason in plan.failed:
-        fail(source, reason)
-    started = time.perf_counter()
-    with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
-        for source, target in tqdm(plan.jobs, "files", unit="file", disable=len(plan.jobs) < 2):
-            begun = time.perf_counter()
-            try:
-                request.check()
-                photograph = read_photograph(source, options.max_pixels, parse_value_range(options.value_range))
-                check_fits(photograph, target, scale)
-                _check_frames(photograph, source, target)
-                restored, facts_of_one = restore(photograph, request.check)
-                notes = [*restored.notes, *write_photograph(restored, target)]
-            except Stopped as stopped:
-                result.stopped_by = stopped.signal
-                break
-            except Exception as error:  # one bad file must not keep the others
-                known = isinstance(error, (Unreadable, InputError))
-                fail(source, str(error) if known else f"{type(error).__name__}: {first_line(error)}")
-                continue
-            height, width = restored.pixels.shape[:2]
-            seconds = round(time.perf_counter() - begun, 3)
-            entry = {"input": str(source), "output": str(target), "width": width, "height": height}
-            result.files.append({**entry, "seconds": seconds, "notes": notes, **facts_of_one})
-            result.megapixels += photograph.megapixels
-    result.seconds = time.perf_counter() - started
-    return result
-
-
-def _check_frames(photograph: Photograph, source: Path, target: Path) -> None:
-    if photograph.frames > 1 and target.exists() and target.samefile(source):
-        raise InputError(f"it has {photograph.frames} frames, and only the first would be left; name another --output")
+    return call

@@ -1,8 +1,8 @@
-"""Models by name: run folders, saved pipelines, bare models, those of the package, presets."""
+"""Loads models by name: run folders, saved pipelines, bare models, packaged models, presets."""
 
 import os
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
@@ -17,6 +17,8 @@ from continuous_unet.tasks.restoration import RestorationPipeline
 from continuous_unet.tasks.saved import LARGEST, load_parts, model_folder, read_index, trained_for
 
 Name = str | os.PathLike[str]
+Device = str | torch.device | None
+Restorer = TypeVar("Restorer", bound=RestorationPipeline)
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -26,12 +28,7 @@ def pretrained_models() -> list[str]:
 
 
 def load_restorer(
-    name: Name,
-    task: str,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    variant: str | None = None,
+    name: Name, task: str, *, device: Device = None, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> Any:
     """Loads a model for a restoration verb.
 
@@ -51,31 +48,27 @@ def load_restorer(
     unet, scheduler, index = load_parts(path, variant)
     purpose, config, usable = trained_for(index), unet.config, TASKS[task].models_of
     if purpose not in usable:
-        raise InputError(
-            f"{name} was trained for {purpose}; expected a model of cunet train --task {' or '.join(usable)}"
-        )
+        expected = f"a model of cunet train --task {' or '.join(usable)}"
+        raise InputError(f"{name} was trained for {purpose}; expected {expected}")
     if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
-    pipeline_class = TASKS[task].load_pipeline_class()
+    pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
-        raise InputError(
-            f"{name} has {config.in_channels} channels in and {config.out_channels} out; {task} takes models of grey "
-            f"or RGB images{' beside their enlarged ones' if pipeline_class.input_images > 1 else ''}"
-        )
+        channels = f"{config.in_channels} channels in and {config.out_channels} out"
+        others = "" if pipeline_class.input_images == 1 else " and their enlarged ones"
+        raise InputError(f"{name} has {channels}; {task} takes models of grey or RGB images{others}")
     if scheduler is not None:
         process_of(scheduler)  # refuses other families
-    options = _saved_options(pipeline_class, index, path)
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
-    pipeline = pipeline_class(unet, scheduler, **options)
+    pipeline = pipeline_class(unet, scheduler, **_saved_options(pipeline_class, index, path))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 
 
-def open_restorer(name: str, task: str, options: FileOptions) -> Any:
+def open_restorer(name: str, kind: type[Restorer], options: FileOptions) -> Restorer:
     """Loads the model of a restoration verb as its options say; errors are those of `load_restorer`."""
-    pipeline = load_restorer(name, task, device=pick_device(options.device), variant=options.variant)
-    if options.solver_steps is not None:
-        set_solver_steps(pipeline.unet, options.solver_steps)
+    pipeline: Restorer = load_restorer(name, kind.task, device=pick_device(options.device), variant=options.variant)
+    set_solver_steps(pipeline.unet, options.solver_steps)
     return pipeline
 
 
@@ -87,13 +80,9 @@ def load_model(name: Name) -> Any:
 
 
 def load_pipeline(
-    path: Name,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    variant: str | None = None,
+    path: Name, *, device: Device = None, dtype: torch.dtype | None = None, variant: str | None = None
 ) -> DiffusionSamplingPipeline:
-    """Loads what can be sampled from.
+    """Loads a pipeline that makes images from noise.
 
     Args:
         path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), or a bare model (`config.json` and
@@ -116,24 +105,21 @@ def load_pipeline(
 
 def _find(name: Name) -> Path:
     """Returns the folder of a model: a path, or the name of one of the package."""
-    path = Path(name)
-    if not path.exists() and (_PRETRAINED / path / "model_index.json").is_file() and len(path.parts) == 1:
+    path, packaged = Path(name), pretrained_models()
+    if path.exists():
+        return path
+    if str(path) in packaged:
         return _PRETRAINED / path
-    if not path.exists():
-        raise InputError(
-            f"{name} does not exist; expected a run folder of `cunet train`, a saved model, or one that comes with the "
-            f"package ({', '.join(pretrained_models()) or 'none does'})"
-        )
-    return path
+    expected = f"a run folder of `cunet train`, a saved model, or one of the package ({', '.join(packaged) or 'none'})"
+    raise InputError(f"{name} does not exist; expected {expected}")
 
 
 def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns what the index says about a pipeline beside its parts: arguments of its constructor."""
-    options = {}
-    for name, kind in get_type_hints(pipeline_class.__init__).items():
-        if name not in index or kind not in (bool, int, float):
-            continue
-        value = options[name] = index[name]
+    """Returns the arguments of a pipeline's constructor that the index has, besides its parts."""
+    hints = get_type_hints(pipeline_class.__init__).items()
+    options = {name: index[name] for name, kind in hints if name in index and kind in (bool, int, float)}
+    for name, value in options.items():
+        kind = dict(hints)[name]
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise InputError(f"the index of {path} has {name}={value!r}; expected {kind.__name__}")
     return options
@@ -148,37 +134,36 @@ def load_model_or_preset(
         name: a preset, or what `load_pipeline` takes. A folder takes precedence over a preset of the same name.
         sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
         channels: channels of a preset's images; 1 for `tiny`, 3 for the others if None.
-        solver_steps: number of solver steps in each block, if it is to be changed.
+        solver_steps: number of solver steps in each block, if it should be changed.
 
     Raises:
         InputError: as `load_pipeline`, and for settings that do not fit.
     """
     from continuous_unet.models.presets import PRESETS
 
-    try:
-        if name in PRESETS and not Path(name).exists():
-            channels = channels or (1 if name == "tiny" else 3)
-            size = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+    if Path(name).exists():
+        unet = load_parts(Path(name))[0]
+    elif name in PRESETS:
+        channels = channels or (1 if name == "tiny" else 3)
+        size = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+        try:
             unet = build_unet(name, sample_size=size, in_channels=channels, out_channels=channels).eval()
-        elif not Path(name).exists():
-            raise InputError(f"{name} is neither a model on disk nor a preset ({', '.join(PRESETS)})")
-        else:
-            unet = load_parts(Path(name))[0]
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if solver_steps is not None:
-        set_solver_steps(unet, solver_steps)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    else:
+        raise InputError(f"{name} is neither a model on disk nor a preset ({', '.join(PRESETS)})")
+    set_solver_steps(unet, solver_steps)
     return unet
 
 
-def set_solver_steps(unet: Any, num_steps: int) -> None:
-    """Changes the number of solver steps of a continuous U-Net.
+def set_solver_steps(unet: Any, num_steps: int | None) -> None:
+    """Changes the number of solver steps of a continuous U-Net; None leaves it as it is.
 
     Raises:
         InputError: for another kind of model, or a number that is not possible.
     """
+    if num_steps is None:
+        return
     if not hasattr(unet, "set_solver"):
         raise InputError(f"solver steps are for continuous U-Nets, and this model is a {type(unet).__name__}")
     if num_steps > LARGEST["num_solver_steps"]:

@@ -1,4 +1,4 @@
-"""What pipelines take for granted: the U-Net that they evaluate, and the base of them all."""
+"""The U-Net that pipelines evaluate, as a protocol, and the base of all pipelines."""
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Prediction(Protocol):
-    """What a U-Net returns."""
+    """The output of a U-Net."""
 
     @property
     def sample(self) -> Tensor:
@@ -44,3 +44,7 @@ class Pipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers annotates its default, None
     unet: Network
     scheduler: Any
+
+    def __init__(self, unet: Network, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)

@@ -1,4 +1,4 @@
-"""What the verbs that make better images of images can all be asked for. Imports no torch."""
+"""The options that all verbs for image files have in common. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +26,7 @@ class FileOptions(Options):
     tile: int = option(512, "side of the tiles that large images are cut into, in pixels")
     overlap: int = option(64, "number of pixels that neighbouring tiles share")
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
-    variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the one that is there)")
+    variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
     max_pixels: int | None = option(None, "refuse images with more pixels than this (default: 89478485)", at_least=1)
     value_range: str | None = option(
@@ -39,9 +39,8 @@ class FileOptions(Options):
     def validate(self) -> "Self":
         super().validate()
         if self.overlap < 0 or self.tile < 2 * max(self.overlap, 8):
-            raise InputError(
-                f"--tile {self.tile} --overlap {self.overlap}: tiles must be at least 16 pixels and twice the overlap"
-            )
+            given = f"--tile {self.tile} --overlap {self.overlap}"
+            raise InputError(f"{given}: tiles must be at least 16 pixels and twice the overlap")
         if self.skip_existing and self.overwrite:
             raise InputError("--skip-existing and --overwrite contradict each other; give one of them")
         parse_value_range(self.value_range)
@@ -50,7 +49,7 @@ class FileOptions(Options):
 
 @dataclass
 class ModeOptions(FileOptions):
-    """Options of the verbs that answer in one evaluation, or run a diffusion."""
+    """Options of the verbs that restore an image by one evaluation of the model, or by a diffusion."""
 
     mode: Literal["mean", "sample"] = option(
         "mean", "mean: one evaluation of the model, highest PSNR; sample: several, sharper"

@@ -1,4 +1,4 @@
-"""The one table of tasks: what each is called, what it can be asked for, and where its parts live.
+"""The one table of tasks: their names, their options, and where their parts live.
 
 A new task is a folder here, an entry in `TASKS`, and one in the list of its test. Imports no torch: the command line
 reads it to parse.
@@ -22,33 +22,25 @@ if TYPE_CHECKING:
 class TaskEntry:
     """One task. Places are written `module:name` and imported when they are first needed."""
 
-    name: str
     pipeline: str
     """The pipeline that a trained model is saved and used as."""
-    call: str
-    """The library call behind the verb of that name."""
     models_of: tuple[str, ...]
     """Tasks whose models it can use."""
     old_name: str | None = None
     """The name in version 0.1.0, which is still accepted."""
     training: type[TrainingOptions] | None = None
     """Options of training; None for a task that uses models of another."""
-    task: str | None = None
+    task: str = ""
     """The `Task` that training runs."""
-    export: Mapping[str, Any] = field(default_factory=dict)
+    export: Mapping[str, object] = field(default_factory=dict)
     """What an exported model must know: entries of the pipeline's `config`, with their defaults."""
 
     def load_pipeline_class(self) -> Any:
         """Returns the pipeline class."""
         return _load(self.pipeline)
 
-    def load_call(self) -> Any:
-        """Returns the library call."""
-        return _load(self.call)
-
     def load_task(self) -> "type[Task]":
         """Returns the class that training runs."""
-        assert self.task is not None, f"nothing is trained for {self.name}"
         return _load(self.task)
 
 
@@ -57,47 +49,33 @@ def _load(place: str) -> Any:
     return getattr(import_module(f"continuous_unet.tasks.{module}"), name)
 
 
-TASKS: dict[str, TaskEntry] = {
-    entry.name: entry
-    for entry in (
-        TaskEntry(
-            name="generate",
-            pipeline="generate.pipeline:DiffusionSamplingPipeline",
-            call="generate.run:sample_images",
-            models_of=("generate",),
-            old_name="generation",
-            training=GenerateTraining,
-            task="generate.training:GenerateTask",
-        ),
-        TaskEntry(
-            name="denoise",
-            pipeline="denoise.pipeline:DenoisingPipeline",
-            call="denoise.run:denoise_files",
-            models_of=("denoise", "generate"),
-            training=DenoiseTraining,
-            task="denoise.training:DenoiseTask",
-            export={"sigma_conditioned": False},
-        ),
-        TaskEntry(
-            name="upscale",
-            pipeline="upscale.pipeline:SuperResolutionPipeline",
-            call="upscale.run:upscale_files",
-            models_of=("upscale",),
-            old_name="super-resolution",
-            training=UpscaleTraining,
-            task="upscale.training:UpscaleTask",
-            export={"scale": 2, "residual_scale": RESIDUAL_SCALE},
-        ),
-        TaskEntry(
-            name="inpaint",
-            pipeline="inpaint.pipeline:InpaintingPipeline",
-            call="inpaint.run:inpaint_files",
-            models_of=("generate",),
-        ),
-    )
+TASKS = {
+    "generate": TaskEntry(
+        pipeline="generate.pipeline:DiffusionSamplingPipeline",
+        models_of=("generate",),
+        old_name="generation",
+        training=GenerateTraining,
+        task="generate.training:GenerateTask",
+    ),
+    "denoise": TaskEntry(
+        pipeline="denoise.pipeline:DenoisingPipeline",
+        models_of=("denoise", "generate"),
+        training=DenoiseTraining,
+        task="denoise.training:DenoiseTask",
+        export={"sigma_conditioned": False},
+    ),
+    "upscale": TaskEntry(
+        pipeline="upscale.pipeline:SuperResolutionPipeline",
+        models_of=("upscale",),
+        old_name="super-resolution",
+        training=UpscaleTraining,
+        task="upscale.training:UpscaleTask",
+        export={"scale": 2, "residual_scale": RESIDUAL_SCALE},
+    ),
+    "inpaint": TaskEntry(pipeline="inpaint.pipeline:InpaintingPipeline", models_of=("generate",)),
 }
-"""By name."""
-TRAINED: dict[str, TaskEntry] = {name: entry for name, entry in TASKS.items() if entry.training is not None}
+"""By name, which is that of the verb and of the folder here."""
+TRAINED = {name: entry for name, entry in TASKS.items() if entry.training is not None}
 """Those that `cunet train --task` takes."""
-OLD_NAMES: dict[str, str] = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
+OLD_NAMES = {entry.old_name: name for name, entry in TASKS.items() if entry.old_name is not None}
 """From the names of version 0.1.0 to those of today."""

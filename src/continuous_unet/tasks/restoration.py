@@ -1,7 +1,8 @@
-"""What the restoration pipelines share: images in and out, channels that do not match, finite values, saved options."""
+"""The parts that the restoration pipelines share: images in and out, channels, checks, tiles."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.images.decode import is_grey, normalise_mode, to_array, upright
 from continuous_unet.images.grids import to_output
-from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
 from continuous_unet.models import size_multiple
 from continuous_unet.tasks.network import Network, Pipeline
@@ -27,7 +28,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def nothing() -> None:
-    """Does nothing: what is called before each tile by default."""
+    """Does nothing; it is called before each tile by default."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class RestoreOptions:
     Args:
         mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper.
         num_inference_steps: number of sampling steps of mode `"sample"`.
-        generator: source of its randomness.
+        generator: source of the random numbers.
         tiles: see `Tiles`.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
 
     Raises:
         InputError: for an unknown mode, or no step.
@@ -66,7 +67,7 @@ def how_to_restore(
 
 
 class RestorationPipeline(Pipeline):
-    """Base of the pipelines that make a better image of an image.
+    """Base of the pipelines that restore images.
 
     Saved by `save_pretrained` as every diffusers pipeline is: `model_index.json` and a folder for each part. Load by
     `from_pretrained` of the class, or by `continuous_unet.tasks.loading.load_restorer`, which checks the files first.
@@ -77,13 +78,32 @@ class RestorationPipeline(Pipeline):
     input_images = 1
     """Number of images that the network takes, stacked along the channels, for the one that it gives."""
 
+    sampling_models = "cunet train --task generate"
+    """What makes models that can be used with mode `"sample"`."""
+
+    @property
+    def gives_samples(self) -> bool:
+        """Whether the model was trained for mode `"sample"`."""
+        return True
+
     @property
     def channels(self) -> int:
-        """Channels of the images that the model was made for: 1 or 3."""
+        """The number of channels of the images that the model was made for, 1 or 3."""
         return self.unet.config.out_channels
 
+    def check_mode(self, mode: str, model: str = "this model") -> None:
+        """Raises InputError for mode `"sample"` if the model, named `model`, only gives the mean."""
+        if mode == "sample" and not self.gives_samples:
+            needed = f"mode 'sample' needs a diffusion model ({self.sampling_models})"
+            raise InputError(f"{needed}; {model} was trained for mode 'mean' only")
+
+    def to_model(self, images: Tensor) -> Tensor:
+        """Gives `(1, C, H, W)` in [0, 1] the range and channels of the model: colours as a batch, or grey repeated."""
+        images = to_model_range(images)
+        return images.transpose(0, 1) if self.channels == 1 else images.expand(-1, self.channels, -1, -1)
+
     def restore_all(self, images: Images, output_type: str, one: Callable[[Tensor, int], Iterator[Tensor]]) -> Any:
-        """Checks, converts, restores and gives back: what the call of every pipeline does.
+        """Checks, converts, restores and returns images, for the call of every pipeline.
 
         Args:
             images: see `as_tensors`.
@@ -94,20 +114,13 @@ class RestorationPipeline(Pipeline):
             InputError: for images or an output type that are unknown, and if the model does not make finite values.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
-        tensors = as_tensors(images, self._execution_device)
-        return as_output(
-            [checked(torch.cat(list(one(image, k)), dim=1)) for k, image in enumerate(tensors)], output_type
-        )
+        restored = (one(image, k) for k, image in enumerate(as_tensors(images, self._execution_device)))
+        return as_output([checked(torch.cat(list(bands), dim=1)) for bands in restored], output_type)
 
     def predict(self, state: Tensor, timestep: Tensor | float, options: RestoreOptions) -> Tensor:
         """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32."""
-        bands = in_tiles(
-            lambda tile: evaluated(self.unet, tile, timestep),
-            state,
-            multiple=size_multiple(self.unet),
-            tiles=options.tiles,
-            before_tile=options.before_tile,
-        )
+        function, multiple = partial(evaluated, self.unet, timestep=timestep), size_multiple(self.unet)
+        bands = in_tiles(function, state, multiple=multiple, tiles=options.tiles, before_tile=options.before_tile)
         return torch.cat(list(bands), dim=2)
 
 
@@ -117,10 +130,10 @@ def evaluated(unet: Network, sample: Tensor, timestep: Tensor | float) -> Tensor
 
 
 def checked(image: Tensor) -> Tensor:
-    """Returns the same, if it is finite.
+    """Returns the same image.
 
     Raises:
-        InputError: otherwise; it would become black pixels, silently.
+        InputError: if it has values that are not finite, which would silently become black pixels.
     """
     if not bool(image.isfinite().all()):
         raise InputError("the model made values that are not finite; its weights are damaged, or need another --dtype")
@@ -170,20 +183,13 @@ def as_output(images: list[Tensor], output_type: str) -> Any:
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuses another word than those allowed."""
+    """Raises InputError for a value that is not allowed."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}")
 
 
-def to_model_channels(images: Tensor, channels: int) -> Tensor:
-    """Gives `(1, C, H, W)` the channels of a model: one by one as a batch for grey models, or grey repeated."""
-    if channels == 1:
-        return images.transpose(0, 1)
-    return images.expand(-1, channels, -1, -1)
-
-
 def from_model_channels(images: Tensor, channels: int) -> Tensor:
-    """Undoes `to_model_channels` for an image of so many channels; the mean, where grey had been repeated."""
+    """Undoes what `to_model` did to the channels of an image: grey that was repeated becomes the mean."""
     if images.shape[1] == 1:
         return images.transpose(0, 1)
     return images if channels == images.shape[1] else images.mean(dim=1, keepdim=True)

@@ -1,13 +1,15 @@
-"""Saved models as files: reading them without trusting them.
+"""Reads the files of saved models without trusting them.
 
-Files may come from anyone. Only safetensors are read, and only known classes are made. What a configuration asks for is
-compared with the headers of the weights before anything of that size is allocated.
+Files may come from anyone. Only safetensors are read, and only known classes are made. A configuration is compared with
+the headers of the weights before anything of that size is allocated.
 """
 
+import contextlib
 import json
 import math
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.results import Json
 from continuous_unet.models.build import UNETS
 from continuous_unet.tasks.registry import TASKS
 
@@ -32,14 +35,14 @@ _SHARD = re.compile(rf"{_WEIGHTS}[\w.-]*\.safetensors")
 _LIBRARIES = ("continuous_unet", "diffusers")
 
 
-def trained_for(index: dict[str, Any]) -> str:
+def trained_for(index: Json) -> str:
     """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
     classes = {entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training}
     return classes.get(str(index.get("_class_name")), "generate")
 
 
 def model_folder(folder: Path) -> Path:
-    """Returns where the model of a run, or a saved model, lies."""
+    """Returns the folder of the model of a run, or of a saved model."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist; expected a run folder of `cunet train` or a saved model")
     if (folder / "model" / "model_index.json").is_file():
@@ -49,16 +52,29 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Returns the index of a saved pipeline, checked; empty for a bare model."""
-    if not (folder / "model_index.json").is_file():
-        return {}
-    index = _read_json(folder / "model_index.json")
-    _check_index(index, folder)
+def read_index(folder: Path) -> Json:
+    """Returns the index of a saved pipeline; empty for a bare model.
+
+    Raises:
+        InputError: before anything is imported, for an index that names other code than diffusers' and ours.
+    """
+    where = folder / "model_index.json"
+    index = _read_json(where) if where.is_file() else {}
+    blind = trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None])
+    for part in () if not index else ("unet",) if blind else ("unet", "scheduler"):
+        entry = index.get(part)
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
+            raise InputError(f"{where} names no {part}; expected a pipeline of a U-Net and a scheduler")
+        if entry[0] not in _LIBRARIES:
+            raise InputError(f"{where} wants code from {entry[0]!r}; only {' and '.join(_LIBRARIES)} are allowed")
+        if part == "unet" and entry[1] not in UNETS:
+            raise InputError(f"{where} names the U-Net class {entry[1]!r}; expected {' or '.join(UNETS)}")
+        if part == "scheduler" and not entry[1].endswith("Scheduler"):
+            raise InputError(f"{where} names {entry[1]!r} as scheduler, which is not one")
     return index
 
 
-def load_parts(path: Path, variant: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
+def load_parts(path: Path, variant: str | None = None) -> tuple[Any, Any, Json]:
     """Returns U-Net, scheduler (None for a denoiser) and index of what `load_pipeline` takes."""
     from diffusers import DDPMScheduler
 
@@ -73,7 +89,7 @@ def load_parts(path: Path, variant: str | None = None) -> tuple[Any, Any, dict[s
     return _load_unet(folder, variant), DDPMScheduler(), {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     try:
         if _regular_size(path) > _LARGEST_JSON_BYTES:
             raise ValueError(f"larger than {_LARGEST_JSON_BYTES} bytes")
@@ -87,27 +103,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _regular_size(path: Path) -> int:
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, without end
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait without end
         raise OSError(f"{path.name} is no regular file")
     return found.st_size
 
 
-def _check_index(index: dict[str, Any], folder: Path) -> None:
-    """Refuses, before anything is imported, an index that names other code than diffusers' and ours."""
-    where = folder / "model_index.json"
-    parts: tuple[str, ...] = ("unet", "scheduler")
-    if trained_for(index) == "denoise" and index.get("scheduler") in (None, [None, None]):
-        parts = ("unet",)
-    for part in parts:
-        entry = index.get(part)
-        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
-            raise InputError(f"{where} names no {part}; expected a pipeline of a U-Net and a scheduler")
-        if entry[0] not in _LIBRARIES:
-            raise InputError(f"{where} wants code from {entry[0]!r}; only {' and '.join(_LIBRARIES)} are allowed")
-    if index["unet"][1] not in UNETS:
-        raise InputError(f"{where} names the U-Net class {index['unet'][1]!r}; expected {' or '.join(UNETS)}")
-    if "scheduler" in parts and not index["scheduler"][1].endswith("Scheduler"):
-        raise InputError(f"{where} names {index['scheduler'][1]!r} as scheduler, which is not one")
+@contextlib.contextmanager
+def _explained(problem: str) -> Iterator[None]:
+    """Inside, whatever a constructor makes of values that nobody has checked is raised as an InputError."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{problem} ({first_line(error)})") from error
 
 
 def _load_scheduler(folder: Path, class_name: str) -> Any:
@@ -118,16 +125,14 @@ def _load_scheduler(folder: Path, class_name: str) -> Any:
         raise InputError(f"diffusers {diffusers.__version__} has no scheduler {class_name!r}, which {folder} asks for")
     config = _read_json(folder / "scheduler_config.json")
     _check_numbers(config, folder / "scheduler_config.json")
-    try:
+    with _explained(f"the scheduler in {folder} cannot be made"):
         return scheduler_class.from_config(config)
-    except Exception as error:  # whatever a constructor makes of values that nobody has checked
-        raise InputError(f"the scheduler in {folder} cannot be made ({first_line(error)})") from error
 
 
-def _check_numbers(config: dict[str, Any], where: Path) -> None:
-    """Refuses numbers beyond any model, before something is made of that size, or computed for so long."""
+def _check_numbers(config: Json, where: Path) -> None:
+    """Refuses numbers beyond those of any model, before anything is allocated or computed by them."""
 
-    def check(name: str, value: Any, longest: int) -> None:
+    def check(name: str, value: object, longest: int) -> None:
         if isinstance(value, list):
             if len(value) > longest:
                 raise InputError(f"{where} has {len(value)} values for {name}; at most {longest} are allowed")
@@ -164,17 +169,17 @@ def _find_weights(folder: Path, variant: str | None) -> list[Path]:
     shards = _read_json(main).get("weight_map")
     names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
     if not 0 < len(names) <= _MOST_SHARDS or not all(_SHARD.fullmatch(name) for name in names):
-        raise InputError(f"{main} does not name shards of weights beside it; it is damaged")
+        raise InputError(f"{main} does not name shards of weights in its folder; it is damaged")
     return [folder / name for name in sorted(names)]
 
 
-def _check_headers(unet_class: Any, config: dict[str, Any], files: list[Path]) -> None:
+def _check_headers(unet_class: Any, config: Json, files: list[Path]) -> None:
     """Refuses weights that are not what the configuration says: names, shapes and types by the headers alone.
 
     The model is made without memory (on torch's `meta` device). safetensors checks that a header's shapes and offsets
     agree with each other and with the size of the file.
     """
-    found: dict[str, tuple[str, str]] = {}
+    found = dict[str, tuple[str, str]]()
     for weights in files:
         try:
             _regular_size(weights)
@@ -186,17 +191,12 @@ def _check_headers(unet_class: Any, config: dict[str, Any], files: list[Path]) -
         except (OSError, SafetensorError) as error:
             raise InputError(f"{weights} cannot be read ({first_line(error)}); it is damaged") from error
     folder = files[0].parent
-    try:
-        with torch.device("meta"):
-            expected = {name: str(tuple(t.shape)) for name, t in unet_class.from_config(config).state_dict().items()}
-    except Exception as error:  # whatever a constructor makes of values that nobody has checked
-        raise InputError(f"{folder / 'config.json'} makes no model ({first_line(error)})") from error
+    with _explained(f"{folder / 'config.json'} makes no model"), torch.device("meta"):
+        expected = {name: str(tuple(t.shape)) for name, t in unet_class.from_config(config).state_dict().items()}
     for name in [*expected, *found]:
         wanted, (shape, dtype) = expected.get(name, "nothing"), found.get(name, ("nothing", ""))
         if wanted != shape:
-            raise InputError(
-                f"the weights in {folder} do not fit its config.json: {name} should be {wanted} and is {shape}"
-            )
+            raise InputError(f"the weights in {folder} do not fit its config.json: {name} is {shape}, not {wanted}")
         if dtype not in ("F16", "BF16", "F32", "F64"):
             raise InputError(f"the weights in {folder} have {name} as {dtype}; expected floating point")
 
@@ -210,15 +210,13 @@ def _load_unet(folder: Path, variant: str | None) -> Any:
     _check_numbers(config, folder / "config.json")
     files = _find_weights(folder, variant)
     _check_headers(unet_class, config, files)
-    try:
+    with _explained(f"the model in {folder} is damaged and cannot be loaded"):
         with torch.random.fork_rng(devices=[]):  # its first weights are random numbers that nobody misses
             unet = unet_class.from_config(config).eval()
-        # copied into memory of their own: mapped from the file, weights are not aligned as usual, which makes kernels
-        # round otherwise, and a file that is cut off meanwhile would end the process
+        # The weights are copied into memory of their own. Mapped from the file, they are not aligned as usual, which
+        # makes kernels round differently, and a file that is cut off meanwhile would end the process.
         for file in files:
             unet.load_state_dict(load_file(file), strict=False)  # all names were checked
-    except Exception as error:
-        raise InputError(f"the model in {folder} cannot be loaded ({first_line(error)}); it is damaged") from error
     bad = next((name for name, p in unet.named_parameters() if not bool(p.isfinite().all())), None)
     if bad is not None:
         raise InputError(f"the weights in {folder} are not finite ({bad}); the model is damaged")

@@ -1,4 +1,4 @@
-"""What the training options of all tasks have in common. Imports no torch."""
+"""The training options that all tasks have in common. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -6,6 +6,21 @@ from typing import ClassVar, Literal
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
 from continuous_unet.diffusion.options import VariancePreservingOptions
+
+
+def number_range(name: str, text: str, least: int, most: int, example: str) -> tuple[float, float]:
+    """Returns the bounds that `LOW:HIGH`, or one number for both, stands for.
+
+    Raises:
+        InputError: unless least <= LOW <= HIGH <= most and HIGH is above 0.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not (least <= low <= high <= most and high > 0):
+        raise InputError(f"{name}={text!r} must be LOW:HIGH or one number, {least} to {most}, for example {example}")
+    return low, high
 
 
 @dataclass
@@ -25,13 +40,13 @@ class TrainingOptions(Options):
 
 @dataclass
 class RestorationTraining(TrainingOptions):
-    """Base for the tasks that make a better image of a worse one."""
+    """Base of the options of training a model that restores degraded images."""
 
     loss: Literal["squared", "absolute"] | None = option(
-        None, "error that training minimises: absolute, or squared; absolute if left out"
+        None, "error that training minimises: absolute or squared (default: absolute)"
     )
 
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """Restoration weights all images alike."""
+        """Refuses min-SNR weights: restoration weights all images alike."""
         if process.min_snr_gamma is not None:
             raise InputError("--min-snr-gamma is for --task generate; leave it out")

@@ -71,7 +71,9 @@ class ModelSettings(Options):
 
     preset: str = option("small", "architecture of the model", choices=PRESETS)
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
-    start_from: str | None = may_change(None, "run or saved model to start from, in place of a preset's new weights")
+    start_from: str | None = may_change(
+        None, "run or saved model to start from, in place of a preset's new weights", metavar="MODEL"
+    )
     quantization_aware: bool = option(
         False, "round weights and activations in training as int8 will; for the last steps, with --start-from"
     )

@@ -10,10 +10,12 @@ import torch
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 
+QUARTILES = (25, 50, 75)
+
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one callable, in milliseconds; and as a ratio to the first one measured beside it."""
+    """The latency of one callable in milliseconds, and its ratio to the first one that was measured with it."""
 
     median_ms: float
     p25_ms: float
@@ -30,7 +32,7 @@ class Latency:
     """The device that was synchronised."""
 
     def to_dict(self) -> Json:
-        """For JSON."""
+        """Returns the values as JSON holds them."""
         return asdict(self)
 
 
@@ -43,7 +45,7 @@ def measure_latency(
     rest: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
-    """Time callables in turns, so that a machine that slows down slows all of them.
+    """Times callables in turns, so that a machine that slows down slows all of them.
 
     They run as they are: wrap inference in `torch.no_grad` yourself.
 
@@ -82,20 +84,10 @@ def measure_latency(
             if turn >= warmup:
                 times[name].append((clock() - started) * 1000)
     first = np.array(next(iter(times.values())))
+    threads, where = torch.get_num_threads(), str(device or "cpu")
     results = {}
     for name, values in times.items():
-        low, middle, high = (float(p) for p in np.percentile(values, [25, 50, 75]))
-        ratio_low, ratio, ratio_high = (float(p) for p in np.percentile(np.array(values) / first, [25, 50, 75]))
-        results[name] = Latency(
-            median_ms=middle,
-            p25_ms=low,
-            p75_ms=high,
-            repeats=repeats,
-            ratio=ratio,
-            ratio_p25=ratio_low,
-            ratio_p75=ratio_high,
-            min_ms=min(values),
-            num_threads=torch.get_num_threads(),
-            device=str(device or "cpu"),
-        )
+        p25, median, p75 = map(float, np.percentile(values, QUARTILES))
+        low, ratio, high = map(float, np.percentile(np.array(values) / first, QUARTILES))
+        results[name] = Latency(median, p25, p75, repeats, ratio, low, high, min(values), threads, where)
     return results

@@ -55,7 +55,7 @@ class MacCount:
 
 
 def _convolution_backward(grad_output: Tensor, sample: Tensor, weight: Tensor, *rest: Any) -> int:
-    """Counts as many as the forward pass for each of the two gradients that are wanted: of the input and the weight.
+    """Counts the forward pass once for each of the two gradients that are wanted, of the input and of the weight.
 
     `rest` is bias_sizes, stride, padding, dilation, transposed, output_padding, groups and output_mask.
     """
@@ -124,8 +124,8 @@ class _MacCounter(TorchDispatchMode):
         return output
 
 
-def count_macs(function: Callable[..., object], *args: Any, strict: bool = False, **kwargs: Any) -> MacCount:
-    """Count the multiply-accumulates of `function(*args, **kwargs)`: one forward pass, or whatever it does.
+def count_macs(function: Callable[..., object], *args: object, strict: bool = False, **kwargs: object) -> MacCount:
+    """Counts the multiply-accumulates of `function(*args, **kwargs)`: one forward pass, or whatever it does.
 
     Padding counts as data, biases do not count. The backward pass of fused attention counts 5 products where the
     forward pass counts 2: it computes the scores again. Control flow operators (`torch.cond`) and `flex_attention`

@@ -3,17 +3,18 @@
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from continuous_unet.base.results import Json
+
 
 @dataclass(frozen=True)
 class SavedBytes:
-    """What autograd kept of one call, each storage once."""
+    """Bytes that autograd kept of one call, each storage counted once."""
 
     activations: int
     """Bytes kept only for the backward pass, inputs included."""
@@ -22,9 +23,9 @@ class SavedBytes:
 
 
 def saved_bytes(
-    function: Callable[..., object], *args: Any, parameters: Iterable[Tensor] = (), **kwargs: Any
+    function: Callable[..., object], *args: object, parameters: Iterable[Tensor] = (), **kwargs: object
 ) -> SavedBytes:
-    """Measure what autograd saves while `function(*args, **kwargs)` runs, and still holds when it returns.
+    """Measures what autograd saves while `function(*args, **kwargs)` runs, and still holds when it returns.
 
     Exact, by `torch.autograd.graph.saved_tensors_hooks`. Tensors that an autograd function puts on its `ctx` as plain
     attributes escape the hooks; nothing in this project does that. Without gradients (`no_grad`) nothing is saved: 0.
@@ -57,7 +58,7 @@ def saved_bytes(
 
 
 class _Held:
-    """A saved tensor, in a shell that tells when autograd lets go of it."""
+    """A saved tensor, in a shell that disappears when autograd releases it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -72,7 +73,9 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Json | None = None
+    ) -> object:
         before = {id(s) for s in self._storages((args, kwargs))}
         output = func(*args, **(kwargs or {}))
         for storage in self._storages(output):
@@ -94,8 +97,10 @@ class _LiveBytes(TorchDispatchMode):
         return [v.untyped_storage() for v in tree_leaves(values) if isinstance(v, Tensor)]
 
 
-def peak_memory(function: Callable[..., object], *args: Any, device: torch.device, **kwargs: Any) -> tuple[int, str]:
-    """The most bytes alive at once that `function(*args, **kwargs)` itself made, and how that was measured.
+def peak_memory(
+    function: Callable[..., object], *args: object, device: torch.device, **kwargs: object
+) -> tuple[int, str]:
+    """Returns the most bytes alive at once that `function(*args, **kwargs)` made, and the method of the measurement.
 
     On CUDA, the allocator's peak above what was allocated before. Elsewhere, the sizes of all tensor storages that
     operations returned and that were not released yet: exact and repeatable, without the scratch space of kernels.

@@ -1,6 +1,7 @@
 """Everything that one model costs, in one call."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class ModelProfile(CallResult):
     evaluations_per_block: dict[str, int]
     """Evaluations of the field in each dynamic block; empty for models without."""
     saved_for_backward_bytes: int
-    """Kept for the backward pass, parameters and buffers left out."""
+    """Bytes kept for the backward pass, without parameters and buffers."""
     saved_parameters_bytes: int
     peak_memory_bytes: int
     """Most bytes alive at once during inference, beyond model and input; see `peak_memory`."""
@@ -37,7 +38,7 @@ class ModelProfile(CallResult):
     """The same during a forward and backward pass; gradients of the parameters included."""
     peak_memory_method: str
     latency_ms: dict[str, float]
-    """Of inference: `median`, `p25`, `p75`, `min`, and the number of `repeats`."""
+    """Latency of inference: `median`, `p25`, `p75`, `min`, and the number of `repeats`."""
     batch_size: int
     device: str
     dtype: str
@@ -80,20 +81,20 @@ def profile_model(
     repeats: int = 20,
     warmup: int = 3,
 ) -> ModelProfile:
-    """Measures a U-Net of diffusers' contract, on the device and in the dtype that it is in.
+    """Measures a U-Net of diffusers' contract, on its own device and in its own dtype.
 
-    Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model is left as
-    it was found: modes, gradients and weights; so is the random state.
+    Everything is measured in evaluation mode, the training step too: without the masks of dropout. The model keeps
+    its modes, gradients and weights, and the random state does not change.
 
     Args:
         model: `ContinuousUNet2DModel`, `UNet2DModel` or another with their
             `forward(sample, timestep, class_labels=None)` and a `config` with `in_channels`.
         sample_size: height and width of the input; the configured one if None.
-        batch_size: images at a time.
+        batch_size: number of images at a time.
         class_labels: (batch_size, ...), for a model with class conditioning; if None and the config has
             `num_class_embeds`, class 0 for all.
-        repeats: timed forward passes.
-        warmup: forward passes before those.
+        repeats: number of timed forward passes.
+        warmup: number of forward passes before those that are timed.
 
     Raises:
         InputError: if no size is known, the model cannot take it, or a number is below 1.
@@ -103,7 +104,9 @@ def profile_model(
         raise InputError(f"repeats={repeats}, warmup={warmup}: at least one timed pass, and no negative warmup")
     everything = [*model.parameters(), *model.buffers()]
     if not everything:
-        raise InputError(f"{type(model).__name__} has no parameters, so neither device nor dtype to measure on")
+        raise InputError(
+            f"{type(model).__name__} has no parameters, so its device and dtype are unknown; give one with weights"
+        )
     device, dtype = everything[0].device, everything[0].dtype
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     timestep = torch.full((batch_size,), 500, device=device)
@@ -125,8 +128,9 @@ def profile_model(
     model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            with count_evaluations(model) as evaluations:
-                _try(forward, shape)
+            size = f"{shape[2]}x{shape[3]} (input of shape {shape})"
+            with count_evaluations(model) as evaluations, refusing(f"the model cannot take the size {size}"):
+                forward()
             macs = count_macs(forward)
             inference_peak, how = peak_memory(forward, device=device)
             latency = measure_latency({"forward": forward}, repeats=repeats, warmup=warmup, device=device)["forward"]
@@ -149,13 +153,8 @@ def profile_model(
         peak_memory_bytes=inference_peak,
         peak_memory_training_bytes=training_peak,
         peak_memory_method=how,
-        latency_ms={
-            "median": latency.median_ms,
-            "p25": latency.p25_ms,
-            "p75": latency.p75_ms,
-            "min": latency.min_ms,
-            "repeats": latency.repeats,
-        },
+        latency_ms={name: getattr(latency, f"{name}_ms") for name in ("median", "p25", "p75", "min")}
+        | {"repeats": repeats},
         batch_size=batch_size,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -173,7 +172,7 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
     if sample_size is None:
         sample_size = getattr(config, "sample_size", None)
     if sample_size is None:
-        raise InputError("the model's config has no sample_size; say which one to profile (--sample-size)")
+        raise InputError("the model's config has no sample_size; give one with --sample-size")
     sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"sample_size={sample_size} must be one or two numbers (height, width) of at least 1")
@@ -182,12 +181,16 @@ def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_s
     return (batch_size, config.in_channels, sides[0], sides[1])
 
 
-def _try(forward: Callable[[], object], shape: tuple[int, ...]) -> None:
-    """Runs one pass, so that a size that the model cannot take gets a clear error: diffusers fails deep inside."""
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Inside this context, a first pass of a model fails with a clear error: diffusers fails deep inside.
+
+    Raises:
+        InputError: says `what` and why; running out of memory stays torch's own error.
+    """
     try:
-        forward()
+        yield
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError) as error:
-        size = f"{shape[2]}x{shape[3]}"
-        raise InputError(f"the model cannot take the size {size} (input of shape {shape}): {error}") from error
+        raise InputError(f"{what}: {error}") from error

@@ -6,20 +6,26 @@ The distances themselves are those of torchmetrics.
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.data import ImageDataset
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.quality.extractors import Extractor
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate
+from continuous_unet.tasks.loading import load_pipeline
 
 BATCH = 128
 KID_SUBSETS = 50
 FEWEST = 100
-"""Images from which a distance is computed at all."""
+"""Smallest number of images for a distance."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,9 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     Raises:
         InputError: for fewer than 100 features on a side, or without torchmetrics.
     """
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError as error:
-        raise InputError("FID and KID need torchmetrics: pip install 'continuous-unet[evaluate]'") from error
+    parts = [
+        import_extra(f"torchmetrics.image.{n}", "FID and KID need torchmetrics", "evaluate") for n in ("fid", "kid")
+    ]
     if min(len(real), len(fake)) < FEWEST:
         raise InputError(f"{len(real)} and {len(fake)} images are too few for a distance; at least {FEWEST} are needed")
     identity = nn.Identity()
@@ -52,8 +56,8 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # KID warns that it keeps features, which it is given here anyway
         torch.manual_seed(0)  # KID draws its subsets from torch's global generator
-        fid = FrechetInceptionDistance(feature=identity)
-        kid = KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
+        fid = parts[0].FrechetInceptionDistance(feature=identity)
+        kid = parts[1].KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=subset)
         for metric in (fid, kid):
             metric.update(real, real=True)
             metric.update(fake, real=False)
@@ -62,7 +66,7 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
 
 
 def real_halves(data: ImageDataset, most: int, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Returns the numbers of the real images to compare with, and of as many others: at most `most` in each."""
+    """Returns the indices of the real images to compare with, and of the same number of others, at most `most`."""
     count = min(most, len(data) // 2)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
     return order[:count], order[count : 2 * count]
@@ -100,7 +104,7 @@ def fake_features(images: Iterable[Tensor], extractor: Extractor, device: torch.
 
 
 def noise_images(count: int, channels: int, size: int) -> Iterator[Tensor]:
-    """Yields batches of pure noise in [0, 1]: what a model makes that has learned nothing."""
+    """Yields batches of pure noise in [0, 1]: the output of a model that has learned nothing."""
     generator = torch.Generator().manual_seed(0)
     for start in range(0, count, BATCH):
         shape = (min(BATCH, count - start), channels, size, size)
@@ -108,7 +112,7 @@ def noise_images(count: int, channels: int, size: int) -> Iterator[Tensor]:
 
 
 def samples(pipeline: DiffusionSamplingPipeline, count: int, **options: Any) -> Iterator[Tensor]:
-    """Yields batches `(B, C, H, W)` in [0, 1]; as many images of each class if the model knows classes.
+    """Yields batches `(B, C, H, W)` in [0, 1]; a class-conditional model makes the same number of each class.
 
     Args:
         pipeline: a `DiffusionSamplingPipeline`.
@@ -120,3 +124,33 @@ def samples(pipeline: DiffusionSamplingPipeline, count: int, **options: Any) -> 
     bounds = [count * k // len(labels) for k in range(len(labels) + 1)]
     for label, start, end in zip(labels, bounds, bounds[1:], strict=False):
         yield from generate(pipeline, end - start, first=start, class_label=label, **options)
+
+
+def load_sampler(model: str | Path, scheduler: str, device: torch.device) -> DiffusionSamplingPipeline:
+    """Loads a run or a saved model that samples with a named sampler, without progress bars.
+
+    Raises:
+        InputError: for a model that cannot be used, or an unknown sampler.
+    """
+    pipeline = load_pipeline(model, device=device)
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sampled_features(
+    pipeline: DiffusionSamplingPipeline,
+    count: int,
+    extractor: Extractor,
+    device: torch.device,
+    *,
+    title: str,
+    steps: int,
+    on_step: Callable[[], None],
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> tuple[Tensor, Tensor]:
+    """Returns features `(N, F)` of samples, and the first 64 of them; shows a progress bar with a title."""
+    options = {"seed": seed, "num_inference_steps": steps, "batch_size": batch_size, "on_step": on_step}
+    bar = tqdm(samples(pipeline, count, **options), title, ceil(count / batch_size), leave=False)
+    return fake_features(bar, extractor, device)

@@ -6,29 +6,26 @@ interpolation, and rounded to 8 bits. PSNR and SSIM are those of Y of ITU-R BT.6
 a border of as many pixels as the factor. Every number is a mean over images. The metrics are those of torchmetrics.
 """
 
-import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.packages import import_extra
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.data.sources import Reading, open_source
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.memory import peak_memory
 from continuous_unet.images.decode import Unreadable, normalise_mode, to_array
-from continuous_unet.images.grids import to_pil
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.images.resampling import degraded, enlarge, to_8_bit
+from continuous_unet.images.resampling import degraded, to_8_bit
 from continuous_unet.tasks.restoration import RestoreOptions
 
 NO_LPIPS = "not measured; it needs torchvision and weights from the network (--lpips)"
@@ -60,11 +57,8 @@ class Quality:
     """Means over images of PSNR (dB), SSIM and, if wanted, LPIPS."""
 
     def __init__(self, lpips: bool = False) -> None:
-        try:
-            from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-        except ImportError as error:
-            raise InputError("evaluation needs torchmetrics: pip install 'continuous-unet[evaluate]'") from error
-        self._psnr, self._ssim = peak_signal_noise_ratio, structural_similarity_index_measure
+        metrics = import_extra("torchmetrics.functional.image", "evaluation needs torchmetrics", "evaluate")
+        self._psnr, self._ssim = metrics.peak_signal_noise_ratio, metrics.structural_similarity_index_measure
         self._lpips = _lpips() if lpips else None
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -131,17 +125,6 @@ def luma(image: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------------------------- experiments
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all experiments share."""
-
-    restore: RestoreOptions = field(default_factory=RestoreOptions)
-    """How the pipeline works; the generator is that of each trial."""
-    seed: int = 0
-    """Seed of the noise. That of an image depends on it, on the strength of the noise and on the image's name."""
-    lpips: bool = False
-
-
 class Restorer(Protocol):
     """A pipeline that makes a better image of an image: a `DenoisingPipeline` or a `SuperResolutionPipeline`."""
 
@@ -169,7 +152,7 @@ class Experiment(Protocol):
     """How images are made worse, how a pipeline restores them, and which part of the result counts."""
 
     def setting(self) -> dict[str, float]:
-        """Returns what identifies the experiment in a row of results."""
+        """Returns the values that identify the experiment in a row of results."""
 
     def trial(self, name: str, image: Tensor, seed: int) -> Trial:
         """Makes an image `(C, H, W)` in [0, 1] worse."""
@@ -193,11 +176,13 @@ class GaussianNoise:
     def setting(self) -> dict[str, float]:
         return {"sigma": self.sigma}
 
-    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
-        return self._noisy(image, derive_seed("evaluation noise", seed, int(self.sigma * 1000), name))
+    @property
+    def number(self) -> int:
+        """A whole number for the strength of the noise, on which its seed depends."""
+        return int(self.sigma * 1000)
 
-    def _noisy(self, image: Tensor, seed: int) -> Trial:
-        generator = torch.Generator().manual_seed(seed)
+    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
+        generator = torch.Generator().manual_seed(derive_seed("evaluation noise", seed, self.number, name))
         noisy = image + self.sigma / 255 * torch.randn(image.shape, generator=generator)
         return Trial(noisy, image * 255, noisy * 255, generator)
 
@@ -236,8 +221,9 @@ class NoisingStep(GaussianNoise):
     def setting(self) -> dict[str, float]:
         return {"step": self.step, "sigma": self.sigma}
 
-    def trial(self, name: str, image: Tensor, seed: int) -> Trial:
-        return self._noisy(image, derive_seed("evaluation noise", seed, self.step, name))
+    @property
+    def number(self) -> int:
+        return self.step
 
     @torch.no_grad()
     def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
@@ -261,10 +247,7 @@ class Reduction:
         if not height or not width:
             raise InputError(f"{name} is smaller than {self.scale} pixels")
         clean = to_8_bit(image[:, :height, :width])
-        small, enlarged = degraded(clean[None], self.scale)
-        if self.jpeg is not None:
-            small = compressed(small[0], self.jpeg)[None]
-            enlarged = enlarge(small, self.scale)
+        small, enlarged = degraded(clean[None], self.scale, None if self.jpeg is None else [self.jpeg])
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
@@ -279,52 +262,47 @@ class Reduction:
         return luma(image)[:, inner, inner]
 
 
-def compressed(image: Tensor, quality: int) -> Tensor:
-    """Returns an image `(C, H, W)` in [0, 1] as it is read back from a JPEG file of that quality, 1 to 95."""
-    buffer = io.BytesIO()
-    to_pil(image[None])[0].save(buffer, format="JPEG", quality=quality)
-    pixels = np.asarray(Image.open(buffer), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).reshape(*image.shape[1:], image.shape[0]).permute(2, 0, 1)
-
-
 def measure(
     experiment: Experiment,
     pipeline: Restorer,
     images: Iterable[tuple[str, Tensor]],
-    settings: Settings | None = None,
+    how: RestoreOptions | None = None,
+    *,
+    seed: int = 0,
+    lpips: bool = False,
 ) -> Json:
-    """Measures the quality of restored images beside that of what they were restored from.
+    """Measures the quality of restored images, and that of the images from which they were restored.
 
     Args:
         experiment: how images are made worse.
         pipeline: a `DenoisingPipeline` or `SuperResolutionPipeline`.
         images: what `read_images` yields, in the model's channels.
-        settings: the rest.
+        how: how the pipeline works; each image gets a generator of its own.
+        seed: seed of the noise. The noise of an image depends on it, on the strength of the noise and on its name.
+        lpips: whether LPIPS is measured too.
 
     Returns:
         The experiment's setting, `images`, `psnr`, `ssim`, `lpips`, the same of the start as `input_…`, and
         `megapixels_per_second` of the results.
 
     Raises:
-        InputError: if there is no image, or one is too small.
+        InputError: if there are no images, or one is too small.
     """
-    settings = settings or Settings()
-    after, before = Quality(settings.lpips), Quality(settings.lpips)
+    after, before = Quality(lpips), Quality(lpips)
     pixels, seconds = 0, 0.0
     for name, image in images:
-        trial = experiment.trial(name, image, settings.seed)
+        trial = experiment.trial(name, image, seed)
         started = time.perf_counter()
-        how = replace(settings.restore, generator=trial.generator)
-        restored = experiment.restore(pipeline, trial, how).cpu()
+        own = replace(how or RestoreOptions(), generator=trial.generator)
+        restored = experiment.restore(pipeline, trial, own).cpu()
         seconds += time.perf_counter() - started
         pixels += restored[0].numel()
         after.add(experiment.compared(restored), trial.target)
         before.add(trial.before, trial.target)
     if not after.count:
-        raise InputError("there is no image to evaluate on")
-    speed = pixels / 1e6 / seconds if seconds else 0.0
+        raise InputError("there are no images to evaluate on; name a folder or an archive with images")
     row = {**experiment.setting(), "images": after.count, **after.means(), **before.means("input_")}
-    return {**row, "megapixels_per_second": speed}
+    return {**row, "megapixels_per_second": pixels / 1e6 / seconds if seconds else 0.0}
 
 
 def peak_memory_of(pipeline: Restorer, largest: Tensor, how: RestoreOptions) -> Json:

@@ -5,25 +5,24 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
-from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import options as opts
 from continuous_unet.evaluation.quality import generation, restoration
-from continuous_unet.evaluation.quality.extractors import extractor_class
+from continuous_unet.evaluation.quality.extractors import Preparation, extractor_class
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
-from continuous_unet.tasks.loading import load_pipeline, load_restorer, set_solver_steps
+from continuous_unet.tasks.loading import load_restorer, set_solver_steps
 from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.restoration import RestoreOptions
 from continuous_unet.tasks.upscale.options import UpscaleOptions
@@ -44,7 +43,7 @@ class EvaluationResult(CallResult):
 
 @contextlib.contextmanager
 def collecting(result: EvaluationResult, stop: StopRequest | None) -> Iterator[StopRequest]:
-    """Within, `Stopped` ends the block, and the result says which signal it was; what it has by then is kept."""
+    """Inside this context, `Stopped` ends the block. The result records the signal and keeps the finished rows."""
     with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as request:
         try:
             yield request
@@ -107,32 +106,30 @@ def _evaluate(
     device = pick_device(options.device)
     with collecting(result, stop) as request:
         how = RestoreOptions(options.mode, options.sampling_steps, tiles=tiles, before_tile=request.check)
-        settings = restoration.Settings(how, options.seed, options.lpips)
         for name in options.model or [packaged]:
             pipeline = load_restorer(name, task, device=device)
             if options.solver_steps is not None:
                 set_solver_steps(pipeline.unet, options.solver_steps)
-            chosen = experiments(pipeline)
+            chosen = experiments(pipeline)  # refuses timesteps before anything is measured
             # upscaling is scored on luma, so colour images are kept; a denoiser is scored in its own channels
             channels = 3 if task == "upscale" else pipeline.channels
-            largest = max(
-                (image for _, image in restoration.read_images(options.data, channels, options.num)),
-                key=lambda image: image[0].numel(),
-            )
+            read = partial(restoration.read_images, options.data, channels, options.num)
+            largest = max((image for _, image in read()), key=lambda image: image[0].numel())
             facts = {"parameters": pipeline.unet.num_parameters(), "mode": options.mode}
             facts |= restoration.peak_memory_of(pipeline, largest, how)
             for experiment in chosen:
-                images = restoration.read_images(options.data, channels, options.num)
-                row = restoration.measure(experiment, pipeline, images, settings)
+                row = restoration.measure(experiment, pipeline, read(), how, seed=options.seed, lpips=options.lpips)
                 result.rows.append({"model": name, "data": options.data, **row, **facts})
     return result
 
 
+SETTINGS = {"step": "timestep {}", "sigma": "sigma {:g}", "scale": "x{}"}
+"""How a line names an experiment, by the first key that its row has."""
+
+
 def _restoration_line(row: Json) -> str:
-    if "step" in row:
-        what = f"timestep {row['step']}"
-    else:
-        what = f"sigma {row['sigma']:g}" if "sigma" in row else f"x{row['scale']}"
+    name, form = next((key, form) for key, form in SETTINGS.items() if key in row)
+    what = form.format(row[name])
     if "jpeg" in row:
         what += f", JPEG quality {row['jpeg']}"
     lpips = "" if row["lpips"] is None else f", LPIPS {row['lpips']:.4f}"
@@ -151,9 +148,9 @@ class GenerationResult(EvaluationResult):
     """FID and KID of models and of folders of images."""
 
     extractor: str = ""
-    """What the features are. Distances in other features cannot be compared with these."""
+    """A description of the features. Distances in other features cannot be compared with these."""
     floor: generation.Distance | None = None
-    """The distance of real images to as many others: what a perfect model would reach."""
+    """The distance of real images to the same number of others, which is what a perfect model would reach."""
 
     def to_text(self) -> str:
         if self.floor is None:
@@ -171,7 +168,7 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     """Measures FID and KID of models, or of generated images, to real images.
 
     The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
-    class-conditional model makes as many images of each class.
+    class-conditional model makes the same number of images of each class.
 
     Args:
         options: models, images and how to compare them.
@@ -184,7 +181,9 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     device = pick_device(options.device)
     kind = extractor_class(options.extractor)
     kind.check(device)
-    pipelines = {name: _sampler(name, options, device) for name in options.model}
+    pipelines = {name: generation.load_sampler(name, options.scheduler, device) for name in options.model}
+    for pipeline in pipelines.values() if options.solver_steps is not None else ():
+        set_solver_steps(pipeline.unet, options.solver_steps)
     real = _real_images(options, pipelines)
     shape: Json = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
@@ -192,42 +191,34 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     result = GenerationResult()
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
-        how: Json = {"steps": options.extractor_steps, "seed": options.seed, "device": device, "path": path}
-        extractor = kind(path, kind.prepare(train, held_out, before_step=check, **how), device)
+        given = Preparation(train, held_out, path, device, options.extractor_steps, options.seed, check)
+        extractor = kind(path, kind.prepare(given), device)
         result.extractor = extractor.name
         halves = generation.real_halves(train, options.num, options.seed)
         reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
         result.floor = generation.distances(reference, other)
 
-        def add(name: str, features: torch.Tensor, **how: Any) -> None:
+        def add(name: str, features: torch.Tensor, **how: object) -> None:
             distance = generation.distances(reference, features)
             result.rows.append({"name": name, **dataclasses.asdict(distance), **how})
 
-        how = {"scheduler": options.scheduler, "sampling_steps": options.sampling_steps}
         for name, pipeline in pipelines.items():
-            batches = generation.samples(
+            features, _ = generation.sampled_features(
                 pipeline,
                 options.num,
-                seed=options.seed,
-                num_inference_steps=options.sampling_steps,
-                batch_size=options.batch_size,
+                extractor,
+                device,
+                title=name,
+                steps=options.sampling_steps,
                 on_step=check,
+                seed=options.seed,
+                batch_size=options.batch_size,
             )
-            bar = tqdm(batches, name, -(-options.num // options.batch_size), leave=False)
-            add(name, generation.fake_features(bar, extractor, device)[0], **how)
+            add(name, features, scheduler=options.scheduler, sampling_steps=options.sampling_steps)
         for name, images in folders.items():
             numbers = list(range(min(options.num, len(images))))
             add(name, generation.real_features(images, numbers, extractor, device, check))
     return result
-
-
-def _sampler(name: str, options: opts.EvaluateGenerateOptions, device: torch.device) -> DiffusionSamplingPipeline:
-    pipeline = load_pipeline(name, device=device)
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    if options.solver_steps is not None:
-        set_solver_steps(pipeline.unet, options.solver_steps)
-    return pipeline
 
 
 def _real_images(

@@ -1,4 +1,4 @@
-"""What denoising can be asked for. Imports no torch."""
+"""The options of denoising. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.tasks.options import ModeOptions
-from continuous_unet.tasks.training_options import RestorationTraining
+from continuous_unet.tasks.training_options import RestorationTraining, number_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,29 +29,18 @@ class DenoiseTraining(RestorationTraining):
             InputError: for a `sigma` that is no range.
         """
         super().validate()
-        sigma_range(self.sigma)
+        self.sigmas()
         return self
 
+    def sigmas(self) -> tuple[float, float]:
+        """Returns the bounds of `sigma`; raises InputError if it is no range."""
+        return number_range("sigma", self.sigma, 0, 255, "0:55")
+
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """The model predicts the noise of an image whose signal keeps its size."""
+        """Refuses other objectives: the model predicts the noise of an image whose signal is not scaled."""
         super().check_process(process)
         if process.objective is not None:
             raise InputError("--objective is for generate and upscale; a denoiser predicts the noise")
-
-
-def sigma_range(text: str) -> tuple[float, float]:
-    """Returns the bounds that `LOW:HIGH`, or one number for both, stands for.
-
-    Raises:
-        InputError: for anything but 0 <= LOW <= HIGH <= 255 with HIGH above 0.
-    """
-    try:
-        low, high = (float(part) for part in text.split(":")) if ":" in text else (float(text),) * 2
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not (0 <= low <= high <= 255 and high > 0):
-        raise InputError(f"sigma={text!r} must be LOW:HIGH or one number, 0 to 255, for example 0:55")
-    return low, high
 
 
 @dataclass

@@ -1,13 +1,12 @@
-"""Noise out of images, by a model that was trained for it or by any diffusion model.
+"""Removes noise from images, by a model that was trained for it or by any diffusion model.
 
-A diffusion model knows images under noise of every strength. `x0 + sigma n` is brought to the variance-preserving
-form by `sqrt(alpha_bar_t)`, at the timestep t whose `sqrt((1 - alpha_bar_t) / alpha_bar_t)` is that sigma, and then
-either the mean of the clean image is asked for (one evaluation) or the reverse process is run from t.
+A diffusion model knows images with noise of every strength. At the timestep t where `sqrt((1 - alpha_bar_t) /
+alpha_bar_t)` is sigma, `x0 + sigma n` times `sqrt(alpha_bar_t)` is such an image. From there, the model either gives
+the mean of the clean image, in one evaluation, or the reverse process is run.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.process import Process, process_of
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.noise_level import estimate_sigma
-from continuous_unet.images.ranges import to_model_range, to_unit_range
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
 from continuous_unet.models import size_multiple
 from continuous_unet.tasks.network import Network
@@ -29,28 +28,7 @@ from continuous_unet.tasks.restoration import (
     evaluated,
     from_model_channels,
     nothing,
-    to_model_channels,
 )
-
-
-def remove_noise(unet: Network, noisy: Tensor, sigmas: Tensor | float | None) -> Tensor:
-    """Removes noise by a model that was trained for it: what it predicts is the noise.
-
-    Args:
-        unet: such a model.
-        noisy: images `(B, C, H, W)` in [-1, 1], the noise not clipped.
-        sigmas: `(B,)` or one number, on the 0–255 scale, for a model that takes it; None for a blind one.
-
-    Returns:
-        The clean images, not clipped.
-    """
-    return noisy - unet(noisy.to(unet.dtype), 0 if sigmas is None else sigmas).sample.float()
-
-
-def _mean(unet: Network, noisy: Tensor, process: Process, time: int) -> Tensor:
-    """Returns the mean of the clean images by a diffusion model; `noisy`, in [-1, 1], has the noise of a time."""
-    x_t = noisy * process.coefficients(time)[0]
-    return process.to_clean(evaluated(unet, x_t, time), x_t, time)
 
 
 @dataclass
@@ -66,7 +44,7 @@ class DenoisingPipeline(RestorationPipeline):
 
     Args:
         unet: a `ContinuousUNet2DModel` or `UNet2DModel` of 1 or 3 channels.
-        scheduler: noise schedule of a diffusion model; None for a model that was trained to denoise.
+        scheduler: the scheduler of a diffusion model; None for a model that was trained to denoise.
         sigma_min: weakest noise that such a model was trained on, on the 0–255 scale.
         sigma_max: strongest noise.
         sigma_conditioned: whether such a model takes the strength of the noise; otherwise it is blind.
@@ -83,11 +61,14 @@ class DenoisingPipeline(RestorationPipeline):
         sigma_max: float = 255.0,
         sigma_conditioned: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(unet, scheduler)
         if not 0 <= sigma_min <= sigma_max <= 255:
             raise InputError(f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g} must be 0 to 255, in this order")
-        self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max, sigma_conditioned=sigma_conditioned)
+
+    @property
+    def gives_samples(self) -> bool:
+        return self.scheduler is not None
 
     @property
     def needs_sigma(self) -> bool:
@@ -115,11 +96,11 @@ class DenoisingPipeline(RestorationPipeline):
                 it.
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper (diffusion models only).
             num_inference_steps: number of sampling steps of mode `"sample"`.
-            generator: source of its randomness.
+            generator: source of the random numbers.
             tiles: see `Tiles`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give a `DenoisingOutput` rather than a tuple.
-            before_tile: called before each tile; what it raises ends the work.
+            before_tile: called before each tile; an exception that it raises ends the work.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
@@ -161,27 +142,24 @@ class DenoisingPipeline(RestorationPipeline):
             options: how to work.
             timestep: of a diffusion model, whose noise the image has; found from `sigma` if None.
         """
-        channels = image.shape[0]
-        if self.scheduler is None:
-            if options.mode == "sample":
-                raise InputError(
-                    "mode 'sample' needs a diffusion model (cunet train --task generate); this one was trained to give "
-                    "the mean"
-                )
-            known = sigma if self.config["sigma_conditioned"] else None
-            denoise = partial(remove_noise, self.unet, sigmas=known)
-        else:
+        self.check_mode(options.mode)
+        process, time = None if self.scheduler is None else process_of(self.scheduler), 0
+        if process is not None:
             time = self.timestep_of(sigma) if timestep is None else timestep
-            process = process_of(self.scheduler)
             if options.mode == "sample":
-                state = to_model_channels(to_model_range(image[None]), self.channels)
-                state = self._run_back(state * process.coefficients(time)[0], time, options)
-                yield to_unit_range(from_model_channels(state, channels)[0])
+                state = self._run_back(self.to_model(image[None]) * process.coefficients(time)[0], time, options)
+                yield to_unit_range(from_model_channels(state, len(image))[0])
                 return
-            denoise = partial(_mean, self.unet, process=process, time=time)
 
         def one_tile(tile: Tensor) -> Tensor:
-            return from_model_channels(denoise(to_model_channels(to_model_range(tile), self.channels)), channels)
+            noisy = self.to_model(tile)
+            if process is None:  # trained to denoise: it predicts the noise
+                known = sigma if sigma is not None and self.config["sigma_conditioned"] else 0
+                clean = noisy - self.unet(noisy.to(self.unet.dtype), known).sample.float()
+            else:
+                x_t = noisy * process.coefficients(time)[0]
+                clean = process.to_clean(evaluated(self.unet, x_t, time), x_t, time)
+            return from_model_channels(clean, len(image))
 
         multiple, tiles = size_multiple(self.unet), options.tiles
         for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile):
@@ -202,7 +180,7 @@ class DenoisingPipeline(RestorationPipeline):
         return process.nearest_time(wanted)
 
     def _run_back(self, state: Tensor, timestep: int, options: RestoreOptions) -> Tensor:
-        """Runs the reverse process of DDPM from a timestep, by steps that skip; the whole image is in memory."""
+        """Runs the reverse process of DDPM from a timestep, in larger steps; the whole image is in memory."""
         scheduler = DDPMScheduler.from_config(self.scheduler.config)
         num_steps = min(options.num_inference_steps, timestep + 1)
         times = torch.linspace(timestep, 0, num_steps).round().long().unique().flip(0)

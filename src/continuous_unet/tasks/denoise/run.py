@@ -1,40 +1,34 @@
-"""Noise out of photographs: the library call behind `cunet denoise`, and its work on one of them."""
+"""Removes noise from photographs: the library call behind `cunet denoise`, and its work on one of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from continuous_unet.base.errors import InputError
-from continuous_unet.base.signals import StopRequest
+from continuous_unet.base.results import Json
 from continuous_unet.images.photographs import Photograph
 from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
-from continuous_unet.tasks.files import FilesResult, plan_files, restore_files
+from continuous_unet.tasks.files import Work, file_call
 from continuous_unet.tasks.loading import open_restorer
 from continuous_unet.tasks.restoration import how_to_restore, nothing
 
 
-def denoise_files(options: DenoiseOptions, *, stop: StopRequest | None = None) -> FilesResult:
+@file_call
+def denoise_files(options: DenoiseOptions) -> Work:
     """Denoises image files.
 
     Args:
         options: what is done to which files. Without a model, the packaged blind grey one is used.
-        stop: asked before each tile. Signals stop the work if None.
 
     Raises:
         InputError: for options that do not fit each other, the model or the files; a bad file only fails itself.
     """
-    options.validate()
-    plan = plan_files(options.inputs, options.output, options.overwrite, options.skip_existing)
     name = options.model or "denoise-grey"
-    pipeline = open_restorer(name, "denoise", options)
-    if pipeline.scheduler is None and options.mode == "sample":
-        raise InputError(f"--mode sample needs a diffusion model, and {name} was trained to give the mean")
-    facts = {"model": name, "mode": options.mode}
-    return restore_files(plan, partial(denoise_photograph, pipeline, options), options, stop=stop, facts=facts)
+    pipeline = open_restorer(name, DenoisingPipeline, options)
+    pipeline.check_mode(options.mode, f"the model {name}")
+    return Work(partial(denoise_photograph, pipeline, options), {"model": name, "mode": options.mode})
 
 
 @torch.no_grad()
@@ -43,14 +37,14 @@ def denoise_photograph(
     options: DenoiseOptions,
     photograph: Photograph,
     before_tile: Callable[[], None] = nothing,
-) -> tuple[Photograph, dict[str, Any]]:
+) -> tuple[Photograph, Json]:
     """Denoises one photograph in memory.
 
     Args:
         pipeline: what `load_restorer` gives.
         options: `sigma`, `mode`, `steps`, `seed`, `tile` and `overlap` are used.
         photograph: the noisy one.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
 
     Returns:
         The photograph, whose notes say what was decided, and the `sigma` that was assumed, on the 0–255 scale.

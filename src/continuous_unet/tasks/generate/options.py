@@ -1,4 +1,4 @@
-"""What generation can be asked for. Imports no torch."""
+"""The options of generation. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -33,8 +33,10 @@ class SampleOptions(Options):
     batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
     class_label: int | None = option(None, "class of the images, for class-conditional models")
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
-    variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the one that is there)")
+    variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
     dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "precision of the weights")
-    compile: bool = option(False, "compile the model with torch.compile first: a minute once, then faster batches")
+    compile: bool = option(
+        False, "compile the model with torch.compile first, which takes about a minute; batches are faster then"
+    )
     overwrite: bool = option(False, "replace files that exist already")

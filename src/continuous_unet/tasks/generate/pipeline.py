@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,12 +16,12 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
+from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.models.conditioning import PrecomputedEmbeddings
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
-from continuous_unet.tasks.network import Network, Pipeline
+from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -37,10 +38,6 @@ class DiffusionSamplingPipeline(Pipeline):
         unet: a `ContinuousUNet2DModel` or a `UNet2DModel`.
         scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
     """
-
-    def __init__(self, unet: Network, scheduler: Any) -> None:
-        super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
     def __call__(
@@ -66,7 +63,7 @@ class DiffusionSamplingPipeline(Pipeline):
             class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
             output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
-            on_step: called before each evaluation of the model; what it raises ends the sampling.
+            on_step: called before each evaluation of the model; an exception that it raises ends the sampling.
 
         Raises:
             InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
@@ -86,15 +83,15 @@ class DiffusionSamplingPipeline(Pipeline):
         try:
             self.scheduler.set_timesteps(num_inference_steps, device=device)
         except ValueError as error:
-            raise InputError(f"num_inference_steps={num_inference_steps} cannot be: {error}") from error
+            raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
         shape = (batch_size, config.in_channels, *size)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         images = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         # flow matching schedulers of diffusers start from plain noise, and take the model's input as it is
         images = images * getattr(self.scheduler, "init_noise_sigma", 1.0)
         scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
-        extra = _step_arguments(self.scheduler, generator, eta)
-
+        accepted = inspect.signature(self.scheduler.step).parameters
+        extra = {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
         embeddings = _precomputed(self.unet, self.scheduler.timesteps)
         for timestep in self.progress_bar(self.scheduler.timesteps):
             on_step()
@@ -107,14 +104,12 @@ class DiffusionSamplingPipeline(Pipeline):
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
-        """Save as a `DDPMPipeline`, which has the same parts.
+        """Saves the parts as a `DDPMPipeline`, which has the same parts.
 
         `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
         could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
         """
-        DDPMPipeline(unet=cast(UNet2DModel, self.unet), scheduler=self.scheduler).save_pretrained(
-            save_directory, **kwargs
-        )
+        DDPMPipeline(cast(UNet2DModel, self.unet), self.scheduler).save_pretrained(save_directory, **kwargs)
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"
@@ -140,16 +135,8 @@ def generate(
     for start in range(first, first + num_images, batch_size):
         numbers = range(start, min(start + batch_size, first + num_images))
         generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
-        output: Any = pipeline(
-            batch_size=len(numbers),
-            generator=generators,
-            num_inference_steps=num_inference_steps,
-            eta=eta,
-            class_labels=class_label,
-            output_type="pt",
-            on_step=on_step,
-        )
-        yield output.images
+        steps, labels = num_inference_steps, class_label
+        yield pipeline(len(numbers), generators, steps, eta, labels, "pt", return_dict=False, on_step=on_step)[0]
 
 
 def generate_share(
@@ -160,14 +147,14 @@ def generate_share(
     stop: StopRequest,
     **options: Any,
 ) -> Iterator[tuple[range, Tensor]]:
-    """Samples what falls to this process of jobs that all of them share.
+    """Samples this process's share of some jobs.
 
     A job is sampled as one batch by one process, so that several processes compute what one would, bit for bit.
 
     Args:
         pipeline: the same in every process.
         jobs: class (or None) and numbers of the images.
-        processes: that share them; all must call this.
+        processes: those that share them; all must call this.
         stop: asked before every evaluation of the model.
         options: `seed`, `num_inference_steps` and `eta` of `generate`.
 
@@ -177,15 +164,11 @@ def generate_share(
     Raises:
         Stopped: in all processes, as soon as one is asked to stop.
     """
+    check = partial(processes.check, stop)
     for (label, numbers), ours in processes.rounds(jobs):
+        number = len(numbers)
         (images,) = generate(
-            pipeline,
-            len(numbers),
-            first=numbers.start,
-            batch_size=len(numbers),
-            class_label=label,
-            on_step=lambda: processes.check(stop),
-            **options,
+            pipeline, number, first=numbers.start, batch_size=number, class_label=label, on_step=check, **options
         )
         if ours:
             yield numbers, images
@@ -201,7 +184,7 @@ FEWEST_PRECOMPUTED = 4
 """Steps from which it pays to precompute the embeddings, which costs about one step."""
 
 
-def _precomputed(unet: Any, timesteps: Tensor) -> dict[str, PrecomputedEmbeddings]:
+def _precomputed(unet: Any, timesteps: Tensor) -> Json:
     """Returns the `embeddings` argument of every evaluation, where that pays.
 
     It pays on a CPU, whose time goes into many small operations.
@@ -216,26 +199,19 @@ def _precomputed(unet: Any, timesteps: Tensor) -> dict[str, PrecomputedEmbedding
     return {"embeddings": unet.precompute_embeddings(timesteps)} if pays else {}
 
 
-def _step_arguments(scheduler: Any, generator: Generators, eta: float) -> dict[str, Any]:
-    accepted = inspect.signature(scheduler.step).parameters
-    return {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
-
-
 def _check_channels(config: Any, scheduler: Any) -> None:
     taken, given = config.in_channels, getattr(config, "out_channels", config.in_channels)
     learned = str(scheduler.config.get("variance_type")).startswith("learned")
     if given != taken * (2 if learned else 1):
-        raise InputError(
-            f"the model takes {taken} channels and gives {given}: it needs a condition beside the image, and cannot "
-            "make images from noise alone"
-        )
+        problem = "it needs a condition as well, and cannot make images from noise alone"
+        raise InputError(f"the model takes {taken} channels and gives {given}: {problem}")
 
 
 def _class_labels(labels: Tensor | int | None, config: Any, batch_size: int, device: torch.device) -> Tensor | None:
     num_classes = config.num_class_embeds
+    if labels is None and num_classes is not None:
+        raise InputError(f"this model is class-conditional: give a class label, 0 to {num_classes - 1}")
     if labels is None:
-        if num_classes is not None:
-            raise InputError(f"this model is class-conditional: give a class label, 0 to {num_classes - 1}")
         return None
     if num_classes is None and config.class_embed_type is None:
         raise InputError("class labels were given, but this model was trained without classes")

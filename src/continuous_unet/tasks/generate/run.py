@@ -1,27 +1,27 @@
-"""Images from noise: the library call behind `cunet sample`."""
+"""Makes images from noise: the library call behind `cunet sample`."""
 
 import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from continuous_unet.base.devices import pick_device
-from continuous_unet.base.processes import Processes, launched_processes
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.processes import launched_processes
+from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.grids import output_paths, save_images
 from continuous_unet.tasks.generate.options import SampleOptions
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.generate.pipeline import gather_images, generate_share
 from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
 
 @dataclass
 class SampleResult(CallResult):
-    """What was made."""
+    """The images that were made."""
 
     images: int
     files: list[str]
@@ -29,7 +29,7 @@ class SampleResult(CallResult):
     stopped_by: int | None = None
     """The signal that ended the work, if one did."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
         result = {"images": self.images, "files": self.files, "seconds": round(self.seconds, 3)}
         return {**result, "images_per_second": rate, "stopped_by": self.stopped_by}
@@ -39,8 +39,7 @@ class SampleResult(CallResult):
         return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.stopped_by is None else ""
 
     def notes(self) -> list[str]:
-        stopped = f"stopped; {len(self.files)} files are there, each whole"
-        return [] if self.stopped_by is None else [stopped]
+        return [] if self.stopped_by is None else [f"stopped; {len(self.files)} files are there, each whole"]
 
 
 def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) -> SampleResult:
@@ -58,17 +57,27 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     device = pick_device(options.device) if processes.state is None else processes.state.device
     pipeline = load_pipeline(options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant)
     pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
-    if options.solver_steps is not None:
-        set_solver_steps(pipeline.unet, options.solver_steps)
+    pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
+    set_solver_steps(pipeline.unet, options.solver_steps)
     if options.compile:
         cast(torch.nn.Module, pipeline.unet).compile()  # in place
     paths = output_paths(options.output, options.num, options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
+    starts = range(0, options.num, options.batch_size)
+    jobs = [(options.class_label, range(start, min(start + options.batch_size, options.num))) for start in starts]
+    how = {"seed": options.seed, "num_inference_steps": options.steps}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
-            sample_to_files(pipeline, paths, options, processes=processes, stop=request)
+            made = generate_share(pipeline, jobs, processes=processes, stop=request, **how)
+            if len(paths) == options.num:
+                for numbers, images in made:
+                    save_images(images.cpu(), [paths[k] for k in numbers])
+                processes.wait()
+            else:
+                grid = gather_images(made, processes)
+                processes.by_main(lambda: save_images(grid, paths))
         except Stopped as stopped:
             stopped_by = stopped.signal
         finally:
@@ -76,39 +85,3 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     files = [str(path) for path in paths if stopped_by is None or (path.exists() and path not in before)]
     number = options.num if stopped_by is None else len(files)
     return SampleResult(number, files, time.perf_counter() - started, stopped_by)
-
-
-def sample_to_files(
-    pipeline: DiffusionSamplingPipeline,
-    paths: list[Path],
-    options: SampleOptions,
-    *,
-    processes: Processes,
-    stop: StopRequest,
-) -> None:
-    """Samples and writes: each image to its file as soon as its batch is made, or all as a grid in the end.
-
-    Args:
-        pipeline: the same in every process.
-        paths: what `output_paths` gives.
-        options: number, seed, class, and number of sampling steps.
-        processes: that share the images; all must call this.
-        stop: asked before every evaluation of the model.
-
-    Raises:
-        Stopped: if a process is asked to stop; files that exist are whole.
-        InputError: for what `DiffusionSamplingPipeline` refuses, and if a file cannot be written.
-    """
-    pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
-    starts = range(0, options.num, options.batch_size)
-    jobs = [(options.class_label, range(start, min(start + options.batch_size, options.num))) for start in starts]
-    how = {"seed": options.seed, "num_inference_steps": options.steps}
-    made = generate_share(pipeline, jobs, processes=processes, stop=stop, **how)
-    if len(paths) == options.num:
-        for numbers, images in made:
-            save_images(images.cpu(), [paths[k] for k in numbers])
-        processes.wait()
-        return
-    images = gather_images(made, processes)
-    if processes.main:
-        save_images(images, paths)

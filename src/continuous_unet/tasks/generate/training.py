@@ -1,4 +1,4 @@
-"""Images from noise: the diffusion model itself."""
+"""Trains the diffusion model itself, which makes images from noise."""
 
 import math
 
@@ -17,7 +17,7 @@ BATCH = 16
 
 
 class GenerateTask(Task[GenerateTraining]):
-    """Learns to predict what the process asks for (noise, `v` or the image) at every time."""
+    """Learns to predict the noise, `v` or the image, as the process says, at every time."""
 
     @property
     def class_conditional(self) -> bool:

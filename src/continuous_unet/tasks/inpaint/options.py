@@ -1,4 +1,4 @@
-"""What inpainting can be asked for. Imports no torch."""
+"""The options of inpainting. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ class InpaintOptions(FileOptions):
     )
     steps: int = option(50, "number of sampling steps, without their repetitions", at_least=1)
     jump_length: int = option(5, "number of sampling steps that are undone at a time", at_least=1)
-    resamples: int = option(5, "number of times that each stretch is run through; 1 repeats nothing", at_least=1)
+    resamples: int = option(5, "number of times that each stretch of steps is run; 1 means no repetition", at_least=1)
 
     def validate(self) -> "Self":
         super().validate()

@@ -1,4 +1,4 @@
-"""Holes of images filled by any unconditional diffusion model, without training for it: RePaint (arXiv 2201.09865)."""
+"""Fills holes in images by any unconditional diffusion model, not trained for it: RePaint (arXiv 2201.09865)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,9 +13,8 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.masks import mask_of
-from continuous_unet.images.ranges import to_model_range, to_unit_range
+from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles
-from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     Images,
     RestorationPipeline,
@@ -24,7 +23,6 @@ from continuous_unet.tasks.restoration import (
     checked,
     from_model_channels,
     nothing,
-    to_model_channels,
 )
 
 
@@ -33,14 +31,10 @@ class InpaintingPipeline(RestorationPipeline):
 
     Args:
         unet: an unconditional diffusion model of 1 or 3 channels.
-        scheduler: of its noise schedule.
+        scheduler: a scheduler of its noise schedule.
     """
 
     task = "inpaint"
-
-    def __init__(self, unet: Network, scheduler: Any) -> None:
-        super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
     def __call__(
@@ -59,17 +53,17 @@ class InpaintingPipeline(RestorationPipeline):
         """Fills one image or several.
 
         Args:
-            image: see `as_tensors`. The whole of it is in memory, some times over.
+            image: see `as_tensors`. The whole of it is in memory, several times over.
             mask: of the same height and width, one for all or one each. A PIL image: see `mask_of`; a tensor: above 0.5
                 (uint8: above 127) is filled.
             num_inference_steps: number of sampling steps without their repetitions.
             jump_length: number of sampling steps that are undone at a time.
             jump_n_sample: number of times that each stretch is run through; 1 repeats nothing.
-            generator: source of the randomness.
+            generator: source of the random numbers.
             tiles: see `Tiles`.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
-            before_tile: called before each evaluation; what it raises ends the work.
+            before_tile: called before each evaluation; an exception that it raises ends the work.
 
         Raises:
             InputError: for arguments that do not fit, and if the model does not make finite values.
@@ -79,10 +73,8 @@ class InpaintingPipeline(RestorationPipeline):
             if value < 1:
                 raise InputError(f"{name}={value} must be at least 1")
         if not jump_length < num_inference_steps <= count:
-            raise InputError(
-                f"num_inference_steps={num_inference_steps} must be more than jump_length={jump_length}, and at most "
-                f"{count}"
-            )
+            bounds = f"more than jump_length={jump_length}, and at most {count}"
+            raise InputError(f"num_inference_steps={num_inference_steps} must be {bounds}")
         options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile)
         images, holes = as_tensors(image, self._execution_device), self._holes(mask)
         if len(holes) not in (1, len(images)):
@@ -95,13 +87,12 @@ class InpaintingPipeline(RestorationPipeline):
         return ImagePipelineOutput(images=output) if return_dict else (output,)
 
     def _holes(self, masks: Images) -> list[Tensor]:
-        """Returns what is to be filled, bool `(1, H, W)`, of each mask."""
+        """Returns the pixels that each mask marks, bool `(1, H, W)`."""
         if isinstance(masks, list):
             return [hole for mask in masks for hole in self._holes(mask)]
-        device = self._execution_device
         if isinstance(masks, Image.Image):
-            return [mask_of(masks).to(device)]
-        return [mask.mean(dim=0, keepdim=True) > 0.5 for mask in as_tensors(masks, device)]
+            return [mask_of(masks).to(self._execution_device)]
+        return [mask.mean(dim=0, keepdim=True) > 0.5 for mask in as_tensors(masks, self._execution_device)]
 
     def fill(
         self, image: Tensor, hole: Tensor, options: RestoreOptions, jump_length: int = 5, jump_n_sample: int = 5
@@ -112,12 +103,10 @@ class InpaintingPipeline(RestorationPipeline):
             InputError: for a hole of another size, and if the model does not make finite values.
         """
         if hole.shape[1:] != image.shape[1:]:
-            raise InputError(
-                f"the mask is {hole.shape[2]}x{hole.shape[1]} and the image {image.shape[2]}x{image.shape[1]} pixels; "
-                "they must be of one size"
-            )
+            (height, width), (h, w) = hole.shape[1:], image.shape[1:]
+            raise InputError(f"the mask is {width}x{height} and the image {w}x{h} pixels; they must be of one size")
         process = process_of(self.scheduler)
-        known = to_model_channels(to_model_range(image[None]), self.channels)
+        known = self.to_model(image[None])
         keep = (~hole).float()[None].expand_as(known)
         # with the betas of the model's own schedule
         scheduler = RePaintScheduler(

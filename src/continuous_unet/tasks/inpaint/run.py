@@ -1,38 +1,35 @@
-"""Holes of photographs filled: the library call behind `cunet inpaint`, and its work on one of them."""
+"""Fills holes in photographs: the library call behind `cunet inpaint`, and its work on one of them."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.signals import StopRequest
+from continuous_unet.base.results import Json
 from continuous_unet.images.decode import Unreadable, open_image
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.photographs import Photograph
-from continuous_unet.tasks.files import FilesResult, plan_files, restore_files
+from continuous_unet.tasks.files import Work, file_call
 from continuous_unet.tasks.inpaint.options import InpaintOptions
 from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
 from continuous_unet.tasks.loading import open_restorer
 from continuous_unet.tasks.restoration import how_to_restore, nothing
 
 
-def inpaint_files(options: InpaintOptions, *, stop: StopRequest | None = None) -> FilesResult:
+@file_call
+def inpaint_files(options: InpaintOptions) -> Work:
     """Fills what a mask marks in image files.
 
     Args:
         options: what is done to which files.
-        stop: asked before each tile. Signals stop the work if None.
 
     Raises:
         InputError: for options that do not fit each other, the model, the mask or the files; a bad file only fails
             itself.
     """
-    options.validate()
-    plan = plan_files(options.inputs, options.output, options.overwrite, options.skip_existing)
-    pipeline = open_restorer(str(options.model), "inpaint", options)
+    pipeline = open_restorer(str(options.model), InpaintingPipeline, options)
     count = pipeline.scheduler.config.num_train_timesteps
     if options.steps > count:
         raise InputError(f"--steps {options.steps}: the model was trained with {count} timesteps")
@@ -41,8 +38,7 @@ def inpaint_files(options: InpaintOptions, *, stop: StopRequest | None = None) -
             mask = mask_of(opened)
     except Unreadable as error:
         raise InputError(f"the mask {options.mask} cannot be read: {error}") from error
-    restore = partial(inpaint_photograph, pipeline, options, mask.to(pipeline.device))
-    return restore_files(plan, restore, options, stop=stop, facts={"model": options.model})
+    return Work(partial(inpaint_photograph, pipeline, options, mask.to(pipeline.device)), {"model": options.model})
 
 
 @torch.no_grad()
@@ -52,7 +48,7 @@ def inpaint_photograph(
     mask: Tensor,
     photograph: Photograph,
     before_tile: Callable[[], None] = nothing,
-) -> tuple[Photograph, dict[str, Any]]:
+) -> tuple[Photograph, Json]:
     """Fills one photograph in memory; returns it, and no facts.
 
     Args:
@@ -60,7 +56,7 @@ def inpaint_photograph(
         options: `steps`, `jump_length`, `resamples`, `seed`, `tile` and `overlap` are used.
         mask: what is filled, bool `(1, H, W)`.
         photograph: the one with a hole.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
     """
     how = how_to_restore(options, "inpaint", "sample", options.steps, before_tile)
     image = photograph.tensor().to(pipeline.device)

@@ -1,12 +1,16 @@
-"""What upscaling can be asked for. Imports no torch."""
+"""The options of upscaling. Imports no torch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.tasks.options import ModeOptions
-from continuous_unet.tasks.training_options import RestorationTraining
+from continuous_unet.tasks.training_options import RestorationTraining, number_range
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RESIDUAL_SCALE = 4.0
 """Brings what is missing in an enlarged photograph, in [-1, 1] mostly 0.05 to 0.3, to the size of the noise."""
@@ -22,9 +26,22 @@ class UpscaleTraining(RestorationTraining):
     regression_share: float = option(
         0.5, "fraction of each batch that is trained to answer in one evaluation", between=(0, 1)
     )
+    jpeg_quality: str | None = option(
+        None, "JPEG quality of the small images, LOW:HIGH, each drawn at random, 1 to 95 (default: no compression)"
+    )
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.qualities()
+        return self
+
+    def qualities(self) -> tuple[float, float] | None:
+        """Returns the bounds of `jpeg_quality`, None for no compression; raises InputError if it is no range."""
+        text = self.jpeg_quality
+        return None if text is None else number_range("jpeg_quality", text, 1, 95, "30:95")
 
     def check_process(self, process: VariancePreservingOptions) -> None:
-        """Where upscaling starts, its input is pure noise, of which the noise itself says nothing."""
+        """Refuses to predict noise: upscaling starts from pure noise, where this would be trivial."""
         super().check_process(process)
         if process.objective == "epsilon":
             raise InputError(

@@ -1,8 +1,8 @@
-"""Large images from small ones. The network, given the enlarged image, predicts what is missing in it.
+"""Enlarges images. The network is given an image enlarged by interpolation, and predicts the residual.
 
-Diffused is `residual = RESIDUAL_SCALE (image - enlarged)`, beside the enlarged image (after SR3, arXiv 2104.07636). The
-process ends without signal (zero terminal SNR): asked there, with zeros in place of the noise, the network gives the
-mean of the residual in one evaluation; run back from there, it gives one sharp image of the possible ones.
+The process diffuses `residual = RESIDUAL_SCALE (image - enlarged)`. The network is also given the enlarged image (SR3,
+arXiv 2104.07636). The process ends without signal (zero terminal SNR). Evaluated there, with zeros instead of noise,
+the network gives the mean of the residual. Run back from there, the process gives one of the possible sharp images.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,14 +22,7 @@ from continuous_unet.images.resampling import enlarge
 from continuous_unet.images.tiling import Tiles, in_tiles, padded
 from continuous_unet.models import size_multiple
 from continuous_unet.tasks.network import Network
-from continuous_unet.tasks.restoration import (
-    LUMA,
-    Images,
-    RestorationPipeline,
-    RestoreOptions,
-    evaluated,
-    nothing,
-)
+from continuous_unet.tasks.restoration import LUMA, Images, RestorationPipeline, RestoreOptions, evaluated, nothing
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE
 
 
@@ -38,7 +31,7 @@ def predict_residual(unet: Network, process: Process, enlarged: Tensor) -> Tenso
 
     Args:
         unet: a model of twice the channels.
-        process: that of the training; its last time is without signal.
+        process: the process of the training, whose last time is without signal.
         enlarged: `(B, C, H, W)` in [-1, 1].
     """
     last = process.num_train_timesteps - 1
@@ -54,20 +47,24 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     Args:
         unet: a model whose input has twice the channels of its output.
-        scheduler: that of the training, with zero terminal SNR.
+        scheduler: the scheduler of the training, with zero terminal SNR.
         scale: upscaling factor: 2, 3 or 4.
         can_sample: whether it was trained on more than the answer in one evaluation.
     """
 
     task = "upscale"
     input_images = 2
+    sampling_models = "cunet train --task upscale --regression-share 0.5"
 
     def __init__(self, unet: Network, scheduler: Any, scale: int = 2, can_sample: bool = True) -> None:
-        super().__init__()
+        super().__init__(unet, scheduler)
         if scale not in (2, 3, 4):
             raise InputError(f"scale={scale} must be 2, 3 or 4")
-        self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(scale=scale, can_sample=can_sample)
+
+    @property
+    def gives_samples(self) -> bool:
+        return bool(self.config["can_sample"])
 
     @torch.no_grad()
     def __call__(
@@ -87,11 +84,11 @@ class SuperResolutionPipeline(RestorationPipeline):
             image: see `as_tensors`.
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper.
             num_inference_steps: number of sampling steps of mode `"sample"`.
-            generator: source of its randomness.
+            generator: source of the random numbers.
             tiles: see `Tiles`, in pixels of the small image; 256 with an overlap of 32 if None.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
-            before_tile: called before each tile; what it raises ends the work.
+            before_tile: called before each tile; an exception that it raises ends the work.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
@@ -106,34 +103,33 @@ class SuperResolutionPipeline(RestorationPipeline):
         By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole large image is.
         """
         scale, tiles = self.config["scale"], options.tiles or Tiles(256, 32)
+        self.check_mode(options.mode)
         if options.mode == "sample":
-            if not self.config["can_sample"]:
-                raise InputError("mode 'sample': this model was trained for mode 'mean' only")
             enlarged = enlarge(image[None], scale)
             large = replace(options, tiles=Tiles(tiles.size * scale, tiles.overlap * scale))
-            yield self._with_residual(enlarged, self._run_back(self._to_model(enlarged), large))[0]
+            yield self._with_residual(enlarged, self._run_back(self.to_model(enlarged), large))[0]
             return
 
         def one_tile(tile: Tensor) -> Tensor:
             enlarged = enlarge(tile, scale)  # before it is padded: at the edge of an image as in training
             height, width = enlarged.shape[2:]
-            residual = predict_residual(self.unet, process, padded(self._to_model(enlarged), multiple))
+            residual = predict_residual(self.unet, process, padded(self.to_model(enlarged), multiple))
             return self._with_residual(enlarged, residual[:, :, :height, :width])
 
         process, multiple = process_of(self.scheduler), size_multiple(self.unet)
-        bands = in_tiles(
+        of_small = multiple // gcd(multiple, scale)
+        for band in in_tiles(
             one_tile,
             image[None],
-            multiple=multiple // gcd(multiple, scale),
+            multiple=of_small,
             scale=scale,
             tiles=tiles,
             pad=False,
             before_tile=options.before_tile,
-        )
-        for band in bands:
+        ):
             yield band[0]
 
-    def _to_model(self, images: Tensor) -> Tensor:
+    def to_model(self, images: Tensor) -> Tensor:
         """Gives `(1, C, H, W)` in [0, 1] the model's range and channels: the luma of colour, or grey repeated."""
         if self.channels == 1 and images.shape[1] == 3:
             images = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)

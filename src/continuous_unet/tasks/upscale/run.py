@@ -1,47 +1,40 @@
-"""Larger photographs: the library call behind `cunet upscale`, and its work on one of them."""
+"""Enlarges photographs: the library call behind `cunet upscale`, and its work on one of them."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.signals import StopRequest
+from continuous_unet.base.results import Json
 from continuous_unet.images.photographs import Photograph
-from continuous_unet.tasks.files import FilesResult, plan_files, restore_files
+from continuous_unet.tasks.files import Work, file_call
 from continuous_unet.tasks.loading import open_restorer, pretrained_models
 from continuous_unet.tasks.restoration import how_to_restore, nothing
 from continuous_unet.tasks.upscale.options import UpscaleOptions
 from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
 
 
-def upscale_files(options: UpscaleOptions, *, stop: StopRequest | None = None) -> FilesResult:
+@file_call
+def upscale_files(options: UpscaleOptions) -> Work:
     """Enlarges image files.
 
     Args:
         options: what is done to which files. Without a model, the packaged one of the factor is used.
-        stop: asked before each tile. Signals stop the work if None.
 
     Raises:
         InputError: for options that do not fit each other, the model or the files; a bad file only fails itself.
     """
-    options.validate()
-    plan = plan_files(options.inputs, options.output, options.overwrite, options.skip_existing)
     name = options.model or f"upscale-x{options.scale or 2}"
     if options.model is None and name not in pretrained_models():
-        raise InputError(
-            f"no model for factor {options.scale} comes with the package; train one, and name it with --model"
-        )
-    pipeline = open_restorer(name, "upscale", options)
+        raise InputError(f"no packaged model has the factor {options.scale}; train one, and name it with --model")
+    pipeline = open_restorer(name, SuperResolutionPipeline, options)
     scale = pipeline.config["scale"]
     if options.scale not in (None, scale):
         raise InputError(f"--scale {options.scale}: the model {name} was trained for scale {scale}")
-    if options.mode == "sample" and not pipeline.config["can_sample"]:
-        raise InputError(f"--mode sample: the model {name} was trained for --mode mean only")
+    pipeline.check_mode(options.mode, f"the model {name}")
     restore = partial(upscale_photograph, pipeline, options)
-    facts = {"model": name, "mode": options.mode, "scale": scale}
-    return restore_files(plan, restore, options, stop=stop, scale=scale, facts=facts)
+    return Work(restore, {"model": name, "mode": options.mode, "scale": scale}, scale)
 
 
 @torch.no_grad()
@@ -50,14 +43,14 @@ def upscale_photograph(
     options: UpscaleOptions,
     photograph: Photograph,
     before_tile: Callable[[], None] = nothing,
-) -> tuple[Photograph, dict[str, Any]]:
+) -> tuple[Photograph, Json]:
     """Enlarges one photograph in memory; returns it, and no facts.
 
     Args:
         pipeline: what `load_restorer` gives.
         options: `mode`, `steps`, `seed`, `tile` and `overlap` are used.
         photograph: the small one.
-        before_tile: called before each tile; what it raises ends the work.
+        before_tile: called before each tile; an exception that it raises ends the work.
     """
     how = how_to_restore(options, "upscale", options.mode, options.steps, before_tile)
     bands = pipeline.bands(photograph.tensor().to(pipeline.device), how)

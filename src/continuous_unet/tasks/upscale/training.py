@@ -1,4 +1,4 @@
-"""Large images from small ones: diffusion of the residual, given the enlarged image, and its mean in one evaluation."""
+"""Trains an upscaler: diffusion of the residual, given the enlarged image, and its mean in one evaluation."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline, pred
 
 
 class UpscaleTask(RestorationTask[UpscaleTraining]):
-    """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` beside the enlarged image (SR3, arXiv 2104.07636).
+    """Diffuses `residual = RESIDUAL_SCALE (image - enlarged)` and gives the model the enlarged image too (SR3).
 
     At the last timestep nothing of the residual is left (zero terminal SNR, arXiv 2305.08891), so the optimal
     prediction there is the mean residual. A fixed fraction of each batch is trained on exactly this case, with the
@@ -28,7 +28,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return options.make(default_objective="v_prediction", zero_terminal_snr=True)
 
     def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
-        """Twice the channels go in: the diffused residual and the enlarged image."""
+        """Returns arguments of a model with twice the channels as input: diffused residual and enlarged image."""
         # the blocks of a restorer run at the resolution of the small image
         patch = {"patch_size": self.options.scale} if preset == "restorer" else {}
         return {"in_channels": 2 * channels, "out_channels": channels, **patch}
@@ -36,7 +36,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     def loss(self, step: StepContext) -> Tensor:
         diffused_share = 1 - self.options.regression_share
         count = step.process.num_train_timesteps
-        enlarged, residual = self._residual(step.clean)
+        enlarged, residual = self._residual(step)
         in_one = step.times >= diffused_share * count
         # the timesteps that are left over spread over the whole range again
         spread = (step.times / max(diffused_share, 1e-9)).long().clamp(max=count - 1)
@@ -46,20 +46,21 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return self.deviation(prediction - noised.target)
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
-        """Returns the answer in one evaluation; noise and times do not matter."""
-        enlarged, _ = self._residual(step.clean)
+        """Returns the answer in one evaluation; the noise decides only the JPEG qualities, and the times nothing."""
+        enlarged, _ = self._residual(step)
         return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
-    def _residual(self, clean: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = to_model_range(degraded(to_unit_range(clean), self.options.scale)[1])
-        return enlarged, RESIDUAL_SCALE * (clean - enlarged)
+    def _residual(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        bounds, qualities = self.options.qualities(), None
+        if bounds is not None:  # uniform numbers from the draws of the step: one pixel of the noise, by its quantile
+            quantiles = torch.special.ndtr(step.noise[:, 0, 0, 0].double())
+            qualities = (bounds[0] + (bounds[1] - bounds[0]) * quantiles).round().int().tolist()
+        enlarged = to_model_range(degraded(to_unit_range(step.clean), self.options.scale, qualities)[1])
+        return enlarged, RESIDUAL_SCALE * (step.clean - enlarged)
 
     def pipeline(self, model: Network) -> SuperResolutionPipeline:
         return SuperResolutionPipeline(
-            model,
-            self.process.scheduler,
-            scale=self.options.scale,
-            can_sample=self.options.regression_share < 1,
+            model, self.process.scheduler, self.options.scale, can_sample=self.options.regression_share < 1
         )
 
     def usage(self, run: str) -> str:

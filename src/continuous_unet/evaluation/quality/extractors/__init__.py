@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,26 @@ from continuous_unet.data import ImageDataset
 from continuous_unet.evaluation.options import EXTRACTORS
 
 Facts = dict[str, str | int | float | None]
-"""What `prepare` found out, as JSON."""
+"""What `prepare` returns, as JSON."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the training of an extractor needs."""
+
+    data: ImageDataset
+    """Real images to train on."""
+    held_out: ImageDataset
+    """Real images to test on."""
+    path: Path
+    """Where the weights are written (safetensors)."""
+    device: torch.device
+    steps: int
+    """Number of training steps."""
+    seed: int = 0
+    """Seed of the weights and of the order of the images."""
+    before_step: Callable[[], None] = lambda: None
+    """Called before each training step; what it raises ends the work."""
 
 
 class Extractor(ABC):
@@ -26,7 +46,7 @@ class Extractor(ABC):
     """
 
     name: str
-    """What it is, for people: no distance is shown without it."""
+    """A description for people, which is shown with every distance."""
 
     @abstractmethod
     def __init__(self, path: Path, facts: Facts, device: torch.device) -> None: ...
@@ -37,28 +57,8 @@ class Extractor(ABC):
         return
 
     @classmethod
-    def prepare(
-        cls,
-        data: ImageDataset,
-        held_out: ImageDataset,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        path: Path,
-        before_step: Callable[[], None] = lambda: None,
-    ) -> Facts:
-        """Trains what has to be trained.
-
-        Args:
-            data: real images to train on.
-            held_out: real images to test on.
-            steps: training steps.
-            seed: seed of weights and order.
-            device: where to compute.
-            path: where to write the weights (safetensors).
-            before_step: called before each training step; what it raises ends the work.
-        """
+    def prepare(cls, given: Preparation) -> Facts:
+        """Trains what has to be trained, which is nothing for a network whose weights exist."""
         return {}
 
     @abstractmethod

@@ -4,7 +4,6 @@ Its features depend on the data and on its training. Its distances compare model
 with the distance between two sets of real images, and with nothing else.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.data import EpochSampler, ImageDataset
-from continuous_unet.evaluation.quality.extractors import Extractor, Facts
+from continuous_unet.data import EpochSampler
+from continuous_unet.evaluation.quality.extractors import Extractor, Facts, Preparation
 
 BATCH = 128
 
@@ -42,7 +41,7 @@ class SmallClassifier(nn.Module):
 
 
 class Classifier(Extractor):
-    """The trained classifier from its file."""
+    """Computes features with the trained classifier, which is read from its file."""
 
     def __init__(self, path: Path, facts: Facts, device: torch.device) -> None:
         weights = load_file(path)
@@ -57,32 +56,23 @@ class Classifier(Extractor):
         return self.model.features(images)
 
     @classmethod
-    def prepare(
-        cls,
-        data: ImageDataset,
-        held_out: ImageDataset,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        path: Path,
-        before_step: Callable[[], None] = lambda: None,
-    ) -> Facts:
+    def prepare(cls, given: Preparation) -> Facts:
         """Trains the classifier on the classes of the data, or, without classes, on telling quarter turns apart.
 
         Returns:
             `task`, `num_classes`, `accuracy` on the held-out images, `steps`.
         """
+        data, held_out, device, seed = given.data, given.held_out, given.device, given.seed
         task = "classes" if data.num_classes is not None and data.num_classes > 1 else "rotations"
         num_classes = data.num_classes if task == "classes" else 4
         torch.manual_seed(derive_seed("extractor", seed))
         model = SmallClassifier(data.report.channels, int(num_classes or 4)).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=given.steps)
         sampler = EpochSampler(len(data), BATCH, seed=derive_seed("extractor order", seed) % 2**31)
         model.train()
-        for _, keys in zip(range(steps), sampler, strict=False):
-            before_step()
+        for _, keys in zip(range(given.steps), sampler, strict=False):
+            given.before_step()
             images, labels = _labelled([data[key] for key in keys], task)
             loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()
@@ -90,16 +80,15 @@ class Classifier(Extractor):
             optimizer.step()
             schedule.step()
         model.eval()
-        right = total = 0
+        right = 0
         with torch.no_grad():
             for start in range(0, len(held_out), BATCH):
                 items = [held_out[i] for i in range(start, min(start + BATCH, len(held_out)))]
                 images, labels = _labelled(items, task)
                 right += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
-                total += len(labels)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
-        return {"task": task, "num_classes": num_classes, "accuracy": right / total, "steps": steps}
+        given.path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, given.path)
+        return {"task": task, "num_classes": num_classes, "accuracy": right / len(held_out), "steps": given.steps}
 
 
 def _labelled(items: list[dict[str, Any]], task: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from continuous_unet.evaluation.quality.extractors import Extractor, Facts
 
 
 class Inception(Extractor):
-    """The network; nothing of it depends on `path` and `facts`.
+    """Computes features with the network; `path` and `facts` are not used.
 
     Raises:
         InputError: if torch-fidelity, or its weights, are unavailable.
@@ -23,7 +23,7 @@ class Inception(Extractor):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
             self.model = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device).eval()
-        except Exception as error:  # torchvision beside another build of torch, or a download, fails with any exception
+        except Exception as error:  # a torchvision for another build of torch, or a download, fails with any exception
             raise InputError(
                 f"--extractor inception is unavailable ({first_line(error)}); pip install torch-fidelity and let it "
                 "download its weights, or use --extractor classifier"
