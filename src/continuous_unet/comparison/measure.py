@@ -1,4 +1,4 @@
-"""What the sides cost, measured together: speeds in turns in one process, so that a slow moment slows all of them.
+"""What the sides cost, measured together: speeds in turns in one process, so that a slow moment affects all of them.
 
 Every ratio is to the first model given, the median over the rounds of the ratio within a round.
 """
@@ -24,7 +24,7 @@ from continuous_unet.training.validation import validate
 Models = Mapping[str, Any]
 """U-Nets of diffusers' contract by the name of their side."""
 SOLVER_STEPS = (1, 2, 3, 4, 6, 8)
-"""Solver steps that a trained model is tried with."""
+"""Numbers of solver steps with which a trained model is evaluated."""
 
 
 def _device(models: Models) -> torch.device:
@@ -57,9 +57,7 @@ def measure_memory(models: Models) -> list[SavedMemory]:
     rows = []
 
     def measure(name: str, model: Any, mode: str, steps: int | None) -> None:
-        sample, timesteps = _inputs(model, 1)
-        saved = saved_bytes(lambda: model(sample, timesteps).sample, parameters=[*model.parameters(), *model.buffers()])
-        rows.append(SavedMemory(name, mode, steps, saved.activations))
+        rows.append(SavedMemory(name, mode, steps, saved_bytes(model, *_inputs(model, 1)).activations))
 
     for name, model in models.items():
         if hasattr(model, "set_solver"):
@@ -99,7 +97,7 @@ def measure_training_speed(models: Models, batch_size: int, repeats: int) -> dic
 
         return step
 
-    return _speeds({name: stepping(model) for name, model in models.items()}, _device(models), batch_size, repeats, 2)
+    return _speeds(models, stepping, batch_size, repeats, 2)
 
 
 def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: int) -> dict[str, Speed]:
@@ -115,13 +113,14 @@ def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: i
             batch_size=batch, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="pt"
         )
 
-    return _speeds({name: sampling(model) for name, model in models.items()}, _device(models), batch, repeats, 1)
+    return _speeds(models, sampling, batch, repeats, 1)
 
 
 def _speeds(
-    functions: dict[str, Callable[[], object]], device: torch.device, batch_size: int, repeats: int, warmup: int
+    models: Models, prepare: Callable[[Any], Callable[[], object]], batch_size: int, repeats: int, warmup: int
 ) -> dict[str, Speed]:
-    times = measure_latency(functions, repeats=repeats, warmup=warmup, device=device)
+    functions = {name: prepare(model) for name, model in models.items()}
+    times = measure_latency(functions, repeats=repeats, warmup=warmup, device=_device(models))
     return {
         name: Speed(**time.to_dict(), seconds_per_image=time.median_ms / 1000 / batch_size)
         for name, time in times.items()

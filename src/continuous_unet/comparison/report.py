@@ -17,7 +17,7 @@ from continuous_unet.comparison.sides import square_side
 from continuous_unet.comparison.verdicts import Verdict, make_verdicts
 
 Columns = dict[str, Callable[[SideRow], object]]
-"""Heading of a column: what it shows of a side."""
+"""What each column shows of a side, by its heading."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,9 @@ def write_reports(folder: Path, comparison: Comparison) -> tuple[list[SideRow], 
         InputError: without matplotlib or Jinja2, or if a file cannot be written.
     """
     rows = make_rows(comparison)
-    verdicts = make_verdicts(
-        rows,
-        square_side(comparison.data),
-        [row for side in comparison.sides for row in side.memory],
-        {side.name: trained.solver_steps for side, trained in comparison.trained()},
-    )
+    memory = [row for side in comparison.sides for row in side.memory]
+    solver_steps = {side.name: trained.solver_steps for side, trained in comparison.trained()}
+    verdicts = make_verdicts(rows, square_side(comparison.data), memory, solver_steps)
     write_csv(folder / "results.csv", [row.cells() for row in rows])
     write_csv(folder / "verdicts.csv", [asdict(verdict) for verdict in verdicts])
     for name, table in companion_tables(comparison).items():
