@@ -37,7 +37,7 @@ def test_budgets(budget, parts):
         ({"side_size": "huge"}, "--side-size 'huge'"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(InputError, match=message):
         CompareConfig(**{**GOOD, **changes}).validate()

@@ -117,10 +117,13 @@ def test_sensitivity_to_solver_steps_and_memory_are_compared_with_the_control():
     memory = [
         SavedMemory(*entry)
         for entry in (
-            ("ours", "backprop", 8, 800), ("ours", "reversible", 8, 100), ("control", "checkpoint", 8, 200),
-            ("discrete", "checkpoint", None, 500), ("ours", "reversible", 2, 90),
+            ("ours", "backprop", 8, 800),
+            ("ours", "reversible", 8, 100),
+            ("control", "checkpoint", 8, 200),
+            ("discrete", "checkpoint", None, 500),
+            ("ours", "reversible", 2, 90),
         )
-    ]  # fmt: skip
+    ]
     assert least_saved(memory, 8) == {"ours": 100, "control": 200, "discrete": 500}
     assert least_saved(memory) == {"ours": 90, "discrete": 500}
     flat, steep = steps(0.05, 0.05, 0.05), steps(0.06, 0.05, 0.055)
@@ -165,9 +168,14 @@ def test_the_page_says_the_same_in_both_languages(tmp_path):
     context = {
         **dict.fromkeys(("quality", "sampling", "solver_steps", "sweep", "comparison", "config"), None),
         **dict.fromkeys(("budget", "reference", "equal_images", "equal_seconds", "sampler"), ""),
-        "comparison": FACTS, "folder": "here", "data_name": "A < B", "plots": {"dot.png": "a dot"}, "samples": {},
-        "verdicts": Table(["side", "verdict"], [["x|y", "met"], ["<script>", "missed"]]), "costs": Table([], []),
-    }  # fmt: skip
+        "comparison": FACTS,
+        "folder": "here",
+        "data_name": "A < B",
+        "plots": {"dot.png": "a dot"},
+        "samples": {},
+        "verdicts": Table(["side", "verdict"], [["x|y", "met"], ["<script>", "missed"]]),
+        "costs": Table([], []),
+    }
     markdown, html = (render(name, tmp_path, context) for name in ("report.md", "report.html"))
     assert markdown.startswith("# Continuous and discrete U-Nets on A < B, 8 pixels\n\n5,000 training images")
     assert "| x\\|y | met |" in markdown

@@ -42,11 +42,26 @@ def sides(tmp_path):
 
 def config(output, sides, **changes):
     settings = {
-        "data": "digits", "image_size": 8, "output": str(output), "sides": sides, "budget": "images=128",
-        "batch_size": 16, "num_seeds": 2, "sweep_images": 32, "learning_rates": [1e-3, 4e-3], "num_validation": 32,
-        "num_samples": 100, "curve_samples": 100, "curve_steps": [2], "scheduler": "dpm++", "sampling_steps": 2,
-        "extractor_steps": 10, "compiled": False, "repeats": 2, "device": "cpu",
-    }  # fmt: skip
+        "data": "digits",
+        "image_size": 8,
+        "output": str(output),
+        "sides": sides,
+        "budget": "images=128",
+        "batch_size": 16,
+        "num_seeds": 2,
+        "sweep_images": 32,
+        "learning_rates": [1e-3, 4e-3],
+        "num_validation": 32,
+        "num_samples": 100,
+        "curve_samples": 100,
+        "curve_steps": [2],
+        "scheduler": "dpm++",
+        "sampling_steps": 2,
+        "extractor_steps": 10,
+        "compiled": False,
+        "repeats": 2,
+        "device": "cpu",
+    }
     return CompareConfig(**{**settings, **changes})
 
 
@@ -64,10 +79,24 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     result = compare(config(folder, sides))
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert there >= {
-        "compare.yaml", "results.csv", "verdicts.csv", "curves.csv", "sampling.csv", "sweep.csv", "solver-steps.csv",
-        "memory.csv", "report.md", "report.html", "sides/ours.yaml", "samples/discrete.png", "plots/convergence.png",
-        "plots/sampling.png", "plots/solver-steps.png", "plots/memory.png", "extractor/classifier.safetensors",
-    }  # fmt: skip
+        "compare.yaml",
+        "results.csv",
+        "verdicts.csv",
+        "curves.csv",
+        "sampling.csv",
+        "sweep.csv",
+        "solver-steps.csv",
+        "memory.csv",
+        "report.md",
+        "report.html",
+        "sides/ours.yaml",
+        "samples/discrete.png",
+        "plots/convergence.png",
+        "plots/sampling.png",
+        "plots/solver-steps.png",
+        "plots/memory.png",
+        "extractor/classifier.safetensors",
+    }
     assert [row.side for row in result.results] == list(SIDES)
     claims = {v.claim for v in result.verdicts}
     assert {"MACs per forward pass", "validation loss, equal images", "validation loss, equal wall-clock"} <= claims
@@ -169,8 +198,10 @@ def test_a_comparison_that_was_stopped_goes_on_and_comes_to_the_same(how, code, 
     begun = {
         p.parent.relative_to(tmp_path / "stopped/runs") for p in (tmp_path / "stopped/runs").glob("*/*/config.yaml")
     }
-    finished = {p.relative_to(tmp_path / "stopped/pieces/runs").with_suffix("") for p in
-                (tmp_path / "stopped/pieces/runs").glob("*/*.json")}  # fmt: skip
+    finished = {
+        p.relative_to(tmp_path / "stopped/pieces/runs").with_suffix("")
+        for p in (tmp_path / "stopped/pieces/runs").glob("*/*.json")
+    }
     assert len({str(p) for p in begun} - {str(p) for p in finished}) <= stopped.jobs
     again = start(stopped, tmp_path)
     assert again.wait(timeout=300) == 0, again.stderr.read().decode()
@@ -199,9 +230,14 @@ def test_a_signal_while_something_is_measured_leaves_at_once(tmp_path, sides, mo
 
 def test_a_signal_ends_the_training_of_the_classifier(tmp_path, sides):
     settings = config(
-        tmp_path / "out", sides[:1], budget="images=16", sweep_images=16, num_seeds=1, learning_rates=[1e-3],
+        tmp_path / "out",
+        sides[:1],
+        budget="images=16",
+        sweep_images=16,
+        num_seeds=1,
+        learning_rates=[1e-3],
         extractor_steps=10**6,
-    )  # fmt: skip
+    )
     process = start(settings, tmp_path)
     assert any(line.startswith(b"extractor") for line in process.stderr), "it never came to the classifier"
     time.sleep(2)

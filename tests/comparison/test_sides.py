@@ -15,8 +15,14 @@ SMALL_DISCRETE = {"block_out_channels": [32, 64], "layers_per_block": 1}
 def test_the_protocol_s_sides_are_all_built_in(scale):
     sides = {side.name: side for side in load_sides([], scale)}
     assert list(sides) == [
-        "ours", "control", "paper", "paper-first-order", "discrete", "discrete-parameters", "discrete-macs",
-    ]  # fmt: skip
+        "ours",
+        "control",
+        "paper",
+        "paper-first-order",
+        "discrete",
+        "discrete-parameters",
+        "discrete-macs",
+    ]
     ours, control = sides["ours"], sides["control"]
     assert control.preset == ours.preset
     # the control differs from ours in its update, and in nothing that costs more than the update

@@ -128,9 +128,15 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
     unet = ContinuousUNet2DModel(**presets.tiny(sample_size=8, block_out_channels=(16,), num_class_embeds=3))
     DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
     options = EvaluateGenerateOptions(
-        data=real, images=[alike, blank], model=[str(tmp_path / "model")], num=130, sampling_steps=1,
-        extractor_steps=5, batch_size=64, device="cpu",
-    )  # fmt: skip
+        data=real,
+        images=[alike, blank],
+        model=[str(tmp_path / "model")],
+        num=130,
+        sampling_steps=1,
+        extractor_steps=5,
+        batch_size=64,
+        device="cpu",
+    )
     result = evaluate_generation(options)
     rows = {row["name"]: row for row in result.rows}
     assert [rows[name]["num_images"] for name in (alike, blank, str(tmp_path / "model"))] == [120, 110, 130]
