@@ -4,13 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.tasks.loading import load_model_or_preset, load_pipeline, load_restorer
+from continuous_unet.training import TrainConfig, train
 
 SAVED = Path(__file__).parent / "saved"
 REFERENCE = load_file(SAVED / "reference.safetensors")
@@ -50,3 +53,22 @@ def test_a_model_with_a_setting_that_is_gone_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="read_velocity=True was removed") as refused:
         load_model_or_preset(str(tmp_path / "model"))
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_an_export_still_computes_what_its_model_does():
+    exported = runtime.load(SAVED / "exported", threads=1)
+    computed = exported(REFERENCE["x"].numpy(), np.array([10.0, 700.0], np.float32), None)
+    torch.testing.assert_close(torch.from_numpy(computed), REFERENCE["generation.prediction"], **ROUNDING)
+
+
+@pytest.mark.parametrize("name", ["generation", "denoise"])
+def test_a_run_is_not_resumed_with_other_draws_and_its_model_is_trained_further(name, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(SAVED / name, run)
+    config = TrainConfig.load(run / "config.yaml").replaced(output=str(run), steps=6)
+    with pytest.raises(InputError, match="other random draws, and cannot be resumed") as refused:
+        train(config, resume=True)
+    assert len(str(refused.value).splitlines()) == 1
+    assert (run / "checkpoints" / "step-00000004").is_dir()  # nothing is lost
+    new = config.replaced(output=str(tmp_path / "new"), start_from=str(run), model_options={}, steps=1)
+    assert train(new).steps == 1
