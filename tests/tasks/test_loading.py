@@ -140,8 +140,8 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_refused(kind, saved, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    spoil, message = BAD[kind]
-    spoil(saved)
+    damage, message = BAD[kind]
+    damage(saved)
     with pytest.raises(InputError, match=message):
         load_pipeline(saved)
     assert not Path("trap-was-sprung").exists()
@@ -261,8 +261,8 @@ SHARDS = {
 
 @pytest.mark.parametrize("kind", SHARDS)
 def test_shards_are_checked_as_one_file_is(kind, saved):
-    spoil, message = SHARDS[kind]
-    spoil(saved, shard(saved))
+    damage, message = SHARDS[kind]
+    damage(saved, shard(saved))
     with pytest.raises(InputError, match=message):
         load_pipeline(saved)
 

@@ -36,7 +36,9 @@ def check_output(
     what: str = "result",
     instead: str = "choose another --output",
 ) -> Path:
-    """Decides whether a result may be written, before the work begins; nothing else decides it.
+    """Decides whether a result may be written, before the work begins.
+
+    Folders that a stopped work continues in decide for themselves: those of training runs and of comparisons.
 
     Args:
         output: the name of a file, or of a folder if there is a `mark`.

@@ -108,7 +108,7 @@ class InpaintingPipeline(RestorationPipeline):
         process = process_of(self.scheduler)
         known = self.to_model(image[None])
         keep = (~hole).float()[None].expand_as(known)
-        # with the betas of the model's own schedule
+        # RePaint must follow the noise schedule that the model was trained with
         scheduler = RePaintScheduler(
             num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
         )
