@@ -142,9 +142,9 @@ def test_precomputed_embeddings_cannot_be_changed_or_used_by_another_model():
     with pytest.raises(dataclasses.FrozenInstanceError):
         known.model = make()
     with pytest.raises(TypeError):
-        known.by_timestep[6.0] = known.by_timestep[5.0]
+        known.by_timestep[6.0, None] = known.by_timestep[5.0, None]
     with pytest.raises(AttributeError):
-        known.by_timestep[5.0].embedding = torch.zeros(1)
+        known.by_timestep[5.0, None].embedding = torch.zeros(1)
     with pytest.raises(ValueError, match="another model"):
         make()(torch.randn(1, 1, 8, 8), 5, embeddings=known)
 
@@ -212,3 +212,28 @@ def test_threads_that_share_a_model_get_what_each_computes_alone():
         thread.join()
     equal = [[torch.equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(alone, together, strict=True)]
     assert equal == [[True] * 3] * 5
+
+
+def test_the_next_timestep_starts_as_nothing_and_belongs_to_its_image():
+    plain, jumping = make(), ContinuousUNet2DModel(**SMALL, next_timestep_embedding=True).eval()
+    x = torch.randn(3, 1, 8, 8)
+    missing = jumping.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing
+    assert all("jump_embedding" in name for name in missing)
+    with torch.no_grad():
+        assert torch.equal(jumping(x, 500, next_timestep=20.5).sample, plain(x, 500).sample)
+        torch.nn.init.normal_(jumping.jump_embedding.linear_2.weight, std=0.3)
+        starts, ends = torch.tensor([900.0, 500.25, 500.25]), torch.tensor([500.25, 0.0, 100.0])
+        together = jumping(x, starts, next_timestep=ends).sample
+        known = jumping.precompute_embeddings(starts, next_timesteps=ends)
+        for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            alone = jumping(x[k : k + 1], start, next_timestep=end).sample
+            torch.testing.assert_close(alone[0], together[k], atol=1e-5, rtol=1e-5)
+            looked_up = jumping(x[k : k + 1], start, next_timestep=end, embeddings=known).sample
+            torch.testing.assert_close(looked_up, alone, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(jumping(x, 500.25, next_timestep=0.0).sample, jumping(x, 500.25).sample)
+        assert torch.equal(jumping(x, 500.25, next_timestep=500.25).sample, jumping(x, 500.25).sample)
+    with pytest.raises(ValueError, match="without next_timestep_embedding"):
+        plain(x, 500, next_timestep=0)
+    with pytest.raises(ValueError, match="next_timestep has shape"):
+        jumping(x, 500, next_timestep=torch.zeros(2))

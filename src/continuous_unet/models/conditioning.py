@@ -100,13 +100,14 @@ class PrecomputedEmbeddings:
     """
 
     model: nn.Module
-    by_timestep: Mapping[float, Conditioning]
+    by_timestep: Mapping[tuple[float, float | None], Conditioning]
+    """By timestep and next timestep."""
 
-    def at(self, timestep: Tensor | float, batch: int) -> Conditioning | None:
+    def at(
+        self, timestep: Tensor | float, batch: int, next_timestep: Tensor | float | None = None
+    ) -> Conditioning | None:
         """Returns the conditioning of a batch at one timestep; None for one timestep per image, or an unknown one."""
-        if isinstance(timestep, Tensor):
-            if timestep.ndim:
-                return None
-            timestep = float(timestep)
-        known = self.by_timestep.get(timestep)
+        if any(isinstance(time, Tensor) and time.ndim for time in (timestep, next_timestep)):
+            return None
+        known = self.by_timestep.get((float(timestep), None if next_timestep is None else float(next_timestep)))
         return None if known is None else known._replace(embedding=known.embedding.expand(batch, -1))

@@ -51,6 +51,7 @@ class Settings:
     solver_atol: float = 1e-4
     field_channels: tuple[int | None, ...] | None = None
     time_proj_channels: int | None = None
+    next_timestep_embedding: bool = False
 
 
 if TYPE_CHECKING:

@@ -67,6 +67,11 @@ class ContinuousUNet(nn.Module):
 
         self.time_proj = Timesteps(config.proj_channels, config.flip_sin_to_cos, config.freq_shift)
         self.time_embedding = TimestepEmbedding(config.proj_channels, emb_channels)
+        self.jump_embedding: TimestepEmbedding | None = None
+        if config.next_timestep_embedding:  # starts at zero, so that a model that gets it computes what it did
+            self.jump_embedding = TimestepEmbedding(config.proj_channels, emb_channels)
+            nn.init.zeros_(self.jump_embedding.linear_2.weight)
+            nn.init.zeros_(self.jump_embedding.linear_2.bias)
         self.class_embedding: nn.Module | None = None
         if config.class_embed_type == "timestep":
             self.class_embedding = TimestepEmbedding(config.proj_channels, emb_channels)
@@ -125,6 +130,7 @@ class ContinuousUNet(nn.Module):
         class_labels: Tensor | None = None,
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
+        next_timestep: Tensor | float | None = None,
     ) -> Tensor:
         """Returns the prediction, `(B, out_channels, *size)`; see `ContinuousUNet2DModel.forward`."""
         architecture = self.architecture
@@ -143,9 +149,10 @@ class ContinuousUNet(nn.Module):
             if embeddings.model is not self:
                 raise ValueError("these embeddings were precomputed by another model")
             if class_labels is None and not torch.is_grad_enabled():  # a table carries no gradient
-                conditioning = embeddings.at(timestep, sample.shape[0])
+                conditioning = embeddings.at(timestep, sample.shape[0], next_timestep)
         if conditioning is None:
-            conditioning = Conditioning(self._embed(timestep, class_labels, sample.shape[0], sample.device))
+            embedding = self._embed(timestep, class_labels, sample.shape[0], sample.device, next_timestep)
+            conditioning = Conditioning(embedding)
 
         x = 2 * sample - 1.0 if architecture.center_input_sample else sample
         x = self.conv_in(pixel_unshuffle(x, architecture.patch_size))
@@ -164,19 +171,23 @@ class ContinuousUNet(nn.Module):
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         return pixel_shuffle(x, architecture.patch_size)
 
-    def _embed(self, timestep: Tensor | float, class_labels: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """Returns the embedding of timestep and class, `(B, E)`, computed as in `UNet2DModel`."""
-        timesteps = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep)
-        timesteps = timesteps.to(device)
-        if timesteps.ndim == 0:
-            timesteps = timesteps[None]
-        if timesteps.shape not in ((1,), (batch,)):
-            raise ValueError(
-                f"timestep has shape {tuple(timesteps.shape)}; expected a number, a 0-d tensor or one per image, "
-                f"({batch},)"
-            )
+    def _embed(
+        self,
+        timestep: Tensor | float,
+        class_labels: Tensor | None,
+        batch: int,
+        device: torch.device,
+        next_timestep: Tensor | float | None = None,
+    ) -> Tensor:
+        """Returns the embedding of timestep, next timestep and class, `(B, E)`, computed as in `UNet2DModel`."""
+        timesteps = _per_image("timestep", timestep, batch, device)
         # Timesteps computes in float32 whatever the model's dtype
-        emb = self.time_embedding(self.time_proj(timesteps.expand(batch)).to(self._compute_dtype))
+        emb = self.time_embedding(self.time_proj(timesteps).to(self._compute_dtype))
+        if self.jump_embedding is not None:
+            end = timesteps if next_timestep is None else _per_image("next_timestep", next_timestep, batch, device)
+            emb = emb + self.jump_embedding(self.time_proj(timesteps - end).to(self._compute_dtype))
+        elif next_timestep is not None:
+            raise ValueError("next_timestep was given to a model without next_timestep_embedding; leave it out")
         if self.class_embedding is None:
             if class_labels is not None:
                 raise ValueError("class_labels were given to a model without classes (num_class_embeds is None)")
@@ -188,7 +199,10 @@ class ContinuousUNet(nn.Module):
         return emb + self.class_embedding(class_labels).to(emb.dtype)
 
     def precompute_embeddings(
-        self, timesteps: Tensor | Sequence[float], num_solver_steps: int | None = None
+        self,
+        timesteps: Tensor | Sequence[float],
+        num_solver_steps: int | None = None,
+        next_timesteps: Tensor | Sequence[float] | None = None,
     ) -> PrecomputedEmbeddings:
         """Computes the embeddings of these timesteps, and the scales and shifts that follow from them, all at once.
 
@@ -200,6 +214,7 @@ class ContinuousUNet(nn.Module):
         Args:
             timesteps: the diffusion timesteps, as numbers or as a tensor `(S,)`.
             num_solver_steps: solver steps of the calls that will use the result; the model's own if None.
+            next_timesteps: where each of them jumps to, for models with `next_timestep_embedding`.
 
         Raises:
             ValueError: for class-conditional models, whose embeddings depend on the class too.
@@ -207,9 +222,11 @@ class ContinuousUNet(nn.Module):
         if self.class_embedding is not None:
             raise ValueError("embeddings of class-conditional models depend on the class and cannot be precomputed")
         numbers = [float(timestep) for timestep in timesteps]
+        jumps = None if next_timesteps is None else [float(timestep) for timestep in next_timesteps]
         by_row: list[dict[tuple[AdaptiveScaleShift, float], tuple[Tensor, Tensor]]] = [{} for _ in numbers]
         with torch.no_grad():
-            emb = self._embed(torch.tensor(numbers), None, len(numbers), self.conv_in.weight.device)
+            following = None if jumps is None else torch.tensor(jumps)
+            emb = self._embed(torch.tensor(numbers), None, len(numbers), self.conv_in.weight.device, following)
             for block in self._blocks():
                 for t in dict.fromkeys(block.times(num_solver_steps) or ()):
                     for clocks in (module for module in block.modules() if isinstance(module, AdaptiveScaleShift)):
@@ -219,7 +236,8 @@ class ContinuousUNet(nn.Module):
         conditionings = [
             Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)
         ]
-        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(numbers, conditionings, strict=True))))
+        keys = zip(numbers, [None] * len(numbers) if jumps is None else jumps, strict=True)
+        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(keys, conditionings, strict=True))))
 
     def solver_stats(self) -> dict[str, dict[str, object]]:
         """Returns `method`, `gradient`, `num_steps` and `nfe` of each block, by its name.
@@ -235,6 +253,19 @@ class ContinuousUNet(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.modules() if isinstance(module, Block)]
+
+
+def _per_image(name: str, timestep: Tensor | float, batch: int, device: torch.device) -> Tensor:
+    """Returns one timestep for each image, `(B,)`."""
+    timesteps = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep)
+    timesteps = timesteps.to(device)
+    if timesteps.ndim == 0:
+        timesteps = timesteps[None]
+    if timesteps.shape not in ((1,), (batch,)):
+        raise ValueError(
+            f"{name} has shape {tuple(timesteps.shape)}; expected a number, a 0-d tensor or one per image, ({batch},)"
+        )
+    return timesteps.expand(batch)
 
 
 @contextlib.contextmanager

@@ -91,6 +91,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         gradient: gradient mode, see `continuous_unet.ode.GRADIENTS`.
         solver_rtol: relative tolerance of adaptive methods.
         solver_atol: absolute tolerance of adaptive methods.
+        next_timestep_embedding: whether the model is also told where an evaluation jumps to, as models that sample in
+            a few steps are (`next_timestep` of `forward`). The embedding starts at zero.
 
     Raises:
         ValueError: for settings that do not fit together, by name.
@@ -134,6 +136,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         return_dict: bool = True,
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
+        next_timestep: Tensor | float | int | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Returns what the model was trained to predict (the noise, `v` or the image) at a diffusion timestep.
 
@@ -144,6 +147,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             return_dict: whether to return a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
             num_solver_steps: solver steps in each block for this call; the model's own if None.
             embeddings: the result of `precompute_embeddings`, which saves time where no gradients are needed.
+            next_timestep: the timestep that this evaluation jumps to, as one number or per image, for models with
+                `next_timestep_embedding`; `timestep` itself if None.
 
         Returns:
             The prediction, `(B, out_channels, H, W)`.
@@ -151,7 +156,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         Raises:
             ValueError: for arguments that do not fit the model, by name.
         """
-        prediction = self.predict(sample, timestep, class_labels, num_solver_steps, embeddings)
+        prediction = self.predict(sample, timestep, class_labels, num_solver_steps, embeddings, next_timestep)
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
     def set_solver(
