@@ -14,6 +14,7 @@ from continuous_unet.diffusion.process import Noised, process_of
 from continuous_unet.diffusion.variance_preserving import PREDICTION_TYPES, VariancePreserving
 
 TIMES = torch.tensor([0, 100, 500, 998])
+FRACTIONAL = torch.tensor([0.25, 100.0, 500.5, 997.9], dtype=torch.float64)
 SCHEDULES = {
     "linear": {},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
@@ -55,18 +56,19 @@ def test_the_noisy_image_follows_the_table_whatever_the_sampler(kind):
         torch.testing.assert_close(noised.target, expected.target, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("times", [TIMES, FRACTIONAL], ids=["whole", "fractional"])
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_predictions_go_back_to_image_and_noise(kind, schedule):
+def test_predictions_go_back_to_image_and_noise(kind, times, schedule):
     """In all parametrisations the target leads to clean and noise, and these to the target of any other kind."""
     clean, noise = parts(torch.float64)
     process = process_of(DDPMScheduler(prediction_type=kind, **schedule))
-    noised = process.add_noise(clean, noise, TIMES)
-    image, unit = (f(noised.target, noised.x_t, TIMES) for f in (process.to_clean, process.to_noise))
+    noised = process.add_noise(clean, noise, times)
+    image, unit = (f(noised.target, noised.x_t, times) for f in (process.to_clean, process.to_noise))
     torch.testing.assert_close(image, clean, rtol=0, atol=2e-4)  # the table itself is float32
     torch.testing.assert_close(unit, noise, rtol=0, atol=2e-4)
     for other in PREDICTION_TYPES:
-        again = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(image, unit, TIMES)
-        expected = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(clean, noise, TIMES)
+        again = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(image, unit, times)
+        expected = process_of(DDPMScheduler(prediction_type=other, **schedule)).add_noise(clean, noise, times)
         torch.testing.assert_close(again.x_t, noised.x_t, rtol=0, atol=2e-4)
         torch.testing.assert_close(again.target, expected.target, rtol=0, atol=2e-4)
 
@@ -89,6 +91,37 @@ def test_one_time_gives_what_a_time_for_each_image_gives(kind, schedule):
             assert torch.equal(process.to_clean(clean, noise, times), image)
             assert torch.equal(process.to_noise(clean, noise, times), unit)
         assert process.coefficients(time) == (alpha, sigma)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_a_whole_time_may_be_a_float(kind, schedule):
+    clean, noise = parts()
+    process = VariancePreserving(DDPMScheduler(prediction_type=kind, **schedule), min_snr_gamma=5.0)
+    first, second = (process.add_noise(clean, noise, times) for times in (TIMES, TIMES.float()))
+    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("x_t", "target", "weight"))
+    for back in (process.to_clean, process.to_noise):
+        assert torch.equal(back(clean, noise, TIMES), back(clean, noise, TIMES.float()))
+    assert process.coefficients(100) == process.coefficients(100.0)
+
+
+def test_noise_grows_steadily_between_whole_times(schedule):
+    """Halfway between two times, the ratio of noise to signal is the geometric mean of theirs."""
+    process = process_of(DDPMScheduler(**schedule))
+    for time in TIMES.tolist()[:3]:
+        (signal, noise), *ends = (process.coefficients(t) for t in (time + 0.5, time, time + 1))
+        ratios = [end[1] / end[0] for end in ends]
+        assert signal**2 + noise**2 == pytest.approx(1, abs=1e-12)
+        assert noise / signal == pytest.approx((ratios[0] * ratios[1]) ** 0.5, rel=1e-6)
+
+
+def test_time_at_inverts_the_ratio_of_noise_to_signal(schedule):
+    process = process_of(DDPMScheduler(**schedule))
+    levels = [process.coefficients(time) for time in FRACTIONAL.tolist()]
+    ratios = torch.tensor([noise / signal for signal, noise in levels], dtype=torch.float64)
+    torch.testing.assert_close(process.time_at(ratios), FRACTIONAL, rtol=0, atol=1e-3)
+    torch.testing.assert_close(process.time_at(ratios.float()[2]), FRACTIONAL[2].float(), rtol=0, atol=1e-2)
+    assert process.time_at(torch.tensor([0.0, 1e9])).tolist() == [0, 999], "the process has no others"
+    assert process_of(DDPMScheduler(num_train_timesteps=1)).time_at(torch.tensor([0.1, 9.0])).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)

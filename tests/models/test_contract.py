@@ -67,6 +67,16 @@ def test_timestep_spellings_agree(model_class):
     assert not torch.allclose(model(x, 8).sample, reference)
 
 
+def test_the_output_is_continuous_in_the_timestep(model_class):
+    """Times may be fractional. They are tensors: diffusers' model cuts off the fraction of a Python number."""
+    model, x = make(model_class), sample()
+    with torch.no_grad():
+        start, cut = model(x, torch.tensor(500.0)).sample, model(x, 500.5).sample
+        steps = [float((model(x, torch.tensor(500 + h)).sample - start).abs().max()) for h in (1, 1 / 4, 1 / 16)]
+    assert steps[0] > 2 * steps[1] > 4 * steps[2] > 0, "the shorter the step, the smaller the change"
+    assert torch.equal(cut, start) == (model_class is UNet2DModel)
+
+
 def test_batched_timesteps_belong_to_their_images(model_class):
     model, x = make(model_class), sample()
     together = model(x, torch.tensor([3, 500, 999])).sample

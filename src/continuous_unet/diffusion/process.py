@@ -14,8 +14,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 
-Times = Tensor | int
-"""A time for all images (int or 0-d) or one for each, `(B,)`."""
+Times = Tensor | float
+"""A time for all images (a number or 0-d) or one for each, `(B,)`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Noised:
 class Process(Protocol):
     """A noise process: `x_t = signal(t) clean + noise(t) unit_noise`, with images in [-1, 1].
 
-    Times are 0 (least noise) to `num_train_timesteps - 1`, as the model is given them.
+    Times are 0 (least noise) to `num_train_timesteps - 1`, as the model is given them. They may be fractional: give
+    them to a model as a tensor, because `UNet2DModel` cuts off the fraction of a Python number.
     """
 
     name: str
@@ -59,11 +60,17 @@ class Process(Protocol):
     def to_noise(self, prediction: Tensor, x_t: Tensor, times: Times) -> Tensor:
         """Returns the unit noise `(B, C, H, W)` that a prediction for the noisy images `x_t` implies."""
 
-    def coefficients(self, time: int) -> tuple[float, float]:
+    def coefficients(self, time: float) -> tuple[float, float]:
         """Returns the standard deviations of signal and noise at a time: `x_t = signal clean + noise unit_noise`."""
 
+    def time_at(self, ratio: Tensor) -> Tensor:
+        """Returns the times, fractional, at which the ratio of noise to signal is `ratio`; of the same shape.
+
+        Ratios beyond those of the process give its first or last time.
+        """
+
     def nearest_time(self, ratio: float) -> int:
-        """Returns the time whose ratio of noise to signal is nearest to `ratio`, on a logarithmic scale."""
+        """Returns the whole time whose ratio of noise to signal is nearest to `ratio`, on a logarithmic scale."""
 
     def make_sampler(self, name: str) -> Any:
         """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""

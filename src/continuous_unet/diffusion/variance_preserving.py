@@ -47,6 +47,11 @@ class VariancePreserving:
         self.min_snr_gamma = min_snr_gamma
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.cpu()
         """The signal's variance at each time, `(T,)`, float32, on the CPU."""
+        alpha_bar = self.alphas_cumprod.double().clamp(max=1 - 1e-9)
+        if alpha_bar[-1] == 0:  # between the last two times, half the signal of the last but one stands for none
+            alpha_bar[-1] = alpha_bar[-2] / 4 if len(alpha_bar) > 1 else 2.0**-24
+        self.log_ratios: Tensor = ((1 - alpha_bar) / alpha_bar).log() / 2
+        """The logarithm of the ratio of noise to signal at each time, `(T,)`, float64: linear between two times."""
         self._tables: dict[torch.device, Tensor] = {}
         self.num_train_timesteps = len(self.alphas_cumprod)
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
@@ -69,12 +74,45 @@ class VariancePreserving:
         return torch.tensor([int(number * GOLDEN_RATIO % 1 * self.num_train_timesteps) for number in numbers])
 
     def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> Noised:
-        alpha_bar = self._table(clean.device).to(clean.dtype)[times]
-        alpha, sigma = _per_image(alpha_bar**0.5, clean), _per_image((1 - alpha_bar) ** 0.5, clean)
+        alpha_bar = self._table(clean.device).to(clean.dtype)
+        alpha, sigma = self._levels((alpha_bar**0.5, (1 - alpha_bar) ** 0.5), times, clean)
         target = {"epsilon": noise, "sample": clean}.get(self.prediction_type)
         if target is None:
             target = alpha * noise - sigma * clean
         return Noised(alpha * clean + sigma * noise, target, self._weight(times))
+
+    def _levels(self, tables: tuple[Tensor, Tensor], times: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns signal and noise at some times, `(B, 1, 1, 1)` or 0-d, with the dtype and device of the images.
+
+        Args:
+            tables: those of the whole times, `(T,)`.
+            times: the times, `(B,)` or 0-d.
+            images: what they belong to, `(B, C, H, W)`.
+        """
+        if not times.is_floating_point():
+            return _per_image(tables[0][times], images), _per_image(tables[1][times], images)
+        times = times.to(images.device, torch.promote_types(images.dtype, torch.float32))
+        whole = times.round().clamp(0, self.num_train_timesteps - 1)
+        exact, between = [table[whole.long()] for table in tables], self._between(times)
+        signal, noise = (torch.where(times == whole, e, b.to(e)) for e, b in zip(exact, between, strict=True))
+        return _per_image(signal, images), _per_image(noise, images)
+
+    def _between(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns signal and noise at fractional times, interpolated in the logarithm of their ratio."""
+        last = self.num_train_timesteps - 1
+        times = times.clamp(0, last)
+        logs, below = self.log_ratios.to(times.dtype).to(times.device), times.long()
+        ratio = torch.lerp(logs[below], logs[(below + 1).clamp(max=last)], times - below).exp()
+        signal = (1 + ratio**2).rsqrt()
+        return signal, ratio * signal
+
+    def time_at(self, ratio: Tensor) -> Tensor:
+        ratio = ratio.to(torch.promote_types(ratio.dtype, torch.float32))
+        logs, wanted = self.log_ratios.to(ratio.dtype).to(ratio.device), ratio.clamp(min=1e-9).log()
+        above = torch.searchsorted(logs, wanted.contiguous()).clamp(1, max(1, len(logs) - 1))
+        low, high = logs[above - 1], logs[above.clamp(max=len(logs) - 1)]
+        share = ((wanted - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+        return (above - 1 + share).clamp(max=len(logs) - 1)
 
     def _table(self, device: torch.device) -> Tensor:
         """Returns `alphas_cumprod` on a device; a copy is kept, because one for each training step would cost more."""
@@ -89,8 +127,9 @@ class VariancePreserving:
         """
         if self.min_snr_gamma is None:
             return None
-        alpha_bar = self._table(times.device)[times]
-        snr = (alpha_bar**0.5 / (1.0 - alpha_bar) ** 0.5) ** 2
+        alpha_bar = self._table(times.device)
+        alpha, sigma = self._levels((alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5), times, alpha_bar)
+        snr = (alpha / sigma) ** 2
         capped = snr.clamp(max=self.min_snr_gamma)
         if self.prediction_type == "epsilon":
             return capped / snr.clamp(min=1e-12)
@@ -110,16 +149,19 @@ class VariancePreserving:
         alpha, sigma = self._coefficients(x_t, times)
         return (x_t - alpha * self.to_clean(prediction, x_t, times)) / sigma
 
-    def coefficients(self, time: int) -> tuple[float, float]:
-        alpha_bar = float(self.alphas_cumprod[time])
+    def coefficients(self, time: float) -> tuple[float, float]:
+        if time != int(time):
+            signal, noise = self._between(torch.tensor(time, dtype=torch.float64))
+            return float(signal), float(noise)
+        alpha_bar = float(self.alphas_cumprod[int(time)])
         return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
     def _coefficients(self, x_t: Tensor, times: Times) -> tuple[Tensor | float, Tensor | float]:
-        if isinstance(times, int):
+        if not isinstance(times, Tensor):
             return self.coefficients(times)
         alpha_bar = self.alphas_cumprod.double()
-        tables = [variance.sqrt().to(x_t.dtype).to(x_t.device) for variance in (alpha_bar, 1 - alpha_bar)]
-        return _per_image(tables[0][times], x_t), _per_image(tables[1][times], x_t)
+        signal, noise = (variance.sqrt().to(x_t.dtype).to(x_t.device) for variance in (alpha_bar, 1 - alpha_bar))
+        return self._levels((signal, noise), times, x_t)
 
     def nearest_time(self, ratio: float) -> int:
         alphas = self.alphas_cumprod.double()
