@@ -10,11 +10,12 @@ from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import build_unet
+from continuous_unet.models.saved import LARGEST
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.tasks.restoration import RestorationPipeline
-from continuous_unet.tasks.saved import LARGEST, load_parts, model_folder, read_index, trained_for
+from continuous_unet.tasks.saved import load_parts, model_folder, read_index, trained_for
 
 Name = str | os.PathLike[str]
 Device = str | torch.device | None
