@@ -1,21 +1,24 @@
 """The data set that training reads, whatever its source."""
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.looking import describe, look_at, values_by_type
-from continuous_unet.data.options import FITS, SPLITS, parse_image_size, parse_value_range
+from continuous_unet.data.options import CAPTIONS, FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
-from continuous_unet.data.report import DatasetReport
+from continuous_unet.data.report import CaptionFacts, DatasetReport
 from continuous_unet.data.sources import Reading, Source, open_source
 from continuous_unet.images.decode import Unreadable
 
@@ -37,6 +40,8 @@ class ImageDataset(TrainingData, Dataset):
     report: DatasetReport
     preparation: Preparation
     seed: int
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    """What each item has besides, such as the tokens of its caption: tensors `(N, …)`, a row per image of `source`."""
     _reported: set[str] = field(default_factory=set, init=False)
     """Names of images that have become unreadable, once a warning has named them."""
 
@@ -57,7 +62,23 @@ class ImageDataset(TrainingData, Dataset):
         item: Item = {"image": values, "index": index, "unreadable": unreadable}
         if self.source.labels is not None:
             item["label"] = self.source.labels[position]
-        return item
+        return item | {name: rows[position] for name, rows in self.tokens.items()}
+
+    @property
+    def captions(self) -> list[str] | None:
+        captions = self.source.captions
+        return None if captions is None else [captions[i] for i in self.indices]
+
+    def with_tokens(self, tokenise: Callable[[Sequence[str]], Mapping[str, Tensor]]) -> "ImageDataset":
+        """Returns this data set with the tokens of the captions in its items.
+
+        Args:
+            tokenise: returns tensors `(N, …)`, a row for each caption.
+        """
+        assert self.source.captions is not None
+        distinct = {caption: row for row, caption in enumerate(dict.fromkeys(self.source.captions))}
+        rows = torch.tensor([distinct[caption] for caption in self.source.captions])
+        return replace(self, tokens={name: values[rows] for name, values in tokenise(list(distinct)).items()})
 
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
@@ -99,13 +120,15 @@ def open_dataset(
     max_pixels: int | None = None,
     names: list[str] | None = None,
     class_names: list[str] | None = None,
+    captions: str | None = None,
+    caption_column: str | None = None,
     progress: bool = True,
 ) -> ImageDataset:
     """Opens images of any kind, after looking at every file.
 
     Args:
         source: a folder (searched with all folders in it), a .zip of one, MNIST-style IDX files, a .npz,
-            `hf:NAME_OR_PATH`, or a built-in set: `digits` (real, 1,797 handwritten digits) or `shapes` (drawn).
+            `hf:NAME_OR_PATH`, or a built-in set: `digits` (1,797 real handwritten digits), `shapes`, `scenes` (drawn).
         image_size: the side in pixels, or height and width (a pair, or `"48x64"`). If None, the images must all have
             one size, which is square.
         channels: 1, 3 or 4; if None, 1 where all images are grey and 3 otherwise.
@@ -124,14 +147,17 @@ def open_dataset(
             unreadable keep their place in the order, and others are used instead.
         class_names: with `names`, the classes in the order that the run recorded (`report.class_names`); an empty list
             means no classes. If None, they are found anew.
+        captions: where captions come from, one of `options.CAPTIONS`; if None, none are read.
+        caption_column: the column of metadata files or of a Hugging Face set that holds them; the usual ones if None.
         progress: show a bar while files are checked.
 
     Raises:
         InputError: if no image can be used, too many are damaged, or an argument is wrong.
     """
     size, chosen_range = parse_image_size(image_size), parse_value_range(value_range)
-    _check_arguments(channels, split, fit, on_bad_image)
-    opened = open_source(str(source), Reading(split, chosen_range, max_pixels, names, class_names))
+    _check_arguments(channels, split, fit, on_bad_image, captions)
+    reading = Reading(split, chosen_range, max_pixels, names, class_names, captions, caption_column)
+    opened = open_source(str(source), reading)
     if opened.unreadable_folders:
         name, reason = opened.unreadable_folders[0]
         raise InputError(f"the folder {name} in {source} cannot be searched: {reason}")
@@ -149,7 +175,9 @@ def open_dataset(
     if problem is not None:
         raise InputError(f"{source}: {problem}")
     known = vars(facts) | {"num_images": len(opened), "channels": channels or facts.channels}
-    report = DatasetReport(**known, image_size=size[0] if size[0] == size[1] else size, left_out=bad)
+    about = None if captions is None else CaptionFacts.of(opened.captions or [])
+    side = size[0] if size[0] == size[1] else size
+    report = DatasetReport(**known, image_size=side, left_out=bad, captions=about)
     values = {"F": (0.0, 1.0)} if opened.deep is not None else values_by_type(facts.deep)
     preparation = Preparation(size, report.channels, fit, random_flip, random_crop, values)
     return ImageDataset(opened, np.arange(len(opened)), report, preparation, seed)
@@ -194,13 +222,14 @@ def train_validation_split(
     return kept, replace(held_out, preparation=replace(dataset.preparation, random_flip=False, random_crop=False))
 
 
-def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str) -> None:
+def _check_arguments(channels: int | None, split: str, fit: str, on_bad_image: str, captions: str | None) -> None:
     if channels not in (None, 1, 3, 4):
         raise InputError(f"channels={channels} must be 1 (grey), 3 (RGB) or 4 (RGBA)")
     for name, value, allowed in (
         ("split", split, SPLITS),
         ("fit", fit, FITS),
         ("on_bad_image", on_bad_image, ("skip", "error")),
+        ("captions", captions, (None, *CAPTIONS)),
     ):
         if value not in allowed:
-            raise InputError(f"{name}={value!r} must be one of {', '.join(allowed)}")
+            raise InputError(f"{name}={value!r} must be one of {', '.join(map(str, allowed))}")

@@ -34,6 +34,11 @@ class TrainingData(ABC):
         """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
         return None
 
+    @property
+    def captions(self) -> list[str] | None:
+        """What each image shows, in words, by its index; None if there are no captions."""
+        return None
+
     @abstractmethod
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test")
 FITS = ("crop", "pad", "stretch", "patch")
+CAPTIONS = ("auto", "metadata", "txt", "filename", "column")
+"""Where captions of images come from: metadata files or else text files beside the images; one of the two; the names
+of the images; a column of a Hugging Face data set, which `auto` takes as well."""
+BUILT_IN = ("digits", "shapes", "scenes")
+"""Data sets that come with the package. They take precedence over folders of the same names."""
 
 
 @dataclass
@@ -19,7 +24,7 @@ class DataOptions(Options):
 
     data: str = option(
         "",
-        "images to look at: a folder, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)",
+        "images to look at: a folder, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes, scenes)",
         positional=True,
         required=True,
         metavar="DATA",

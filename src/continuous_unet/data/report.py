@@ -1,6 +1,8 @@
 """Facts about the images of a data set, for people and for run.json, which also show if two sets are the same."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from continuous_unet.base.results import Json
@@ -68,6 +70,22 @@ class ImageFacts:
         return lines
 
 
+@dataclass(frozen=True)
+class CaptionFacts:
+    """The facts about the captions of a data set."""
+
+    distinct: int
+    """The number of different captions."""
+    example: str
+    digest: str
+    """A hash of all captions in the order of the images: a run cannot continue with others."""
+
+    @classmethod
+    def of(cls, captions: Sequence[str]) -> "CaptionFacts":
+        digest = hashlib.blake2b("\n".join(captions).encode(), digest_size=16).hexdigest()
+        return cls(len(set(captions)), captions[0][:200] if captions else "", digest)
+
+
 @dataclass(kw_only=True)
 class DatasetReport(ImageFacts):
     """The facts about a data set: what its source holds, what the images become, and which were left out."""
@@ -80,6 +98,7 @@ class DatasetReport(ImageFacts):
     largest: tuple[int, int]
     left_out: list[tuple[str, str]] = field(default_factory=list)
     """The name of each image that cannot be used, and the reason."""
+    captions: CaptionFacts | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,6 +114,8 @@ class DatasetReport(ImageFacts):
         if self.class_names:
             shown = ", ".join(self.class_names[:10]) + (", …" if len(self.class_names) > 10 else "")
             lines.append(f"{len(self.class_names)} classes: {shown}")
+        if self.captions:
+            lines.append(f"{self.captions.distinct:,} different captions, such as {self.captions.example!r}")
         lines += self.remarks()
         if self.left_out:
             lines.append(f"left out {len(self.left_out):,}:")
@@ -119,6 +140,8 @@ class DatasetReport(ImageFacts):
         now = self.to_dict()
         names = ["num_images", "image_size", "channels", "class_names"] + (["smallest", "largest"] if moved else [])
         changed = [f"{n} {before[n]!r} -> {now[n]!r}" for n in names if n in before and before[n] != now[n]]
+        if self.captions is not None and before.get("captions") not in (None, now["captions"]):
+            changed.append("the captions are not the same")
         ranges = {images["kind"]: (images["black"], images["white"]) for images in before.get("deep", [])}
         for images in self.deep:
             taken = images.black, images.white

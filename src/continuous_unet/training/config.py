@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, leaves, option, section, variants
-from continuous_unet.data.options import parse_image_size, parse_value_range
+from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value_range
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
@@ -29,7 +29,8 @@ class DataSettings(Options):
 
     source: str = may_change(
         "",
-        "images to train on: a folder, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)",
+        "images to train on: a folder, .zip, .tar shards, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes, "
+        "scenes)",
         flat="data",
         required=True,
     )
@@ -55,6 +56,14 @@ class DataSettings(Options):
         None, "LOW:HIGH, the values of black and white in 16-bit, 32-bit and float images; decided for all if left out"
     )
     max_pixels: int | None = may_change(None, "leave images with more pixels than this out", at_least=1)
+    captions: Literal["auto", "metadata", "txt", "filename", "column"] = option(
+        "auto",
+        "where captions come from, with --text-encoder: metadata.jsonl or .csv, .txt files beside images, the names of "
+        "images, or a column of an hf: set; auto takes the first that exists, but no file names",
+    )
+    caption_column: str | None = option(
+        None, "column of an hf: set or of metadata files that holds captions (default: text, caption or prompt)"
+    )
     num_validation: int = option(0, "number of images held out to measure the validation loss on", at_least=0)
     num_workers: int = may_change(0, "number of processes that load images", at_least=0)
 
@@ -167,10 +176,6 @@ class TrainConfig(Options):
         if self.model.start_from is not None:
             places["start_from"] = absolute_path(self.model.start_from)
         return self.replaced(**places)
-
-
-BUILT_IN = ("digits", "shapes")
-"""Data sets that come with the package. They take precedence over folders of the same names."""
 
 
 def absolute_path(name: str) -> str:

@@ -14,15 +14,26 @@ from continuous_unet.data.sources.folder import FolderSource
 from continuous_unet.data.sources.hub import HubSource
 from continuous_unet.data.sources.idx import IdxSource
 from continuous_unet.data.sources.npz import NpzSource
+from continuous_unet.data.sources.scenes import ScenesSource
 from continuous_unet.data.sources.shapes import ShapesSource
 
 __all__ = ["SOURCES", "FileSource", "Reading", "Source", "open_source"]
 
-SOURCES: list[type[Source]] = [DigitsSource, ShapesSource, NpzSource, ZipSource, IdxSource, HubSource, FolderSource]
+SOURCES: list[type[Source]] = [
+    DigitsSource,
+    ShapesSource,
+    ScenesSource,
+    NpzSource,
+    ZipSource,
+    IdxSource,
+    HubSource,
+    FolderSource,
+]
 """The kinds of sources, in the order in which they are tried."""
 
 _EXPECTED = (
-    "a folder of images, a .zip of one, MNIST-style IDX files, a .npz, hf:NAME, or a built-in set (digits, shapes)"
+    "a folder of images, a .zip of one, MNIST-style IDX files, a .npz, hf:NAME, or a built-in set (digits, shapes, "
+    "scenes)"
 )
 
 
@@ -38,7 +49,20 @@ def open_source(source: str, reading: Reading) -> Source:
     """
     for kind in SOURCES:
         if kind.matches(source):
-            return kind(source, reading)
+            opened = kind(source, reading)
+            if reading.captions is not None and opened.captions is None:
+                raise InputError(_no_captions(source, opened, reading.captions))
+            return opened
     if Path(source).exists():
         raise InputError(f"{source} is not a kind of data that can be read; expected {_EXPECTED}")
     raise InputError(f"{source} does not exist; expected {_EXPECTED}")
+
+
+def _no_captions(source: str, opened: Source, mode: str) -> str:
+    """Returns why a source without captions cannot be used, and what to do."""
+    if opened.files:
+        looked = "no text file beside its images" + ("" if mode == "txt" else " and no metadata.jsonl or metadata.csv")
+        return f"{source} has no captions: {looked}; add some, or take the names of the images with --captions filename"
+    if opened.kind == "hub":
+        return f"{source} has no captions; name the column that holds them with --caption-column"
+    return f"{source} has no captions; train on a folder, an archive, hf:NAME, or the built-in set scenes"

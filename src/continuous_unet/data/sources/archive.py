@@ -46,6 +46,16 @@ class ZipSource(FileSource):
             self._open = os.getpid(), zipfile.ZipFile(self.path)
         return self._open[1]
 
+    def read_text(self, name: str) -> str:
+        archive = self._archive()
+        info = archive.getinfo(self._members[name])
+        if info.file_size > LARGEST_FILE_BYTES:
+            raise OSError(f"it has more than {LARGEST_FILE_BYTES} bytes")
+        try:
+            return archive.read(info).decode("utf-8-sig")
+        except Exception as error:  # damaged members raise zlib, struct and other errors
+            raise OSError(first_line(error)) from error
+
     def load(self, index: int) -> Image.Image:
         try:
             archive = self._archive()

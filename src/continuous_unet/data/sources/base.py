@@ -28,6 +28,10 @@ class Reading:
     """The image files to use; all if None."""
     class_names: Sequence[str] | None = None
     """With `names`, the classes in their order. If empty, there are no classes; if None, they are found anew."""
+    captions: str | None = None
+    """Where captions come from (`data.options.CAPTIONS`); None where nobody needs them."""
+    caption_column: str | None = None
+    """The column of a table that holds captions; the usual ones are looked for if None."""
 
 
 class Source(ABC):
@@ -45,6 +49,8 @@ class Source(ABC):
     names: list[str]
     labels: list[int] | None = None
     class_names: list[str] | None = None
+    captions: list[str] | None = None
+    """What each image shows, in words; None where nothing says so, or where nobody asked."""
     why_no_classes: str = ""
     deep: Sequence[DeepImages] | None = None
     """How high-depth values are read, if the source decides that; `load` then returns values in [0, 1]."""
@@ -86,6 +92,8 @@ class Source(ABC):
         self.names = [self.names[i] for i in indices]
         if self.labels is not None:
             self.labels = [self.labels[i] for i in indices]
+        if self.captions is not None:
+            self.captions = [self.captions[i] for i in indices]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,12 +1,14 @@
 """Image files in a folder or an archive: finds which are images, and which folders are classes or splits."""
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.sources.base import Source
+from continuous_unet.data.sources.captions import find_captions
 from continuous_unet.images.names import NOT_READ, SUFFIXES, describe_left_out, is_hidden, is_image
 
 _PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
@@ -29,6 +31,33 @@ class FileSource(Source):
         else:
             images = [name for name, path in paths.items() if is_image(path)]
             self.set_names(choose_split(images, self.reading.split, where))
+        mode, column = self.reading.captions, self.reading.caption_column
+        if mode is not None:
+            self._set_captions(find_captions(mode, self.names, paths, self.read_text, column, where))
+
+    @abstractmethod
+    def read_text(self, name: str) -> str:
+        """Returns the content of a text file.
+
+        Raises:
+            OSError, ValueError: if it cannot be read.
+        """
+
+    def _set_captions(self, captions: Mapping[str, str]) -> None:
+        """Takes captions by the name of the image; none at all leaves the source without captions.
+
+        Raises:
+            InputError: if only some images have one.
+        """
+        missing = [name for name in self.names if name not in captions]
+        if len(missing) == len(self.names):
+            return
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(self.names)} images in {self.where} have no caption, such as {missing[0]}; "
+                "add the captions, or remove these images"
+            )
+        self.captions = [captions[name] for name in self.names]
 
     def set_names(self, names: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Sorts the names and finds their classes.
@@ -68,7 +97,10 @@ class FileSource(Source):
         self.labels = [number[top] for top in tops if top is not None]
 
     def keep(self, indices: Sequence[int]) -> None:
+        captions = None if self.captions is None else dict(zip(self.names, self.captions, strict=True))
         self.set_names([self.names[i] for i in indices])
+        if captions is not None:
+            self._set_captions(captions)
 
 
 def top_of_each(names: Sequence[str]) -> list[str | None]:

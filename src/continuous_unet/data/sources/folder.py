@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from continuous_unet.data.sources.base import LARGEST_FILE_BYTES
 from continuous_unet.data.sources.files import FileSource
 from continuous_unet.images.decode import Unreadable, load_image
 
@@ -38,6 +39,12 @@ class FolderSource(FileSource):
 
     def _relative(self, path: str) -> str:
         return Path(path).relative_to(self.root).as_posix()
+
+    def read_text(self, name: str) -> str:
+        path = self.root / name
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE_BYTES:
+            raise OSError(f"it is no file of at most {LARGEST_FILE_BYTES} bytes")
+        return path.read_text(encoding="utf-8-sig")
 
     def load(self, index: int) -> Image.Image:
         path = self.root / self.names[index]
