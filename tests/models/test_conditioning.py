@@ -22,6 +22,7 @@ KINDS = {
     "residual": {"block_type": "residual", "gradient": "backprop"},
     "adaptive": {"method": "dopri5", "field_type": "general", "gradient": "backprop"},
     "velocity from the timestep": {"initial_velocity": "timestep"},
+    "elastic": {"elastic_depth": True, "initial_velocity": "timestep"},
 }
 
 
@@ -61,13 +62,15 @@ def test_solver_steps_of_a_call_are_those_of_set_solver(kind):
                 assert not torch.allclose(once, unet(x, 5).sample, atol=1e-7)
 
 
+@pytest.mark.parametrize("elastic_depth", [False, True])
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
-def test_solver_steps_of_a_call_when_training(gradient):
-    unet, x = make(gradient=gradient).train(), torch.randn(2, 1, 8, 8)
+def test_solver_steps_of_a_call_when_training(gradient, elastic_depth):
+    unet, x = make(gradient=gradient, elastic_depth=elastic_depth).train(), torch.randn(2, 1, 8, 8)
 
     def gradients(**options):
         unet.zero_grad()
         unet(x, torch.tensor([3, 800]), **options).sample.square().mean().backward()
+        assert all(p.grad.any() for p in unet.parameters())
         return [p.grad.clone() for p in unet.parameters()]
 
     once = gradients(num_solver_steps=3)
@@ -149,8 +152,9 @@ def test_precomputed_embeddings_cannot_be_changed_or_used_by_another_model():
         make()(torch.randn(1, 1, 8, 8), 5, embeddings=known)
 
 
-def test_embeddings_for_other_solver_steps_than_those_of_the_call():
-    unet, x = make(), torch.randn(1, 1, 8, 8)
+@pytest.mark.parametrize("elastic_depth", [False, True])
+def test_embeddings_for_other_solver_steps_than_those_of_the_call(elastic_depth):
+    unet, x = make(elastic_depth=elastic_depth), torch.randn(1, 1, 8, 8)
     with torch.no_grad():
         known = unet.precompute_embeddings([5.0], num_solver_steps=2)
         for num_steps in (1, 3, 4):

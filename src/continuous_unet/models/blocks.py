@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continuous_unet.models.conditioning import Conditioning
+from continuous_unet.models.conditioning import Conditioning, StepSizeEmbedding
 from continuous_unet.models.fields import FIELDS, FieldConfig, InitialVelocity
 from continuous_unet.ode import METHODS, State, check_solver, integrate
 
@@ -40,7 +40,7 @@ class SolverConfig:
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """The settings that a block is built from. Only `DynamicBlock` uses the last two."""
+    """The settings that a block is built from. Only `DynamicBlock` uses `field_type` and `initial_velocity`."""
 
     field: FieldConfig
     solver: SolverConfig
@@ -48,6 +48,8 @@ class BlockConfig:
     """The name of the block in errors, warnings and statistics, for example `down_blocks.0.blocks.0`."""
     field_type: str = "relaxation"
     initial_velocity: str = "features"
+    elastic_depth: bool = False
+    """Whether the block knows how long its solver steps are."""
 
 
 class Block(nn.Module):
@@ -64,6 +66,17 @@ class Block(nn.Module):
         super().__init__()
         self.solver = config.solver
         self.name = config.name
+        self.step_size: StepSizeEmbedding | None = None
+        if config.elastic_depth:
+            self.step_size = StepSizeEmbedding(config.field.emb_channels, config.solver.horizon)
+
+    def at_depth(self, conditioning: Conditioning, num_steps: int | None = None) -> Conditioning:
+        """Returns the conditioning of a call with this number of solver steps: it knows their length if it should."""
+        if self.step_size is None:
+            return conditioning
+        h = self.solver.horizon / (self.solver.num_steps if num_steps is None else num_steps)
+        embedding = conditioning.embedding
+        return conditioning._replace(embedding=embedding + self.step_size(h, embedding), step_size=h)
 
     @classmethod
     def check(cls, field_type: str, method: str, gradient: str) -> None:
@@ -100,7 +113,7 @@ class DynamicBlock(Block):
             )
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        solver = self.solver
+        solver, conditioning = self.solver, self.at_depth(conditioning, num_steps)
         state = State(x, self.initial_velocity(x, conditioning))
         if state.v.dtype != x.dtype:  # autocast: the convolution's output is half, the features may be float32
             state = State(x.float(), state.v.float())

@@ -8,13 +8,15 @@ it is stored on a module, so that threads can share a model.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-ScaleShifts = Mapping[tuple["AdaptiveScaleShift", float], tuple[Tensor, Tensor]]
-"""Scale and shift `(1, C)` by module and ODE time."""
+Place = tuple["AdaptiveScaleShift", float, float | None]
+"""A module, an ODE time, and the length of the solver steps where the blocks know it."""
+ScaleShifts = Mapping[Place, tuple[Tensor, Tensor]]
+"""Scale and shift `(1, C)` by place."""
 
 
 class Conditioning(NamedTuple):
@@ -27,6 +29,8 @@ class Conditioning(NamedTuple):
     """The embedding of timestep and class, `(B, E)`."""
     scale_shifts: ScaleShifts | None = None
     """Scales and shifts of this embedding that were computed before; the others are computed where they are needed."""
+    step_size: float | None = None
+    """The length of a solver step of the block that this was handed to; None in models without elastic depth."""
 
 
 class OdeTimeFeatures(nn.Module):
@@ -82,8 +86,48 @@ class AdaptiveScaleShift(nn.Module):
         known = None
         # A compiled model computes its own, because it would be compiled again for every timestep of the table.
         if not torch.compiler.is_compiling() and conditioning.scale_shifts and not isinstance(t, Tensor):
-            known = conditioning.scale_shifts.get((self, t))
+            known = conditioning.scale_shifts.get((self, t, conditioning.step_size))
         return scale_and_shift(h, *(known or self.scale_shift(t, conditioning.embedding)))
+
+
+class StepSizeEmbedding(nn.Module):
+    """A learned vector that tells a block how long its solver steps are: an embedding of the logarithm of their length.
+
+    A model of elastic depth takes few long steps or many short ones over the same integration time, and the best
+    update differs between them. The vector is zero at first, so that a trained model can be given this embedding
+    without a change of what it computes.
+
+    Args:
+        emb_channels: width E of the timestep embedding, which the vector is added to.
+        horizon: end of the ODE's time.
+        num_frequencies: number of frequencies; each gives two features.
+    """
+
+    octaves = 8.0
+    """The lowest frequency turns by half a circle from one step to 2^8 of them."""
+
+    def __init__(self, emb_channels: int, horizon: float, num_frequencies: int = 4) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.num_frequencies = num_frequencies
+        self.out = nn.Linear(2 * num_frequencies, emb_channels, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, h: float | Tensor, like: Tensor) -> Tensor:
+        """Returns the vector `(E,)` for solver steps of length `h`, with the dtype and device of `like`."""
+        angles: list[Any]
+        if isinstance(h, Tensor):  # an exported network that is given the number of solver steps
+            angles = [k * math.pi / self.octaves * torch.log2(self.horizon / h) for k in self._frequencies]
+            features = torch.stack([function(a) for function in (torch.cos, torch.sin) for a in angles]).to(like)
+        else:
+            angles = [k * math.pi / self.octaves * math.log2(self.horizon / h) for k in self._frequencies]
+            values = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+            features = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return self.out(features)
+
+    @property
+    def _frequencies(self) -> range:
+        return range(1, self.num_frequencies + 1)
 
 
 def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

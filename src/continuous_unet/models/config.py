@@ -8,6 +8,7 @@ from continuous_unet.models.blocks import SolverConfig
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.fields import FIELDS, INITIAL_VELOCITIES, FieldConfig
 from continuous_unet.models.layers import NORM_TYPES
+from continuous_unet.ode import ADAPTIVE_METHODS
 
 Values = Mapping[str, Any]
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
@@ -52,6 +53,7 @@ class Settings:
     field_channels: tuple[int | None, ...] | None = None
     time_proj_channels: int | None = None
     next_timestep_embedding: bool = False
+    elastic_depth: bool = False
 
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ class UNetConfig(Settings):
             sides = (self.sample_size,) * 2 if isinstance(self.sample_size, int) else tuple(self.sample_size)
             check_size("sample_size", sides, self.size_multiple)
         BLOCKS[self.block_type].check(self.field_type, self.solver.method, self.solver.gradient)
+        check_elastic(self.elastic_depth, self.method)
 
     def _check_levels(self) -> None:
         widths, groups = self.block_out_channels, self.norm_num_groups
@@ -172,6 +175,15 @@ _CHOICES: dict[str, Collection[str | None]] = {
     "mid_block_type": ("UNetMidBlock2D", None),
     "class_embed_type": ("timestep", "identity", None),
 }
+
+
+def check_elastic(elastic_depth: bool, method: str) -> None:
+    """Raises ValueError for a model that is given the length of its solver steps, where a method chooses it."""
+    if elastic_depth and method in ADAPTIVE_METHODS:
+        raise ValueError(
+            f"elastic_depth=True is for solver steps of equal length, and method={method!r} chooses its own; use a "
+            "method of fixed steps"
+        )
 
 
 def _check_choice(name: str, value: object, allowed: Collection[str | None]) -> None:

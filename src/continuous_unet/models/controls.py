@@ -60,6 +60,7 @@ class FirstOrderBlock(Block):
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
         torchdiffeq = import_torchdiffeq("block_type='first_order' needs")
         solver, scheme = self.solver, METHODS.get(self.solver.method)
+        conditioning = self.at_depth(conditioning, num_steps)
 
         def derivative(t: Tensor, z: Tensor) -> Tensor:
             return self.field(t, z, conditioning)
@@ -105,7 +106,7 @@ class ResidualBlock(Block):
         return tuple(step * (self.solver.horizon / steps) for step in range(steps))
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        times = self.times(num_steps)
+        times, conditioning = self.times(num_steps), self.at_depth(conditioning, num_steps)
         step_size = self.solver.horizon / len(times)
         if x.dtype != torch.float32 and torch.is_autocast_enabled(x.device.type):
             x = x.float()  # like the state of the dynamic block

@@ -12,7 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from continuous_unet.models.blocks import Block, BlockConfig
-from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, PrecomputedEmbeddings
+from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, Place, PrecomputedEmbeddings
 from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
@@ -81,7 +81,7 @@ class ContinuousUNet(nn.Module):
             self.class_embedding = nn.Embedding(config.num_class_embeds, emb_channels)
 
         def stage(name: str, level: int, num_blocks: int, with_attention: bool) -> Stage:
-            settings = (config.field_type, config.initial_velocity)
+            settings = (config.field_type, config.initial_velocity, config.elastic_depth)
             configs = [
                 BlockConfig(config.field(level, dim), config.solver, f"{name}.blocks.{i}", *settings)
                 for i in range(num_blocks)
@@ -223,16 +223,17 @@ class ContinuousUNet(nn.Module):
             raise ValueError("embeddings of class-conditional models depend on the class and cannot be precomputed")
         numbers = [float(timestep) for timestep in timesteps]
         jumps = None if next_timesteps is None else [float(timestep) for timestep in next_timesteps]
-        by_row: list[dict[tuple[AdaptiveScaleShift, float], tuple[Tensor, Tensor]]] = [{} for _ in numbers]
+        by_row: list[dict[Place, tuple[Tensor, Tensor]]] = [{} for _ in numbers]
         with torch.no_grad():
             following = None if jumps is None else torch.tensor(jumps)
             emb = self._embed(torch.tensor(numbers), None, len(numbers), self.conv_in.weight.device, following)
             for block in self._blocks():
+                own = block.at_depth(Conditioning(emb), num_solver_steps)
                 for t in dict.fromkeys(block.times(num_solver_steps) or ()):
                     for clocks in (module for module in block.modules() if isinstance(module, AdaptiveScaleShift)):
-                        rows = zip(*(part.split(1) for part in clocks.scale_shift(t, emb)), strict=True)
+                        rows = zip(*(part.split(1) for part in clocks.scale_shift(t, own.embedding)), strict=True)
                         for table, row in zip(by_row, rows, strict=True):
-                            table[clocks, t] = row
+                            table[clocks, t, own.step_size] = row
         conditionings = [
             Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)
         ]

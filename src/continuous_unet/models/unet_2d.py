@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import Settings, pick, without_foreign
+from continuous_unet.models.config import Settings, check_elastic, pick, without_foreign
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.unet import ContinuousUNet
 
@@ -93,6 +93,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         solver_atol: absolute tolerance of adaptive methods.
         next_timestep_embedding: whether the model is also told where an evaluation jumps to, as models that sample in
             a few steps are (`next_timestep` of `forward`). The embedding starts at zero.
+        elastic_depth: whether each block is given the length of its solver steps, for models that are trained at
+            several numbers of them.
 
     Raises:
         ValueError: for settings that do not fit together, by name.
@@ -177,6 +179,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         """
         config, blocks = self.config, self._blocks()
         BLOCKS[config.block_type].check(config.field_type, method or config.method, gradient or config.gradient)
+        check_elastic(config.elastic_depth, method or config.method)
         changes = {"num_steps": num_steps, "method": method, "gradient": gradient, "keep_loop": keep_loop}
         changed = [block.solver.with_changes(**changes) for block in blocks]
         for block, solver in zip(blocks, changed, strict=True):
