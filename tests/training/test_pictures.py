@@ -13,9 +13,11 @@ from continuous_unet.tasks.generate.training import GenerateTask
 from .conftest import unet
 
 
-def picture(model, num_samples, num_classes=None, stop=None):
-    task = GenerateTask(GenerateTraining(), process_of(DDPMScheduler()), num_samples=num_samples, sampling_steps=2)
-    return task.picture(PictureContext(model, [], num_classes, Processes(), stop or StopRequest()))
+def picture(model, num_samples, classes=(), stop=None):
+    options = GenerateTraining(class_conditional=bool(classes), condition_dropout=0.0)
+    task = GenerateTask(options, process_of(DDPMScheduler()), num_samples=num_samples, sampling_steps=2)
+    task.class_names = classes
+    return task.picture(PictureContext(model, [], Processes(), stop or StopRequest()))
 
 
 def test_pictures_repeat():
@@ -25,7 +27,7 @@ def test_pictures_repeat():
 
 
 def test_a_row_for_each_class():
-    wide = picture(unet(num_class_embeds=3), 6, num_classes=3)
+    wide = picture(unet(num_class_embeds=3), 6, classes=("a", "b", "c"))
     assert wide.width < wide.height  # two columns, three rows
 
 

@@ -125,7 +125,7 @@ def test_generation_errors_are_per_image_in_float32_and_weighted_in_training_onl
     learning = make_task(tiny(min_snr_gamma=5.0).validate())
     clean, noise, times = torch.rand(4, 1, 4, 4), torch.randn(4, 1, 4, 4), torch.tensor([0, 100, 500, 998])
 
-    def model(x, t, class_labels):
+    def model(x, t):
         return SimpleNamespace(sample=noise.bfloat16() + 1)
 
     context = step(learning, model, clean, noise, times)

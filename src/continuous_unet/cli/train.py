@@ -10,9 +10,10 @@ cunet train --output runs/digits --resume
 from pathlib import Path
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import read_layer
 from continuous_unet.base.results import Json
 from continuous_unet.cli.verb import Verb
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.config import TrainConfig, recorded
 
 
 def begun(output: str) -> Json:
@@ -20,7 +21,7 @@ def begun(output: str) -> Json:
     saved = Path(output) / "config.yaml"
     if not saved.is_file():
         raise InputError(f"{output} holds no run to resume; start one without --resume")
-    return TrainConfig.load(saved).flat()
+    return recorded(read_layer(TrainConfig, saved)).flat()
 
 
 TRAIN = Verb(TrainConfig, "continuous_unet.training.run:train", __doc__, begun)

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import read_layer
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data import ImageDataset, open_dataset
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.process import Process
+from continuous_unet.tasks.facts import ConditionFacts
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.config import TrainConfig, recorded
 
 FEWEST_IMAGES = 32
 """With fewer, ranges and rankings would follow single images."""
+
+
+NOTHING_KNOWN = ConditionFacts()
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,17 @@ def origin(model: str | os.PathLike) -> Origin:
                 smallest = min(int(side) for side in data["smallest"])
             except (OSError, ValueError, KeyError, TypeError):
                 smallest = None
-            return Origin(TrainConfig.load(folder / "config.yaml"), smallest)
+            return Origin(recorded(read_layer(TrainConfig, folder / "config.yaml")), smallest)
     return Origin()
 
 
 def open_for(
-    unet: Network, data: str, known: Origin, option: str = "--data", size: tuple[int, int] | None = None
+    unet: Network,
+    data: str,
+    known: Origin,
+    option: str = "--data",
+    size: tuple[int, int] | None = None,
+    conditions: ConditionFacts = NOTHING_KNOWN,
 ) -> ImageDataset:
     """Opens images as a model takes them, without augmentation.
 
@@ -55,6 +65,7 @@ def open_for(
         known: how the model was trained, and thus how images are cut to size.
         option: the name of the option that named the data, for errors.
         size: height and width in pixels, if not those of the model's `sample_size`.
+        conditions: what is known of the model's classes.
 
     Raises:
         InputError: for images of other channels, too small or too few images, or without the classes of the model.
@@ -83,7 +94,8 @@ def open_for(
         )
     if len(dataset) < FEWEST_IMAGES:
         raise InputError(f"{option} {data}: {len(dataset)} images are too few; at least {FEWEST_IMAGES} are needed")
-    classes = unet.config.num_class_embeds
+    rows = unet.config.num_class_embeds
+    classes = None if rows is None else rows - (conditions.null_class is not None)
     if classes is not None and dataset.num_classes != classes:
         raise InputError(
             f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}"

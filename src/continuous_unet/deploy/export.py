@@ -153,7 +153,8 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
 
 def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
     known, size, process = origin(options.model), (network.height, network.width), process_of(pipeline.scheduler)
-    data = open_for(network.unet, str(options.calibration_data), known, "--calibration-data", size)
+    source, conditions = str(options.calibration_data), pipeline.facts.conditions
+    data = open_for(network.unet, source, known, "--calibration-data", size, conditions)
     labels, seed = network.class_conditional, known.config.seed
     batch = noised_images(data, process, options.calibration_images, with_labels=labels, seed=seed)
     return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     VALIDATION = 3
     PICTURES = 4
     CALIBRATION = 5
+    CONDITIONS = 6
 
 
 def philox(key: tuple[int, int], counters: Words) -> Words:

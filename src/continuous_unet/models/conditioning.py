@@ -22,15 +22,19 @@ ScaleShifts = Mapping[Place, tuple[Tensor, Tensor]]
 class Conditioning(NamedTuple):
     """The conditions of one evaluation of a U-Net. It is immutable, and blocks hand it to their fields.
 
-    A new kind of condition, such as the tokens of a text, becomes a new field of this class.
+    A new kind of condition becomes a new field of this class.
     """
 
     embedding: Tensor
-    """The embedding of timestep and class, `(B, E)`."""
+    """The embedding of everything that is one vector for an image, such as timestep and class: `(B, E)`."""
     scale_shifts: ScaleShifts | None = None
     """Scales and shifts of this embedding that were computed before; the others are computed where they are needed."""
     step_size: float | None = None
     """The length of a solver step of the block that this was handed to; None in models without elastic depth."""
+    encoder_hidden_states: Tensor | None = None
+    """A text, which cross-attention reads: a vector for each of its tokens, `(B, L, D)`. No field takes it."""
+    encoder_attention_mask: Tensor | None = None
+    """Which tokens count, bool `(B, L)`; all of them if None."""
 
 
 class OdeTimeFeatures(nn.Module):

@@ -130,6 +130,9 @@ class ContinuousUNet(nn.Module):
         class_labels: Tensor | None = None,
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
+        *,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         next_timestep: Tensor | float | None = None,
     ) -> Tensor:
         """Returns the prediction, `(B, out_channels, *size)`; see `ContinuousUNet2DModel.forward`."""
@@ -144,6 +147,8 @@ class ContinuousUNet(nn.Module):
         if num_solver_steps is not None:
             block = self._blocks()[0]
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
+        if encoder_hidden_states is not None or encoder_attention_mask is not None:
+            raise ValueError("encoder_hidden_states were given to a model without text (cross_attention_dim is None)")
         conditioning: Conditioning | None = None
         if embeddings is not None and not torch.compiler.is_compiling():
             if embeddings.model is not self:

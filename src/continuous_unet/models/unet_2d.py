@@ -138,6 +138,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         return_dict: bool = True,
         num_solver_steps: int | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         next_timestep: Tensor | float | int | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Returns what the model was trained to predict (the noise, `v` or the image) at a diffusion timestep.
@@ -149,6 +151,9 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             return_dict: whether to return a `UNet2DOutput` (the prediction is its `sample`) rather than a tuple.
             num_solver_steps: solver steps in each block for this call; the model's own if None.
             embeddings: the result of `precompute_embeddings`, which saves time where no gradients are needed.
+            encoder_hidden_states: a text for each image, `(B, L, cross_attention_dim)`; required by and only allowed
+                for models with `cross_attention_dim`.
+            encoder_attention_mask: which of its tokens count, bool `(B, L)`; all if None.
             next_timestep: the timestep that this evaluation jumps to, as one number or per image, for models with
                 `next_timestep_embedding`; `timestep` itself if None.
 
@@ -158,7 +163,16 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         Raises:
             ValueError: for arguments that do not fit the model, by name.
         """
-        prediction = self.predict(sample, timestep, class_labels, num_solver_steps, embeddings, next_timestep)
+        prediction = self.predict(
+            sample,
+            timestep,
+            class_labels,
+            num_solver_steps,
+            embeddings,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            next_timestep=next_timestep,
+        )
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
     def set_solver(

@@ -1,8 +1,8 @@
 """The contract of a training task. Everything that is the same for all tasks belongs to the trainer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
@@ -39,8 +40,11 @@ class StepContext:
     """Standard normal noise of that shape."""
     times: Tensor
     """Times of the process `(B,)`."""
-    labels: Tensor | None = None
-    """Classes `(B,)` of a class-conditional model."""
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the model is asked for: keyword arguments of its call, empty for an unconditional model.
+
+    The conditions that were dropped are already replaced by those for "anything".
+    """
     step: int = 0
     """Number of training steps that were taken before."""
 
@@ -53,8 +57,6 @@ class PictureContext:
     """In evaluation mode."""
     images: Iterable[dict[str, Any]]
     """Held-out images if there are some, training images otherwise."""
-    num_classes: int | None
-    """Number of classes of a class-conditional model."""
     processes: Processes
     """The processes that share the work."""
     stop: StopRequest
@@ -91,6 +93,35 @@ class Task(ABC, Generic[Chosen]):
     def class_conditional(self) -> bool:
         """Whether the model is given the classes of the images."""
         return False
+
+    @property
+    def condition_dropout(self) -> float:
+        """The fraction of the training images whose conditions are dropped."""
+        return 0.0
+
+    def conditions(
+        self, batch: Mapping[str, Any], device: torch.device, draws: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the conditions of a batch of B images, as keyword arguments of the model's call.
+
+        Args:
+            batch: what the data gives for each image, such as `label` `(B,)`.
+            device: where the model is.
+            draws: uniform random numbers `(B,)`: an image loses its conditions if its number is below
+                `condition_dropout`. None keeps all conditions, as validation does.
+        """
+        return {}
+
+    def use_data(self, report: DatasetReport) -> None:
+        """Takes note of what the data offers as conditions, such as the names of the classes.
+
+        Raises:
+            InputError: if the data lacks what the task needs.
+        """
+
+    def trial_conditions(self) -> dict[str, Tensor]:
+        """Returns conditions of one image, with which a new model is tried."""
+        return {}
 
     @classmethod
     def make_process(cls, options: VariancePreservingOptions) -> Process:

@@ -11,6 +11,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.saved import LARGEST
+from continuous_unet.tasks.facts import read_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
 from continuous_unet.tasks.registry import TASKS
@@ -100,7 +101,7 @@ def load_pipeline(
     task = trained_for(index)
     if task != "generate":
         raise InputError(f"{path} was trained for `cunet {task}`, and makes no images from noise")
-    pipeline = DiffusionSamplingPipeline(unet, scheduler)
+    pipeline = DiffusionSamplingPipeline(unet, scheduler, read_facts(model_folder(Path(path))))
     return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
 
 

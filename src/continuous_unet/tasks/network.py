@@ -6,6 +6,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
+from continuous_unet.tasks.facts import Facts
+
 if TYPE_CHECKING:
     from continuous_unet.models.config import SavedConfig
 
@@ -44,7 +46,10 @@ class Pipeline(DiffusionPipeline):
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers annotates its default, None
     unet: Network
     scheduler: Any
+    facts: Facts
+    """What is saved with the model, such as the names of its classes."""
 
     def __init__(self, unet: Network, scheduler: Any) -> None:
         super().__init__()
+        self.facts = Facts()
         self.register_modules(unet=unet, scheduler=scheduler)

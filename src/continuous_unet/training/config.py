@@ -1,12 +1,13 @@
 """The configuration of a training run, in sections, which checks itself. Imports no torch: `cunet --help` reads it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.options import Options, leaves, option, section, variants
+from continuous_unet.base.options import Options, build, flatten, leaves, option, section, variants
 from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value_range
 from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
@@ -176,6 +177,17 @@ class TrainConfig(Options):
         if self.model.start_from is not None:
             places["start_from"] = absolute_path(self.model.start_from)
         return self.replaced(**places)
+
+
+def recorded(values: Mapping[str, Any]) -> TrainConfig:
+    """Returns the configuration that a run has recorded, from the values of its file.
+
+    Options that a run of an earlier version has not recorded mean what it did, which need not be their default.
+    """
+    known = flatten(TrainConfig, values)
+    if known.get("class_conditional"):
+        known = {"condition_dropout": 0.0, **known}
+    return build(TrainConfig, known)
 
 
 def absolute_path(name: str) -> str:

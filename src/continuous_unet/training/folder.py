@@ -22,9 +22,10 @@ from typing import Any, TextIO
 
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import explain_write_errors, replace_text, sync
+from continuous_unet.base.options import read_layer
 from continuous_unet.base.results import Json
 from continuous_unet.data import TrainingData
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.config import TrainConfig, recorded
 
 try:
     import fcntl
@@ -79,7 +80,7 @@ class RunFolder:
         """
         self.check_run()
         self._take_lock()
-        before = TrainConfig.load(self.config)
+        before = recorded(read_layer(TrainConfig, self.config))
         if changed := before.changes(config):
             raise InputError(
                 f"the run {self.path} was started with other settings ({'; '.join(changed)}); resume with the old "

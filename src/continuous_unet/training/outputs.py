@@ -83,10 +83,9 @@ class TrainingRun:
 
     def picture(self) -> None:
         """Makes a picture from the averaged weights, with all processes; a signal ends this early."""
-        classes = self.data.num_classes if self.task.class_conditional else None
         with self._until_stopped(), self.learner.averaged():
             images = cast(Iterable[dict[str, Any]], self.held_out or self.data)  # which index or iterate
-            context = PictureContext(self.learner.bare, images, classes, self.processes, self.stop)
+            context = PictureContext(self.learner.bare, images, self.processes, self.stop)
             picture = self.task.picture(context)
             self.processes.by_main(lambda: write_png(picture, self.folder.picture(self.state.step)))
 

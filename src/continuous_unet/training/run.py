@@ -142,8 +142,7 @@ def open_data(
     common |= {"on_bad_image": settings.on_bad_image, "progress": processes.main, **(recorded or {})}
     dataset = open_dataset(settings.source, **common)
     processes.say(dataset.report.summary())
-    if task.class_conditional and dataset.num_classes is None:
-        raise InputError(f"--class-conditional needs data with classes, and {settings.source} has none")
+    task.use_data(dataset.report)
     data, held_out = train_validation_split(dataset, settings.num_validation, config.seed)
     return data, held_out if len(held_out) else None
 
@@ -158,8 +157,6 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     """
     settings, report = config.model, data.report
     arguments = {"sample_size": report.image_size, **task.model_arguments(report.channels, settings.preset)}
-    if task.class_conditional:
-        arguments["num_class_embeds"] = data.num_classes
     if settings.start_from is not None:
         model = _load_start(settings.start_from, task, arguments)
     else:
@@ -171,10 +168,9 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
         round_convolutions(model)
     height, width = report.size
     image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
-    labels = torch.zeros(1, dtype=torch.long) if task.class_conditional else None
     try:
         with torch.no_grad():
-            model.eval()(image, 0, class_labels=labels)
+            model.eval()(image, 0, **task.trial_conditions())
     except (ValueError, RuntimeError) as error:
         raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
     return model

@@ -96,13 +96,14 @@ class Trainer(TrainingRun):
         for part in range(settings.gradient_accumulation_steps):
             positions, batch = next(batches)
             clean = batch["image"].to(device)
+            draws = uniform(seed, Stream.CONDITIONS, positions, device) if task.condition_dropout > 0 else None
             step = StepContext(
                 model=learner.network,
                 process=task.process,
                 clean=clean,
                 noise=normal(seed, Stream.TRAINING_NOISE, positions, clean.shape[1:], device),
                 times=task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
-                labels=batch["label"].to(device) if task.class_conditional else None,
+                conditions=task.conditions(batch, device, draws),
                 step=state.step,
             )
             seed_dropout(seed, state.step, part, self.processes.rank)

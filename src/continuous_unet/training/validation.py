@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
@@ -47,6 +48,7 @@ def validate(
         processes.check(stop)
         numbers = range(start, min(start + BATCH, len(dataset)))
         items = [dataset[i] for i in numbers]
+        rest = [{key: value for key, value in item.items() if key != "image"} for item in items]
         clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
         step = StepContext(
             model=model,
@@ -54,7 +56,7 @@ def validate(
             clean=clean,
             noise=normal(seed, Stream.VALIDATION, [item["index"] for item in items], clean.shape[1:], device),
             times=task.process.spread_times(numbers).to(device),
-            labels=torch.tensor([item["label"] for item in items], device=device) if task.class_conditional else None,
+            conditions=task.conditions(default_collate(rest), device),
         )
         errors = task.error(step)
         if ours:

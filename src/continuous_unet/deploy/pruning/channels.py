@@ -227,8 +227,8 @@ def accumulate_gradients(
 
     def loss(part: Tensor) -> Tensor:
         clean, noise, timestep = (batch[name][part].to(device) for name in ("clean", "noise", "timestep"))
-        classes = None if labels is None else labels[part].to(device)
-        return task.error(StepContext(network, process, clean, noise, timestep, classes)).mean()
+        conditions = {} if labels is None else {"class_labels": labels[part].to(device)}
+        return task.error(StepContext(network, process, clean, noise, timestep, conditions)).mean()
 
     parts = order.split(batch_size)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from torch import nn
 
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.files import check_output, replace_folder, replace_text
+from continuous_unet.base.options import read_layer
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
@@ -26,7 +27,7 @@ from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import count_macs
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.loading import load_pipeline
-from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.config import TrainConfig, recorded
 from continuous_unet.training.run import make_task, train
 from continuous_unet.training.validation import validate
 
@@ -83,7 +84,8 @@ def prune(options: PruneOptions, resume: bool = False, *, stop: StopRequest | No
         return PruneResult(options.output, report)
     config, begun = _finetuning(folder, report), folder / "finetuning" / "config.yaml"
     if begun.is_file():  # the folder may have moved, and with it the model that the run started from
-        TrainConfig.load(begun).replaced(start_from=config.model.start_from).save(begun)
+        before = recorded(read_layer(TrainConfig, begun))
+        before.replaced(start_from=config.model.start_from).save(begun)
     result = train(config, resume=begun.is_file(), stop=stop)
     if result.stopped_by is None:
         replace_folder(folder / "model", lambda aside: shutil.copytree(folder / "finetuning" / "model", aside))
@@ -101,7 +103,7 @@ def _prune(options: PruneOptions) -> None:
     unet = channels.prunable(pipeline.unet)
     widths = channels.pruned_widths(unet, options.ratio)
     known = origin(options.model)
-    data = open_for(pipeline.unet, options.data, known)
+    data = open_for(pipeline.unet, options.data, known, conditions=pipeline.facts.conditions)
     process = process_of(pipeline.scheduler)
     config = _configure(pipeline, process.options(), known.config, options, data)
     report: Json = {
@@ -117,7 +119,8 @@ def _prune(options: PruneOptions) -> None:
         batch = noised_images(seen, process, options.importance_images, with_labels=with_labels, seed=config.seed)
         report["timesteps"] = channels.accumulate_gradients(unet, process, batch)
     torch.manual_seed(derive_seed("pruning", config.seed))  # importance="random" draws from it
-    narrow = DiffusionSamplingPipeline(channels.prune_unet(unet, widths, options.importance).eval(), pipeline.scheduler)
+    pruned = channels.prune_unet(unet, widths, options.importance).eval()
+    narrow = DiffusionSamplingPipeline(pruned, pipeline.scheduler, pipeline.facts)
     report["pruned"] = _measure(narrow, config, held_out)
 
     def write(aside: Path) -> None:
@@ -137,6 +140,7 @@ def _configure(
 ) -> TrainConfig:
     """Returns the configuration of the fine-tuning: that of the model's run, with what pruning sets."""
     num_validation = options.num_validation or known.data.num_validation or 256
+    has_null = pipeline.facts.conditions.null_class is not None
     return known.replaced(
         **process.flat(),
         data=options.data,
@@ -144,6 +148,7 @@ def _configure(
         start_from="pruned",
         model_options={},
         class_conditional=pipeline.unet.config.num_class_embeds is not None,
+        condition_dropout=known.flat().get("condition_dropout", 0.1) if has_null else 0.0,
         image_size=data.report.image_size,
         channels=data.report.channels,
         num_validation=min(num_validation, len(data) // 2),
@@ -163,12 +168,13 @@ def _configure(
 
 def _finetuning(folder: Path, report: Json) -> TrainConfig:
     """Returns the run's configuration, with paths from where the folder is now."""
-    config = TrainConfig.from_dict(report["training"])
+    config = recorded(report["training"])
     return config.replaced(output=str(folder / "finetuning"), start_from=str(folder / "pruned"))
 
 
 def _held_out(pipeline: DiffusionSamplingPipeline, config: TrainConfig, report: Json) -> ImageDataset:
-    data = open_for(pipeline.unet, config.data.source, Origin(config, report["smallest_image"]))
+    known = Origin(config, report["smallest_image"])
+    data = open_for(pipeline.unet, config.data.source, known, conditions=pipeline.facts.conditions)
     return train_validation_split(data, config.data.num_validation, config.seed)[1]
 
 
@@ -179,9 +185,9 @@ def _measure(pipeline: DiffusionSamplingPipeline, config: TrainConfig, images: I
     nn.Module.to(unet, device)
     task = make_task(config)
     sample = torch.zeros_like(images[0]["image"], device=device)[None]
-    labels = torch.zeros(1, dtype=torch.long, device=device) if task.class_conditional else None
+    conditions = {name: value.to(device) for name, value in task.trial_conditions().items()}
     with torch.no_grad():
-        macs = count_macs(unet, sample, 0, class_labels=labels, strict=True).macs
+        macs = count_macs(unet, sample, 0, **conditions, strict=True).macs
     widths = channels.current_widths(unet)
     return {
         "parameters": unet.num_parameters(),

@@ -14,6 +14,12 @@ class GenerateTraining(TrainingOptions):
     name = "generate"
 
     class_conditional: bool = option(False, "condition the model on the classes of the data")
+    condition_dropout: float = option(
+        0.1,
+        "fraction of the training images whose class is dropped, so that the model also learns images of any class and "
+        "can be sampled with guidance",
+        between=(0, 1),
+    )
 
 
 @dataclass

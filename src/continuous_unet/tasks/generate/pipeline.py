@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,8 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
-from continuous_unet.tasks.network import Pipeline
+from continuous_unet.tasks.facts import Facts, read_facts, write_facts
+from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -37,7 +39,16 @@ class DiffusionSamplingPipeline(Pipeline):
     Args:
         unet: a `ContinuousUNet2DModel` or a `UNet2DModel`.
         scheduler: any diffusers scheduler made for the same noise schedule and prediction type.
+        facts: what is saved with the model, such as the names of its classes.
+
+    Raises:
+        InputError: if the facts do not fit the U-Net.
     """
+
+    def __init__(self, unet: Network, scheduler: Any, facts: Facts | None = None) -> None:
+        super().__init__(unet, scheduler)
+        self.facts = Facts() if facts is None else facts
+        self.facts.check_model(unet.config)
 
     @torch.no_grad()
     def __call__(
@@ -103,13 +114,21 @@ class DiffusionSamplingPipeline(Pipeline):
         result = to_output(images, output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Loads a pipeline as diffusers does; from a folder also its facts."""
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        facts = read_facts(Path(pretrained_model_name_or_path))
+        return cls(pipeline.unet, pipeline.scheduler, facts)
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves the parts as a `DDPMPipeline`, which has the same parts.
+        """Saves the parts as a `DDPMPipeline`, which has the same parts, and the facts beside them.
 
         `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
         could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
         """
         DDPMPipeline(cast(UNet2DModel, self.unet), self.scheduler).save_pretrained(save_directory, **kwargs)
+        write_facts(Path(save_directory), self.facts)
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"

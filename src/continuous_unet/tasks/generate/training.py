@@ -1,13 +1,19 @@
 """Trains the diffusion model itself, which makes images from noise."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from continuous_unet.base.errors import InputError
+from continuous_unet.data.report import DatasetReport
 from continuous_unet.images.grids import make_grid
 from continuous_unet.tasks.base import PictureContext, StepContext, Task
+from continuous_unet.tasks.facts import ConditionFacts, Facts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
 from continuous_unet.tasks.network import Network
@@ -19,14 +25,55 @@ BATCH = 16
 class GenerateTask(Task[GenerateTraining]):
     """Learns to predict the noise, `v` or the image, as the process says, at every time."""
 
+    class_names: tuple[str, ...] = ()
+    """The names of the classes of the data, by number."""
+
     @property
     def class_conditional(self) -> bool:
         return self.options.class_conditional
 
+    @property
+    def condition_dropout(self) -> float:
+        return self.options.condition_dropout if self.class_conditional else 0.0
+
+    def use_data(self, report: DatasetReport) -> None:
+        if not self.class_conditional:
+            return
+        if not report.class_names:
+            raise InputError(f"--class-conditional needs data with classes, and {report.source} has none")
+        self.class_names = tuple(report.class_names)
+
+    def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
+        """Adds a row of the class embedding for each class, and a last one for "any class" if classes are dropped."""
+        arguments = super().model_arguments(channels, preset)
+        if self.class_conditional:
+            arguments["num_class_embeds"] = len(self.class_names) + (self.condition_dropout > 0)
+        return arguments
+
+    def conditions(
+        self, batch: Mapping[str, Any], device: torch.device, draws: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if not self.class_conditional:
+            return {}
+        labels = batch["label"].to(device)
+        if draws is not None:
+            labels = labels.masked_fill(draws < self.condition_dropout, len(self.class_names))
+        return {"class_labels": labels}
+
+    def trial_conditions(self) -> dict[str, Tensor]:
+        return {"class_labels": torch.zeros(1, dtype=torch.long)} if self.class_conditional else {}
+
+    def facts(self) -> Facts:
+        """Returns what is saved with the model."""
+        if not self.class_conditional:
+            return Facts()
+        null = len(self.class_names) if self.condition_dropout > 0 else None
+        return Facts(conditions=ConditionFacts(self.class_names, null))
+
     def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
         """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process if `weighted`."""
         noised = step.process.add_noise(step.clean, step.noise, step.times)
-        prediction = step.model(noised.x_t, step.times, class_labels=step.labels).sample
+        prediction = step.model(noised.x_t, step.times, **step.conditions).sample
         error = mse_loss(prediction.float(), noised.target.float(), reduction="none").flatten(1).mean(dim=1)
         return error * noised.weight if weighted and noised.weight is not None else error
 
@@ -37,7 +84,7 @@ class GenerateTask(Task[GenerateTraining]):
         """Returns samples by DDIM, with the same seeds each time; with a row for each class where there are classes."""
         pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler("ddim"))
         pipeline.set_progress_bar_config(disable=True)
-        labels = [None] if context.num_classes is None else list(range(context.num_classes))
+        labels = list(range(len(self.class_names))) if self.class_conditional else [None]
         share = math.ceil(self.num_samples / len(labels))
         jobs = [
             (label, range(start, min(start + BATCH, (number + 1) * share, self.num_samples)))
@@ -49,7 +96,7 @@ class GenerateTask(Task[GenerateTraining]):
         return make_grid(gather_images(made, context.processes), columns=share if len(labels) > 1 else None)
 
     def pipeline(self, model: Network) -> DiffusionSamplingPipeline:
-        return DiffusionSamplingPipeline(model, self.process.scheduler)
+        return DiffusionSamplingPipeline(model, self.process.scheduler, self.facts())
 
     def usage(self, run: str) -> str:
         return f"cunet sample {run} --num 16 --steps 50 --output samples.png"

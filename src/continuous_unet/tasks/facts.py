@@ -1,0 +1,185 @@
+"""What a saved model knows besides its weights, such as the names of its classes: one file beside `model_index.json`.
+
+A model without this file knows nothing more, as those of earlier versions. A new kind of fact is a frozen dataclass
+that derives from `Section`, and a field of `Facts`. Reading is strict, because files may come from anyone.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_text
+from continuous_unet.base.results import Json
+from continuous_unet.models.saved import read_json
+
+FILE = "continuous_unet.json"
+MOST_ENTRIES = 100_000
+"""The largest number of values in a list, such as the names of classes."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The facts of one kind.
+
+    Fields are numbers, texts, truth values, tuples of them, further sections, or None. A subclass checks its own values
+    in `__post_init__`.
+    """
+
+    def check_model(self, config: Any) -> None:
+        """Checks whether the facts can be those of a U-Net with this configuration, whose entries are attributes.
+
+        Raises:
+            ValueError: saying what does not fit.
+        """
+
+
+@dataclass(frozen=True)
+class ConditionFacts(Section):
+    """What a model can be asked for."""
+
+    classes: tuple[str, ...] | None = None
+    """The names of the classes by number; None if the model has no classes, or their names are unknown."""
+    null_class: int | None = None
+    """The number that stands for "any class"; None for a model that was not trained with one."""
+    guidance_scale: float = 1.0
+    """The guidance scale of sampling if none is given."""
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes has a name twice")
+        if self.null_class is not None and self.null_class < 0:
+            raise ValueError(f"null_class is {self.null_class}; expected a number of at least 0")
+        if not 0 <= self.guidance_scale <= 1000:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; expected 0 to 1000")
+
+    def check_model(self, config: Any) -> None:
+        rows = getattr(config, "num_class_embeds", None) or 0
+        null = 0 if self.null_class is None else 1
+        if null and self.null_class != rows - 1:
+            raise ValueError(
+                f"null_class is {self.null_class}, and the model has {rows} classes, the last of which it is"
+            )
+        if self.classes is not None and len(self.classes) != rows - null:
+            raise ValueError(f"classes has {len(self.classes)} names, and the model {rows - null} classes")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything in the file, one section for each kind of fact."""
+
+    conditions: ConditionFacts = ConditionFacts()
+
+    def check_model(self, config: Any) -> None:
+        """Checks all sections against the configuration of a U-Net.
+
+        Raises:
+            InputError: naming the section that does not fit.
+        """
+        for field in dataclasses.fields(self):
+            section = getattr(self, field.name)
+            try:
+                if section is not None:
+                    section.check_model(config)
+            except ValueError as error:
+                raise InputError(f"the facts do not fit the model: {field.name}.{error}") from error
+
+
+def read_facts(folder: Path) -> Facts:
+    """Returns the facts of a saved model.
+
+    Raises:
+        InputError: for a file that cannot be read, or has an unknown entry or a value that cannot be.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return Facts()
+    try:
+        return typing.cast(Facts, _read(Facts, read_json(path), ""))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; the model is damaged, or of a newer version") from error
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Writes the facts of a saved model; without any, no file, as for models of earlier versions."""
+    content = _plain(facts)
+    if content:
+        replace_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    else:
+        (folder / FILE).unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Returns facts as JSON holds them; values that are the default are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        entries: Json = {}
+        for field in dataclasses.fields(value):
+            content = getattr(value, field.name)
+            if content != field.default:
+                entries[field.name] = _plain(content)
+        return entries
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", types.NoneType: "null"}
+
+
+def _read(kind: Any, value: object, name: str) -> Any:
+    """Returns JSON as a value of a type.
+
+    Raises:
+        ValueError: naming the entry, and what was expected.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        (kind,) = (option for option in arguments if option is not types.NoneType)
+        return None if value is None and types.NoneType in arguments else _read(kind, value, name)
+    if origin is tuple:
+        return _read_list(arguments, value, name)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is {_shown(value)}; expected an object")
+        hints, prefix = typing.get_type_hints(kind), f"{name}." if name else ""
+        for key in value:
+            if key not in hints:
+                raise ValueError(f"{prefix}{_shown(key)} is an unknown entry")
+        needed = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+        for key in needed:
+            if key not in value:
+                raise ValueError(f"{prefix}{key} is missing")
+        found = {key: _read(hints[key], item, f"{prefix}{key}") for key, item in value.items()}
+        try:
+            return kind(**found)
+        except ValueError as error:
+            raise ValueError(f"{prefix}{error}") from error
+    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name} is {_shown(value)}; expected {_WORDS[kind]}")
+    if kind is float:
+        try:
+            return float(typing.cast(float, value))
+        except OverflowError:
+            raise ValueError(f"{name} is {_shown(value)}; expected a smaller number") from None
+    return value
+
+
+def _read_list(arguments: tuple[Any, ...], value: object, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list) or len(value) > MOST_ENTRIES:
+        raise ValueError(f"{name} is {_shown(value)}; expected a list of at most {MOST_ENTRIES} values")
+    kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+    if len(kinds) != len(value):
+        raise ValueError(f"{name} has {len(value)} values; expected {len(kinds)}")
+    return tuple(_read(kind, item, f"{name}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _shown(value: object) -> str:
+    """Returns a value for an error, in one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
