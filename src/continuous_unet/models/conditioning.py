@@ -1,6 +1,7 @@
 """The inputs of a field besides position and velocity: the diffusion's timestep, and the ODE's own time `t`.
 
 The timestep is embedded by diffusers' `Timesteps` and `TimestepEmbedding`, as in `UNet2DModel`. This module adds `t`.
+Classes and the mean of a text join that embedding; the text itself is for cross-attention (`attention.py`).
 Everything that belongs to one evaluation of a model is in a `Conditioning`, which is handed down the call. Nothing of
 it is stored on a module, so that threads can share a model.
 """
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 Place = tuple["AdaptiveScaleShift", float, float | None]
 """A module, an ODE time, and the length of the solver steps where the blocks know it."""
 ScaleShifts = Mapping[Place, tuple[Tensor, Tensor]]
-"""Scale and shift `(1, C)` by place."""
+"""Scale and shift `(G, C)` by place, for G conditions that share the images of a batch equally."""
+KeysValues = Mapping[nn.Module, tuple[Tensor, Tensor]]
+"""Keys and values `(G, heads, L, C / heads)` of a text, by cross-attention."""
 
 
 class Conditioning(NamedTuple):
@@ -35,6 +38,14 @@ class Conditioning(NamedTuple):
     """A text, which cross-attention reads: a vector for each of its tokens, `(B, L, D)`. No field takes it."""
     encoder_attention_mask: Tensor | None = None
     """Which tokens count, bool `(B, L)`; all of them if None."""
+    keys_values: KeysValues | None = None
+    """Keys and values of this text that were computed before."""
+
+    def for_fields(self) -> "Conditioning":
+        """Returns what fields take, without the text: a solver looks for a gradient of everything that it is given."""
+        if self.encoder_hidden_states is None:
+            return self
+        return self._replace(encoder_hidden_states=None, encoder_attention_mask=None, keys_values=None)
 
 
 class OdeTimeFeatures(nn.Module):
@@ -91,7 +102,9 @@ class AdaptiveScaleShift(nn.Module):
         # A compiled model computes its own, because it would be compiled again for every timestep of the table.
         if not torch.compiler.is_compiling() and conditioning.scale_shifts and not isinstance(t, Tensor):
             known = conditioning.scale_shifts.get((self, t, conditioning.step_size))
-        return scale_and_shift(h, *(known or self.scale_shift(t, conditioning.embedding)))
+        if known is None:
+            return scale_and_shift(h, *self.scale_shift(t, conditioning.embedding))
+        return scale_and_shift(h, *(shared(part, h.shape[0]) for part in known))
 
 
 class StepSizeEmbedding(nn.Module):
@@ -140,6 +153,14 @@ def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(h + shift[everywhere], h, scale[everywhere])
 
 
+def shared(rows: Tensor, batch: int) -> Tensor:
+    """Returns rows `(G, ...)` as `(batch, ...)`: each is that of `batch / G` images in a row. A single one is kept."""
+    count = rows.shape[0]
+    if count in (1, batch):
+        return rows
+    return rows[:, None].expand(-1, batch // count, *rows.shape[1:]).flatten(0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class PrecomputedEmbeddings:
     """The conditioning of some timesteps, computed once by `ContinuousUNet2DModel.precompute_embeddings`.
@@ -150,6 +171,21 @@ class PrecomputedEmbeddings:
     model: nn.Module
     by_timestep: Mapping[tuple[float, float | None], Conditioning]
     """By timestep and next timestep."""
+    conditions: Mapping[str, Tensor]
+    """The G conditions that it is for, as arguments of the model's call; empty for an unconditional model."""
+
+    def conditions_of(self, batch: int) -> dict[str, Tensor]:
+        """Returns the conditions of each of the images of a batch.
+
+        Raises:
+            ValueError: if the conditions cannot share the images equally.
+        """
+        for rows in self.conditions.values():
+            if batch % rows.shape[0]:
+                raise ValueError(
+                    f"these embeddings are for {rows.shape[0]} conditions, which {batch} images cannot share"
+                )
+        return {name: shared(rows, batch).expand(batch, *rows.shape[1:]) for name, rows in self.conditions.items()}
 
     def at(
         self, timestep: Tensor | float, batch: int, next_timestep: Tensor | float | None = None
@@ -158,4 +194,4 @@ class PrecomputedEmbeddings:
         if any(isinstance(time, Tensor) and time.ndim for time in (timestep, next_timestep)):
             return None
         known = self.by_timestep.get((float(timestep), None if next_timestep is None else float(next_timestep)))
-        return None if known is None else known._replace(embedding=known.embedding.expand(batch, -1))
+        return None if known is None else known._replace(embedding=shared(known.embedding, batch).expand(batch, -1))

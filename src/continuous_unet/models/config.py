@@ -40,6 +40,7 @@ class Settings:
     norm_type: str = "group"
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
+    cross_attention_dim: int | None = None
     patch_size: int = 1
     block_type: str = "second_order"
     field_type: str = "relaxation"
@@ -126,7 +127,13 @@ class UNetConfig(Settings):
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "layers_per_block", "patch_size", "norm_num_groups"):
             _check_positive(name, getattr(self, name))
-        for name in ("num_class_embeds", "attention_head_dim", "time_embedding_dim", "time_proj_channels"):
+        for name in (
+            "num_class_embeds",
+            "attention_head_dim",
+            "time_embedding_dim",
+            "time_proj_channels",
+            "cross_attention_dim",
+        ):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         self._check_levels()
@@ -161,6 +168,7 @@ class UNetConfig(Settings):
         for kind in self.up_block_types or ():
             _check_choice("up_block_types: type", kind, UP_BLOCK_TYPES)
         middle = self.mid_block_type is not None and self.add_attention
+        middle |= self.cross_attention_dim is not None
         with_attention = (*self.down_attention, *self.up_attention[::-1], middle)
         for width, attention in zip((*widths, *widths, widths[-1]), with_attention, strict=True):
             if attention and width % (self.attention_head_dim or width):

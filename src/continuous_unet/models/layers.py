@@ -1,9 +1,12 @@
 """Layers for maps of one, two or three dimensions: `(B, C, *size)`, where `size` has `dim` numbers."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Layer = TypeVar("Layer", nn.Conv1d | nn.Conv2d | nn.Conv3d, nn.Linear)
 _CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 NORM_TYPES = ("group", "pixel", "none")
@@ -17,7 +20,7 @@ def conv(
     return _CONVS[dim](in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
 
 
-def zeroed(module: Conv) -> Conv:
+def zeroed(module: Layer) -> Layer:
     """Sets weight and bias to zero."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:

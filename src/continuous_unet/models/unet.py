@@ -7,12 +7,25 @@ from types import MappingProxyType
 
 import torch
 from diffusers.models.activations import get_activation
-from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
+from continuous_unet.models.attention import (
+    attend,
+    attend_to_text,
+    checked_text,
+    cross_attention,
+    mean_of_tokens,
+    self_attention,
+    text_keys_values,
+)
 from continuous_unet.models.blocks import Block, BlockConfig
-from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, Place, PrecomputedEmbeddings
+from continuous_unet.models.conditioning import (
+    AdaptiveScaleShift,
+    Conditioning,
+    Place,
+    PrecomputedEmbeddings,
+)
 from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
@@ -20,14 +33,15 @@ from continuous_unet.ode import check_solver
 
 
 class Stage(nn.Module):
-    """The blocks of one level, each followed by attention if the level has it."""
+    """The blocks of one level, each followed by self-attention and by cross-attention if the level has them."""
 
     _gradient_checkpointing_func: Callable[..., Tensor]
 
-    def __init__(self, blocks: list[Block], attentions: list[Attention] | None) -> None:
+    def __init__(self, blocks: list[Block], attentions: list[nn.Module] | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleList(attentions) if attentions else None
+        self.cross_attentions: nn.ModuleList | None = None
         self.gradient_checkpointing = False  # set by ModelMixin.enable_gradient_checkpointing
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
@@ -38,15 +52,12 @@ class Stage(nn.Module):
 
     def _run(self, x: Tensor, conditioning: Conditioning, num_steps: int | None) -> Tensor:
         for i, block in enumerate(self.blocks):
-            x = block(x, conditioning, num_steps)
+            x = block(x, conditioning.for_fields(), num_steps)
             if self.attentions is not None:
-                x = _attend(self.attentions[i], x)
+                x = attend(self.attentions[i], x)
+            if self.cross_attentions is not None:
+                x = attend_to_text(self.cross_attentions[i], x, conditioning)
         return x
-
-
-def _attend(attention: nn.Module, x: Tensor) -> Tensor:
-    # diffusers' attention takes maps of two dimensions; the positions are a sequence to it anyway
-    return attention(x) if x.ndim == 4 else attention(x.flatten(2).unsqueeze(-1)).view(x.shape)
 
 
 class ContinuousUNet(nn.Module):
@@ -87,7 +98,7 @@ class ContinuousUNet(nn.Module):
                 for i in range(num_blocks)
             ]
             blocks = [BLOCKS[config.block_type](block) for block in configs]
-            return Stage(blocks, [_attention(config, widths[level]) for _ in blocks] if with_attention else None)
+            return Stage(blocks, [self_attention(config, widths[level]) for _ in blocks] if with_attention else None)
 
         patch_volume = config.patch_size**dim
         self.conv_in = conv(dim, config.in_channels * patch_volume, widths[0])
@@ -113,6 +124,13 @@ class ContinuousUNet(nn.Module):
         self.conv_norm_out = norm(config.norm_type, widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_act = get_activation(config.act_fn)
         self.conv_out = zeroed(conv(dim, widths[0], config.out_channels * patch_volume))
+        self.text_embedding: nn.Linear | None = None
+        if config.cross_attention_dim is not None:
+            self.text_embedding = zeroed(nn.Linear(config.cross_attention_dim, emb_channels))
+            for lowest in (self.down_blocks[-1], self.mid_block, self.up_blocks[0]):
+                if isinstance(lowest, Stage):
+                    attentions = [cross_attention(config, widths[-1]) for _ in lowest.blocks]
+                    lowest.cross_attentions = nn.ModuleList(attentions)
 
     @property
     def size_multiple(self) -> int:
@@ -147,17 +165,23 @@ class ContinuousUNet(nn.Module):
         if num_solver_steps is not None:
             block = self._blocks()[0]
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
-        if encoder_hidden_states is not None or encoder_attention_mask is not None:
-            raise ValueError("encoder_hidden_states were given to a model without text (cross_attention_dim is None)")
+        batch = sample.shape[0]
+        given = {
+            "class_labels": class_labels,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
         conditioning: Conditioning | None = None
-        if embeddings is not None and not torch.compiler.is_compiling():
+        if embeddings is not None:
             if embeddings.model is not self:
                 raise ValueError("these embeddings were precomputed by another model")
-            if class_labels is None and not torch.is_grad_enabled():  # a table carries no gradient
-                conditioning = embeddings.at(timestep, sample.shape[0], next_timestep)
+            if all(value is None for value in given.values()):
+                given |= embeddings.conditions_of(batch)
+                # A table carries no gradient, and a compiled model would be compiled again for each timestep of it.
+                if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                    conditioning = embeddings.at(timestep, batch, next_timestep)
         if conditioning is None:
-            embedding = self._embed(timestep, class_labels, sample.shape[0], sample.device, next_timestep)
-            conditioning = Conditioning(embedding)
+            conditioning = self._condition(timestep, batch, sample.device, next_timestep=next_timestep, **given)
 
         x = 2 * sample - 1.0 if architecture.center_input_sample else sample
         x = self.conv_in(pixel_unshuffle(x, architecture.patch_size))
@@ -175,6 +199,32 @@ class ContinuousUNet(nn.Module):
                 x = self.upsamplers[i](x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         return pixel_shuffle(x, architecture.patch_size)
+
+    def _condition(
+        self,
+        timestep: Tensor | float,
+        batch: int,
+        device: torch.device,
+        *,
+        next_timestep: Tensor | float | None = None,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> Conditioning:
+        """Returns the conditioning of one evaluation."""
+        embedding = self._embed(timestep, class_labels, batch, device, next_timestep)
+        width, text, mask = self.architecture.cross_attention_dim, encoder_hidden_states, encoder_attention_mask
+        if width is None or self.text_embedding is None:
+            if text is not None or mask is not None:
+                raise ValueError(
+                    "encoder_hidden_states were given to a model without text (cross_attention_dim is None)"
+                )
+            return Conditioning(embedding)
+        if text is None:
+            raise ValueError(f"this model is conditioned on text: pass encoder_hidden_states (B, L, {width})")
+        text, mask = checked_text(text, mask, batch, width)
+        embedding = embedding + self.text_embedding(mean_of_tokens(text, mask).to(embedding.dtype))
+        return Conditioning(embedding, encoder_hidden_states=text.to(embedding.dtype), encoder_attention_mask=mask)
 
     def _embed(
         self,
@@ -208,42 +258,76 @@ class ContinuousUNet(nn.Module):
         timesteps: Tensor | Sequence[float],
         num_solver_steps: int | None = None,
         next_timesteps: Tensor | Sequence[float] | None = None,
+        *,
+        class_labels: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
     ) -> PrecomputedEmbeddings:
         """Computes the embeddings of these timesteps, and the scales and shifts that follow from them, all at once.
 
-        They depend on the timestep and the ODE's time, not on the image. So a sampling run needs each of them once, and
-        not once per image and solver step. Pass the result as `embeddings` at every evaluation; the model does not
-        store it. It is used without gradients, if the timestep is one number for all images. Other timesteps, compiled
-        models, and solver steps at other times compute what is missing.
+        They depend on the timestep, the conditions and the ODE's time, not on the image. So a sampling run needs each
+        of them once, and not once per image and solver step. Pass the result as `embeddings` at every evaluation, in
+        place of the conditions; the model does not store it. It is used without gradients, if the timestep is one
+        number for all images. Other timesteps, compiled models, and solver steps at other times compute what is
+        missing.
 
         Args:
             timesteps: the diffusion timesteps, as numbers or as a tensor `(S,)`.
             num_solver_steps: solver steps of the calls that will use the result; the model's own if None.
             next_timesteps: where each of them jumps to, for models with `next_timestep_embedding`.
+            class_labels: G classes, for a class-conditional model. The conditions share the images of a batch equally:
+                with B images, each is that of B / G images in a row.
+            encoder_hidden_states: G texts `(G, L, D)`, for a model that is conditioned on text.
+            encoder_attention_mask: which of their tokens count, bool `(G, L)`; all if None.
 
         Raises:
-            ValueError: for class-conditional models, whose embeddings depend on the class too.
+            ValueError: for conditions that do not fit the model.
         """
-        if self.class_embedding is not None:
-            raise ValueError("embeddings of class-conditional models depend on the class and cannot be precomputed")
         numbers = [float(timestep) for timestep in timesteps]
+        given = {
+            "class_labels": class_labels,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        conditions = {name: value for name, value in given.items() if value is not None}
+        groups = max((len(value) for value in conditions.values()), default=1)
         jumps = None if next_timesteps is None else [float(timestep) for timestep in next_timesteps]
         by_row: list[dict[Place, tuple[Tensor, Tensor]]] = [{} for _ in numbers]
         with torch.no_grad():
-            following = None if jumps is None else torch.tensor(jumps)
-            emb = self._embed(torch.tensor(numbers), None, len(numbers), self.conv_in.weight.device, following)
+            # the conditions of the first timestep, those of the second, …
+            repeated = {
+                name: value.repeat(len(numbers), *(1,) * (value.ndim - 1)) for name, value in conditions.items()
+            }
+            times = torch.tensor(numbers).repeat_interleave(groups)
+            following = None if jumps is None else torch.tensor(jumps).repeat_interleave(groups)
+            device = self.conv_in.weight.device
+            emb = self._condition(times, len(times), device, next_timestep=following, **repeated).embedding
             for block in self._blocks():
                 own = block.at_depth(Conditioning(emb), num_solver_steps)
                 for t in dict.fromkeys(block.times(num_solver_steps) or ()):
                     for clocks in (module for module in block.modules() if isinstance(module, AdaptiveScaleShift)):
-                        rows = zip(*(part.split(1) for part in clocks.scale_shift(t, own.embedding)), strict=True)
+                        rows = zip(*(part.split(groups) for part in clocks.scale_shift(t, own.embedding)), strict=True)
                         for table, row in zip(by_row, rows, strict=True):
                             table[clocks, t, own.step_size] = row
+            text = self._text_table(groups, encoder_hidden_states, encoder_attention_mask)
         conditionings = [
-            Conditioning(row, MappingProxyType(known)) for row, known in zip(emb.split(1), by_row, strict=True)
+            text._replace(embedding=row, scale_shifts=MappingProxyType(known))
+            for row, known in zip(emb.split(groups), by_row, strict=True)
         ]
         keys = zip(numbers, [None] * len(numbers) if jumps is None else jumps, strict=True)
-        return PrecomputedEmbeddings(self, MappingProxyType(dict(zip(keys, conditionings, strict=True))))
+        by_timestep = MappingProxyType(dict(zip(keys, conditionings, strict=True)))
+        return PrecomputedEmbeddings(self, by_timestep, MappingProxyType(conditions))
+
+    def _text_table(self, groups: int, text: Tensor | None, mask: Tensor | None) -> Conditioning:
+        """Returns a `Conditioning` with what evaluations with G texts have in common, and no embedding yet."""
+        width, nothing = self.architecture.cross_attention_dim, Conditioning(torch.empty(0))
+        if text is None or width is None:
+            return nothing
+        text, mask = checked_text(text, mask, groups, width)
+        text = text.to(self._compute_dtype)
+        attentions = (a for m in self.modules() if isinstance(m, Stage) for a in m.cross_attentions or ())
+        known = MappingProxyType({a: text_keys_values(a, text) for a in attentions})
+        return nothing._replace(encoder_hidden_states=text, encoder_attention_mask=mask, keys_values=known)
 
     def solver_stats(self) -> dict[str, dict[str, object]]:
         """Returns `method`, `gradient`, `num_steps` and `nfe` of each block, by its name.
@@ -288,18 +372,3 @@ def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
             hook = trunk.register_forward_pre_hook(lambda *_, name=block.name: counts.update([name]))
             hooks.enter_context(hook)
         yield counts
-
-
-def _attention(config: UNetConfig, width: int) -> Attention:
-    head_dim = config.attention_head_dim or width
-    return Attention(
-        width,
-        heads=width // head_dim,
-        dim_head=head_dim,
-        norm_num_groups=config.norm_num_groups,
-        eps=config.norm_eps,
-        residual_connection=True,
-        bias=True,
-        upcast_softmax=True,
-        _from_deprecated_attn_block=True,
-    )

@@ -77,6 +77,9 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             the output depends on its surroundings and not on the size of the image, as restoration in tiles needs.
         class_embed_type: None, `"timestep"` or `"identity"`, as in `UNet2DModel`.
         num_class_embeds: number of classes of a learned class embedding.
+        cross_attention_dim: width of the tokens of a text, for a model that is conditioned on one; no text if None. It
+            brings cross-attention after the blocks of the lowest level and of the middle, and the mean of the text
+            joins the timestep embedding. All of this starts at zero, so a new model does not depend on its text.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave as pixels again, so
             that no block runs at full resolution; 1 turns this off.
         block_type: `"second_order"`, the dynamic block. To compare with: `"first_order"`, the ODE over the
