@@ -170,9 +170,109 @@ def test_gradients_are_not_cut_off_by_the_table():
     assert unet.time_embedding.linear_1.weight.grad.abs().max() > 0
 
 
-def test_class_conditional_models_refuse():
-    with pytest.raises(ValueError, match="depend on the class"):
-        make(num_class_embeds=3).precompute_embeddings([1.0])
+TEXT = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+COUNTS = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
+CONDITIONED = {
+    "classes": ({"num_class_embeds": 5}, {"class_labels": torch.tensor([4, 0, 2, 1])}),
+    "text": ({"cross_attention_dim": 6}, {"encoder_hidden_states": TEXT, "encoder_attention_mask": COUNTS}),
+    "both": (
+        {"cross_attention_dim": 6, "num_class_embeds": 5, "initial_velocity": "timestep"},
+        {"encoder_hidden_states": TEXT, "class_labels": torch.tensor([4, 0, 2, 1])},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONDITIONED)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_embeddings_of_conditions_are_computed_once_for_all_their_images(kind, groups, embedded):
+    settings, conditions = CONDITIONED[kind]
+    unet, x = make(**settings), torch.randn(4, 1, 8, 8)
+    rows = {name: value[:groups] for name, value in conditions.items()}
+    each = {name: value.repeat_interleave(4 // groups, dim=0) for name, value in rows.items()}
+    with torch.no_grad():
+        known = unet.precompute_embeddings([900.0, 5.0], **rows)
+        embedded.clear()
+        ours = unet(x, 5, embeddings=known).sample
+        assert not embedded
+        torch.testing.assert_close(ours, unet(x, 5, **each).sample, atol=1e-6, rtol=1e-5)
+        other = unet(x, 7, embeddings=known).sample  # a timestep that is not in the table
+        torch.testing.assert_close(other, unet(x, 7, **each).sample, atol=1e-6, rtol=1e-5)
+        assert groups == 4 or not torch.allclose(ours, unet(x, 5, **conditions).sample, atol=1e-3)
+        if groups > 1:
+            with pytest.raises(ValueError, match=f"are for {groups} conditions, which 3 images cannot share"):
+                unet(x[:3], 5, embeddings=known)
+    with pytest.raises(ValueError, match="pass "):
+        unet.precompute_embeddings([1.0])
+
+
+def test_a_new_model_does_not_depend_on_its_text():
+    """Bit for bit, whatever its other weights are."""
+    plain, x = make(), torch.randn(4, 1, 8, 8)
+    unet = ContinuousUNet2DModel(**SMALL, cross_attention_dim=6).eval()
+    assert not unet.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    with torch.no_grad():
+        assert torch.equal(unet(x, 5, **CONDITIONED["text"][1]).sample, plain(x, 5).sample)
+
+
+@pytest.mark.parametrize("part", ["cross_attentions", "text_embedding"])
+def test_tokens_that_do_not_count_make_no_difference_and_the_others_do(part):
+    """By each of the two ways into the model alone."""
+    unet, x = ContinuousUNet2DModel(**SMALL, cross_attention_dim=6).eval(), torch.randn(4, 1, 8, 8)
+    for name, parameter in unet.named_parameters():
+        if part in name or not ("cross" in name or "text" in name):
+            torch.nn.init.normal_(parameter, std=0.1)
+
+    def predicted(text, mask):
+        return unet(x, 5, encoder_hidden_states=text, encoder_attention_mask=mask).sample
+
+    with torch.no_grad():
+        reference = predicted(TEXT, COUNTS)
+        padded = torch.cat([TEXT, torch.full((4, 3, 6), float("nan"))], dim=1)
+        longer = torch.cat([COUNTS, torch.zeros(4, 3, dtype=torch.bool)], dim=1)
+        torch.testing.assert_close(predicted(padded, longer), reference, atol=1e-6, rtol=1e-5)
+        changed = TEXT + (torch.arange(5) == 0)[:, None]
+        each = (predicted(changed, COUNTS) - reference).abs().amax(dim=(1, 2, 3))
+        assert each[:3].min() > 1e-3
+        assert each[3] == 0  # a text of which no token counts
+
+
+@pytest.mark.parametrize("gradient", ["reversible", "checkpoint"])
+def test_gradients_reach_the_text_in_every_mode(gradient):
+    unet, x = make(cross_attention_dim=6).train(), torch.randn(4, 1, 8, 8)
+    text = TEXT.clone().requires_grad_()
+
+    def gradients(mode):
+        unet.zero_grad()
+        text.grad = None
+        unet.set_solver(gradient=mode)(x, 5, encoder_hidden_states=text).sample.square().mean().backward()
+        return [text.grad.clone(), *(p.grad.clone() for p in unet.parameters())]
+
+    ours, reference = gradients(gradient), gradients("backprop")
+    assert all(gradient.any() for gradient in reference)
+    for a, b in zip(ours, reference, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+WRONG_TEXTS = {
+    "none": ({}, "this model is conditioned on text: pass encoder_hidden_states"),
+    "a mask alone": ({"encoder_attention_mask": COUNTS}, "pass encoder_hidden_states"),
+    "another width": ({"encoder_hidden_states": TEXT[:, :, :4]}, r"has shape \(4, 5, 4\); expected \(4, L, 6\)"),
+    "another batch": ({"encoder_hidden_states": TEXT[:3]}, r"expected \(4, L, 6\)"),
+    "another mask": (
+        {"encoder_hidden_states": TEXT, "encoder_attention_mask": COUNTS[:, :4]},
+        r"encoder_attention_mask has shape \(4, 4\); expected \(4, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_TEXTS)
+def test_texts_that_do_not_fit_are_refused(kind):
+    conditions, message = WRONG_TEXTS[kind]
+    with pytest.raises(ValueError, match=message):
+        make(cross_attention_dim=6)(torch.randn(4, 1, 8, 8), 5, **conditions)
+    if kind != "none":
+        with pytest.raises(ValueError, match="a model without text"):
+            make()(torch.randn(4, 1, 8, 8), 5, **conditions)
 
 
 def sampled(unet, seed, num_inference_steps):

@@ -81,7 +81,8 @@ def test_merge_and_upsample(dim):
 
 @dims
 @pytest.mark.parametrize("block_type", ["second_order", "residual"])
-def test_the_unet_of_any_dimension(dim, block_type):
+@pytest.mark.parametrize("text", [False, True])
+def test_the_unet_of_any_dimension(dim, block_type, text):
     config = UNetConfig(
         in_channels=2,
         out_channels=3,
@@ -91,19 +92,21 @@ def test_the_unet_of_any_dimension(dim, block_type):
         block_type=block_type,
         gradient="reversible" if block_type == "second_order" else "checkpoint",
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        cross_attention_dim=6 if text else None,
     )
+    conditions = {"encoder_hidden_states": torch.randn(2, 3, 6)} if text else {}
     unet = ContinuousUNet(config, dim)
     for parameter in unet.parameters():
         nn.init.normal_(parameter, std=0.1)
     x = torch.randn(2, 2, *SIZES[dim])
     assert size_multiple(unet) == 4
-    prediction = unet.predict(x, torch.tensor([3, 800]))
+    prediction = unet.predict(x, torch.tensor([3, 800]), **conditions)
     assert prediction.shape == (2, 3, *SIZES[dim])
     prediction.square().mean().backward()
     assert [n for n, p in unet.named_parameters() if p.grad is None or not p.grad.any()] == []
     with torch.no_grad():
-        known = unet.precompute_embeddings([3.0])
-        torch.testing.assert_close(unet.predict(x, 3, embeddings=known), unet.predict(x, 3))
+        known = unet.precompute_embeddings([3.0], **conditions)
+        torch.testing.assert_close(unet.predict(x, 3, embeddings=known), unet.predict(x, 3, **conditions))
     with pytest.raises(ValueError, match="sample has shape"):
         unet.predict(x[0], 3)
     with pytest.raises(ValueError, match="multiples of 4"):

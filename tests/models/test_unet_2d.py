@@ -307,6 +307,8 @@ BAD = [
     ({"dropout": 1.5}, "dropout=1.5"),
     ({"in_channels": 0}, "in_channels=0"),
     ({"attention_head_dim": 3}, "attention_head_dim=3"),
+    ({"cross_attention_dim": 0}, "cross_attention_dim=0"),
+    ({"add_attention": False, "attention_head_dim": 3, "cross_attention_dim": 6}, "attention_head_dim=3"),
     ({"block_type": "magic"}, "expected one of second_order, first_order, residual"),
     ({"block_type": "residual", "gradient": "reversible"}, "use 'backprop' or 'checkpoint'"),
     ({"block_type": "first_order", "method": "rk4", "gradient": "checkpoint"}, "use 'backprop' or 'adjoint'"),

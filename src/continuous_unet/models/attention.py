@@ -116,7 +116,7 @@ def checked_text(text: Tensor, mask: Tensor | None, batch: int, width: int) -> t
             f"encoder_attention_mask has shape {tuple(mask.shape)}; expected {tuple(text.shape[:2])}, one value a token"
         )
     mask = mask.to(torch.bool)
-    return text * mask[:, :, None], mask | ~mask.any(dim=1, keepdim=True)
+    return text.masked_fill(~mask[:, :, None], 0), mask | ~mask.any(dim=1, keepdim=True)
 
 
 def mean_of_tokens(text: Tensor, mask: Tensor | None) -> Tensor:

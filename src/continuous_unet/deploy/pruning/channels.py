@@ -47,6 +47,8 @@ def prunable(unet: object) -> ContinuousUNet2DModel:
         )
     if unet.config.block_type == "first_order":
         raise InputError("models with block_type='first_order' are controls for comparisons and cannot be pruned")
+    if unet.config.cross_attention_dim is not None:
+        raise InputError("models that are conditioned on text cannot be pruned; train a narrower one instead")
     if unet.config.class_embed_type is not None:
         raise InputError(f"models with class_embed_type={unet.config.class_embed_type!r} cannot be pruned")
     return unet

@@ -78,6 +78,7 @@ def profile_model(
     sample_size: int | tuple[int, int] | None = None,
     batch_size: int = 1,
     class_labels: torch.Tensor | None = None,
+    tokens: int = 32,
     repeats: int = 20,
     warmup: int = 3,
 ) -> ModelProfile:
@@ -93,6 +94,7 @@ def profile_model(
         batch_size: number of images at a time.
         class_labels: (batch_size, ...), for a model with class conditioning; if None and the config has
             `num_class_embeds`, class 0 for all.
+        tokens: number of tokens of each text, for a model that is conditioned on text.
         repeats: number of timed forward passes.
         warmup: number of forward passes before those that are timed.
 
@@ -110,14 +112,14 @@ def profile_model(
     device, dtype = everything[0].device, everything[0].dtype
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     timestep = torch.full((batch_size,), 500, device=device)
-    if class_labels is None and getattr(model.config, "num_class_embeds", None) is not None:
-        class_labels = torch.zeros(batch_size, dtype=torch.long, device=device)
-    elif class_labels is not None:
-        class_labels = class_labels.to(device)
+    conditions = _conditions(model.config, batch_size, tokens, dtype)
+    if class_labels is not None:
+        conditions["class_labels"] = class_labels
+    conditions = {name: value.to(device) for name, value in conditions.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def forward() -> torch.Tensor:
-        return model(sample, timestep, class_labels=class_labels).sample
+        return model(sample, timestep, **conditions).sample
 
     def train_step() -> None:
         loss = forward().float().square().mean()
@@ -161,6 +163,19 @@ def profile_model(
         num_threads=torch.get_num_threads(),
         torch_version=torch.__version__,
     )
+
+
+def _conditions(config: Any, batch_size: int, tokens: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Returns conditions of the kinds that a model takes: class 0, and random texts."""
+    conditions = {}
+    if getattr(config, "num_class_embeds", None) is not None:
+        conditions["class_labels"] = torch.zeros(batch_size, dtype=torch.long)
+    width = getattr(config, "cross_attention_dim", None)
+    if width is not None:
+        shape = (batch_size, tokens, width)
+        text = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        conditions["encoder_hidden_states"] = text.to(dtype)
+    return conditions
 
 
 def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
