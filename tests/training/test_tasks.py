@@ -2,6 +2,7 @@
 
 import math
 import tarfile
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.codecs.autoencoder import load_autoencoder
+from continuous_unet.data import open_dataset
 from continuous_unet.images.resampling import compressed, enlarge, resize, to_8_bit
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
@@ -38,6 +41,19 @@ RESTORATION = {
 """Every task but generation, which the other tests of training are about, and the verb that its models are for."""
 
 
+CODECS = {
+    "codec": {"factor": 2, "latent_channels": 2, "widths": [4], "blocks": [0, 1]},
+    "codec, kl": {"autoencoder": "kl", "factor": 4, "latent_channels": 3, "widths": [8, 8, 16], "loss": "squared"},
+}
+"""The autoencoders of `--task codec`."""
+
+
+def codec(tiny, kind="codec", **changes):
+    """An autoencoder of a few hundred parameters."""
+    options = {"task": "codec", "preset": "small", "model_options": {}, "channels": 1}
+    return tiny(**{**options, **CODECS[kind], **changes})
+
+
 def restoration(tiny, **changes):
     """Patches of shapes, from a restorer of a few thousand parameters."""
     options = {"preset": "restorer", "model_options": {"block_out_channels": [8], "norm_num_groups": 4}}
@@ -45,16 +61,15 @@ def restoration(tiny, **changes):
 
 
 def test_every_task_is_here():
-    assert {options["task"] for options, _ in RESTORATION.values()} == set(TRAINED) - {"generate"}
+    assert {options["task"] for options, _ in RESTORATION.values()} == set(TRAINED) - {"generate", "codec"}
 
 
-@pytest.mark.parametrize("kind", RESTORATION)
-def test_a_run_and_its_resumption(kind, tiny, tmp_path):
-    options, verb = RESTORATION[kind]
+def train_whole_and_in_parts(make, tiny, tmp_path, **options):
+    """Trains a run at once, and in two parts, and checks that they are the same; returns the result of the first."""
     # a constant rate, so that the first half does not depend on the number of steps
     options = {**options, "lr_schedule": "constant", "sample_every": 6}
-    whole = train(restoration(tiny, **options, output=str(tmp_path / "whole")))
-    part = restoration(tiny, **options, steps=3, output=str(tmp_path / "part"))
+    whole = train(make(tiny, **options, output=str(tmp_path / "whole")))
+    part = make(tiny, **options, steps=3, output=str(tmp_path / "part"))
     train(part)
     train(part.replaced(steps=6), resume=True)
     for name in ("model", "ema", "optimizer"):
@@ -67,9 +82,14 @@ def test_a_run_and_its_resumption(kind, tiny, tmp_path):
     found = [r for r in records(tmp_path / "whole") if "validation_psnr" in r]
     assert [r["step"] for r in found] == [3, 6]
     assert (tmp_path / "whole" / "samples" / "step-00000006.png").is_file()
-    assert f"cunet {verb} " in (tmp_path / "whole" / "report.md").read_text()
     assert whole.validation_loss is not None
 
+
+@pytest.mark.parametrize("kind", RESTORATION)
+def test_a_run_and_its_resumption(kind, tiny, tmp_path):
+    options, verb = RESTORATION[kind]
+    train_whole_and_in_parts(restoration, tiny, tmp_path, **options)
+    assert f"cunet {verb} " in (tmp_path / "whole" / "report.md").read_text()
     pipeline = load_restorer(tmp_path / "whole", verb)
     assert pipeline.channels == 1
     with pytest.raises(InputError, match=f"trained for `cunet {verb}`"):
@@ -78,6 +98,46 @@ def test_a_run_and_its_resumption(kind, tiny, tmp_path):
     for wrong in (other, "inpaint"):
         with pytest.raises(InputError, match="expected a model of cunet train --task"):
             load_restorer(tmp_path / "whole", wrong)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_codec_and_its_resumption(kind, tiny, tmp_path):
+    train_whole_and_in_parts(codec, tiny, tmp_path, kind=kind)
+    found = load_autoencoder(str(tmp_path / "whole"))
+    options = CODECS[kind]
+    assert (found.channels, found.factor, found.latent_channels) == (1, options["factor"], options["latent_channels"])
+    assert not any("quarter" in name for record in records(tmp_path / "whole") for name in record)
+    assert "--codec" in (tmp_path / "whole" / "report.md").read_text()
+    with pytest.raises(InputError, match="holds a codec, and no model of images"):
+        load_pipeline(tmp_path / "whole")
+    onwards = codec(tiny, kind, output=str(tmp_path / "onwards"), start_from=str(tmp_path / "whole"), steps=1)
+    assert train(onwards).validation_loss == pytest.approx(records(tmp_path / "whole")[-1]["validation_loss"], rel=0.05)
+    with pytest.raises(InputError, match="give the same options"):
+        train(onwards.replaced(factor=8, widths=[8], output=str(tmp_path / "other")))
+
+
+def test_an_autoencoder_learns_and_its_latents_stay_bounded(tiny, tmp_path):
+    """Noise in the latents makes them larger than it, and the divergence from the standard normal keeps them small."""
+    options = {"latent_channels": 4, "widths": [8], "steps": 120, "learning_rate": 1e-2, "batch_size": 8, "ema": False}
+    train(codec(tiny, **options, validate_every=120, sample_every=120, num_validation=16, lr_warmup_steps=10))
+    (last,) = (r for r in records(tmp_path / "run") if "validation_psnr" in r)
+    assert last["validation_psnr"] > 18
+    found = load_autoencoder(str(tmp_path / "run"))
+    images = torch.stack([item["image"] for item in islice(open_dataset("shapes", image_size=8, channels=1), 32)])
+    assert 0.3 < float(found.encode(images).std()) < 3
+
+
+def test_an_autoencoder_loses_what_its_noise_hides_and_its_divergence(tiny):
+    learning = make_task(codec(tiny, latent_noise=0.5, kl_weight=0.1).validate())
+    clean, noise = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randn(3, 1, 8, 8)
+    model = learning.new_model("small", {"in_channels": 1, "sample_size": 8}, {})
+    latents = model.network.encode(clean).latents
+    context = step(learning, model, clean, noise, torch.zeros(3))
+    error = ((model.network.decode(latents).sample - clean) ** 2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(learning.error(context), error)
+    hidden = latents + 0.5 * noise.flatten(1)[:, :32].reshape(latents.shape)
+    expected = (model.network.decode(hidden).sample - clean).abs().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(learning.loss(context), expected + 0.05 * (latents**2).mean(dim=(1, 2, 3)))
 
 
 def test_a_stream_of_photographs(tiny, tmp_path):
@@ -208,6 +268,21 @@ WRONG = [
     ({"task": "upscale", "regression_share": 1.5}, "at least 0 and at most 1"),
     ({"task": "generate", "loss": "absolute"}, "--loss is for --task denoise and --task upscale"),
     ({"task": "inpainting"}, "must be one of generate, denoise, upscale"),
+    ({"task": "denoise", "factor": 2}, "--factor is for --task codec"),
+]
+WRONG_CODECS = [
+    ({"preset": "base"}, "--preset is for U-Nets"),
+    ({"quantization_aware": True}, "--quantization-aware is for U-Nets"),
+    ({"objective": "v_prediction"}, "--objective is for diffusion models"),
+    ({"factor": 3}, "--factor 3 must be one of 2, 4, 8, 16"),
+    ({"factor": 16, "blocks": [1]}, "images of 8x8 pixels cannot be made 16 times smaller"),
+    ({"latent_channels": 5}, "makes latents larger than images"),
+    ({"widths": [4, 8]}, "one width for all levels"),
+    ({"blocks": [1, 1, 1]}, "--blocks has 3 numbers"),
+    ({"widths": []}, "need a number"),
+    ({"autoencoder": "kl", "widths": [8], "blocks": [1, 2]}, "same number of blocks"),
+    ({"model_options": {"depth": 3}}, "the model cannot be made"),
+    ({"start_from": "nowhere"}, "the codec nowhere does not exist"),
 ]
 
 
@@ -215,4 +290,11 @@ WRONG = [
 def test_settings_that_do_not_fit_are_refused(changes, message, tiny, tmp_path):
     with pytest.raises(InputError, match=message):
         train(restoration(tiny, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_CODECS)
+def test_codecs_that_cannot_be_made_are_refused(changes, message, tiny, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train(codec(tiny, **changes))
     assert not (tmp_path / "run").exists()

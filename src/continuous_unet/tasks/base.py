@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
@@ -18,10 +18,19 @@ from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.tasks.network import Network, Pipeline
+from continuous_unet.models.build import build_unet
+from continuous_unet.tasks.loading import load_model
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
 Chosen = TypeVar("Chosen", bound=TrainingOptions)
+
+
+class Saved(Protocol):
+    """What a run saves to be used: a pipeline, or another object that writes itself to a folder."""
+
+    def save_pretrained(self, save_directory: Any, /) -> Any:
+        """Writes the folder."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,10 @@ class Task(ABC, Generic[Chosen]):
     random_crop: ClassVar[bool] = False
     image_size: ClassVar[int | None] = None
     """Side of the training images unless the run says otherwise; None for that of the images."""
+    sized: ClassVar[bool] = True
+    """Whether a model is made for images of one size."""
+    timed: ClassVar[bool] = True
+    """Whether the error depends on the time, so that validation also records it for each quarter of the times."""
 
     def __init__(
         self, options: Chosen, process: Process, *, seed: int = 0, num_samples: int = 36, sampling_steps: int = 25
@@ -132,6 +145,35 @@ class Task(ABC, Generic[Chosen]):
         """Returns constructor arguments of a model for images with this number of channels."""
         return {"in_channels": channels, "out_channels": channels}
 
+    def model_name(self, preset: str) -> str:
+        """Returns what a new model of this task is called in reports."""
+        return preset
+
+    def new_model(self, preset: str, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+        """Returns a new model.
+
+        Args:
+            preset: name of the architecture.
+            arguments: `model_arguments`, and `sample_size`.
+            options: further constructor arguments, which take precedence.
+
+        Raises:
+            ValueError, TypeError: for settings that do not fit together.
+        """
+        return build_unet(preset, **{**arguments, **options})
+
+    def start_from(self, name: str) -> tuple[nn.Module, Any]:
+        """Returns the model of a run or of a saved model, and the scheduler that it was trained with, if any.
+
+        Raises:
+            InputError: if it cannot be loaded, or is none for this task.
+        """
+        pipeline = load_model(name)
+        return pipeline.unet, pipeline.scheduler
+
+    def check_size(self, model: nn.Module, height: int, width: int) -> None:
+        """Raises InputError for images of a size in pixels that the model cannot work on; others fail when tried."""
+
     @abstractmethod
     def loss(self, step: StepContext) -> Tensor:
         """Returns what training minimises, for each image: `(B,)`, float32."""
@@ -153,12 +195,17 @@ class Task(ABC, Generic[Chosen]):
         """
 
     @abstractmethod
-    def pipeline(self, model: Network) -> Pipeline:
+    def pipeline(self, model: Network) -> Saved:
         """Returns the pipeline that is saved, and used afterwards."""
 
     @abstractmethod
     def usage(self, run: str) -> str:
         """Returns the command that uses the model of a run folder."""
+
+
+def mean_psnr(errors: Tensor) -> float:
+    """Returns the mean over images of `10 log10(4 / error)` dB; their values range over 2, so that 4 is the peak."""
+    return float((10 * (4 / errors.clamp(min=1e-12)).log10()).mean())
 
 
 Restoring = TypeVar("Restoring", bound=RestorationTraining)
@@ -185,9 +232,8 @@ class RestorationTask(Task[Restoring]):
         return ((self.restored(step)[1] - step.clean).float() ** 2).flatten(1).mean(dim=1)
 
     def metrics(self, errors: Tensor) -> dict[str, float]:
-        """Adds the mean PSNR in dB, `10 log10(4 / error)`, because the images range over 2."""
-        psnr = 10 * (4 / errors.clamp(min=1e-12)).log10()
-        return {**super().metrics(errors), "validation_psnr": float(psnr.mean())}
+        """Adds the mean PSNR in dB."""
+        return {**super().metrics(errors), "validation_psnr": mean_psnr(errors)}
 
     @torch.no_grad()
     def picture(self, context: PictureContext) -> Image.Image:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from continuous_unet.tasks.codec.options import CodecTraining
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.training_options import TrainingOptions
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 class TaskEntry:
     """One task. Places are written `module:name` and imported when they are first needed."""
 
-    pipeline: str
-    """The pipeline that a trained model is saved and used as."""
-    models_of: tuple[str, ...]
+    pipeline: str = ""
+    """The pipeline that a trained model is saved and used as; empty if it is part of those of other tasks."""
+    models_of: tuple[str, ...] = ()
     """Tasks whose models it can use."""
     old_name: str | None = None
     """The name in version 0.1.0, which is still accepted."""
@@ -72,6 +73,7 @@ TASKS = {
         task="upscale.training:UpscaleTask",
         export={"scale": 2, "residual_scale": RESIDUAL_SCALE},
     ),
+    "codec": TaskEntry(training=CodecTraining, task="codec.training:CodecTask"),
     "inpaint": TaskEntry(pipeline="inpaint.pipeline:InpaintingPipeline", models_of=("generate",)),
 }
 """By name, which is that of the verb and of the folder here."""

@@ -14,7 +14,9 @@ _LIBRARIES = ("continuous_unet", "diffusers")
 
 def trained_for(index: Json) -> str:
     """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
-    classes = {entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training}
+    classes = {
+        entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training and entry.pipeline
+    }
     return classes.get(str(index.get("_class_name")), "generate")
 
 
@@ -24,6 +26,8 @@ def model_folder(folder: Path) -> Path:
         raise InputError(f"{folder} does not exist; expected a run folder of `cunet train` or a saved model")
     if (folder / "model" / "model_index.json").is_file():
         return folder / "model"
+    if (folder / "model" / "config.json").is_file():
+        raise InputError(f"the run {folder} holds a codec, and no model of images; use it with `cunet train --codec`")
     if (folder / "config.yaml").is_file():
         raise InputError(f"the run {folder} has no model yet; train it up to its first checkpoint")
     return folder

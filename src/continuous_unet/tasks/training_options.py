@@ -30,6 +30,9 @@ class TrainingOptions(Options):
     name: ClassVar[str]
     """The task, a key of `tasks.registry.TASKS`."""
 
+    takes_preset: ClassVar[bool] = True
+    """Whether the model is a U-Net, which a preset describes."""
+
     def check_process(self, process: VariancePreservingOptions) -> None:
         """Checks whether the task can be trained with a noise process.
 

@@ -161,6 +161,11 @@ class TrainConfig(Options):
             raise InputError(
                 "--model-option is for a new model, and --start-from names an existing one; give one of them"
             )
+        if not self.task.takes_preset:
+            for name, default in (("preset", ModelSettings.preset), ("quantization_aware", False)):
+                if getattr(self.model, name) != default:
+                    flag = name.replace("_", "-")
+                    raise InputError(f"--{flag} is for U-Nets, and --task {self.task.name} trains none; leave it out")
         self.task.check_process(self.process)
         return self
 

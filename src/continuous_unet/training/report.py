@@ -68,7 +68,7 @@ def write_report(run: "TrainingRun", result: TrainResult) -> None:
         rows["validation loss"] = f"{result.validation_loss:.4f} (averaged weights; the same noise each time)"
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     plot = "\n![loss](loss.png)\n" if plot_losses(run.folder.records(), run.folder.path / "loss.png") else ""
-    text = f"""# {config.model.start_from or config.model.preset} on {config.data.source}
+    text = f"""# {config.model.start_from or run.task.model_name(config.model.preset)} on {config.data.source}
 
 | | |
 | --- | --- |

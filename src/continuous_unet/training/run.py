@@ -21,9 +21,7 @@ from continuous_unet.base.signals import StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, TrainingData, open_dataset, train_validation_split
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.diffusion.process import process_of
-from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.base import Task
-from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
@@ -91,7 +89,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     model = make_model(config, task, data)
     learner = make_learner(config, model, accelerator)
     trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
-    origin = config.model.start_from or config.model.preset
+    origin = config.model.start_from or task.model_name(config.model.preset)
     processes.say(f"{type(model).__name__} ({origin}): {learner.num_parameters:,} parameters, on {accelerator.device}")
     claim = folder.resume if resume else folder.start
     processes.by_main(lambda: claim(config, data, learner.num_parameters))
@@ -161,12 +159,13 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
         model = _load_start(settings.start_from, task, arguments)
     else:
         try:
-            model = build_unet(settings.preset, **arguments, **settings.model_options)
+            model = task.new_model(settings.preset, arguments, settings.model_options)
         except (ValueError, TypeError) as error:
             raise InputError(f"the model cannot be made: {error}") from error
     if settings.quantization_aware:
         round_convolutions(model)
     height, width = report.size
+    task.check_size(model, height, width)
     image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
     try:
         with torch.no_grad():
@@ -177,13 +176,13 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
 
 
 def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
-    """Returns the U-Net of a run or saved model, to be trained further with these constructor arguments.
+    """Returns the model of a run or saved model, to be trained further with these constructor arguments.
 
     Raises:
         InputError: if it cannot be loaded, or was made for other images, classes or another noise process.
     """
-    pipeline = load_model(name)
-    own = pipeline.unet.config
+    model, scheduler = task.start_from(name)
+    own = cast(Network, model).config
     words = {
         "sample_size": "the size of the images",
         "in_channels": "the number of input channels",
@@ -191,8 +190,10 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         "num_class_embeds": "the number of classes",
     }
     pairs = {word: (own.get(key), arguments.get(key)) for key, word in words.items()}
-    if pipeline.scheduler is not None:
-        theirs, ours = process_of(pipeline.scheduler), task.process
+    if not task.sized:
+        del pairs[words["sample_size"]]
+    if scheduler is not None:
+        theirs, ours = process_of(scheduler), task.process
         pairs["the objective"] = theirs.prediction_type, ours.prediction_type
         pairs["the noise schedule"] = theirs.describe()["alphas_cumprod"], ours.describe()["alphas_cumprod"]
     for word, (has, given) in pairs.items():
@@ -200,7 +201,7 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         if has != given:
             values = "" if word == "the noise schedule" else f" ({has}, and here {given})"
             raise InputError(f"the model {name} to start from differs from this run in {word}{values}; make them alike")
-    return pipeline.unet
+    return model
 
 
 def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:

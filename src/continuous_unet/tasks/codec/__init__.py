@@ -1,0 +1,1 @@
+"""Training an autoencoder, whose latents a diffusion model then learns."""
