@@ -1,6 +1,7 @@
 """The noise processes: diffusers' own formulas, round trips between all parametrisations, and what is refused."""
 
 import dataclasses
+import math
 
 import diffusers
 import pytest
@@ -9,8 +10,10 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.training_utils import compute_snr
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
+from continuous_unet.diffusion.flow import Flow
+from continuous_unet.diffusion.options import PROCESSES, FlowOptions, VariancePreservingOptions
 from continuous_unet.diffusion.process import Noised, process_of
+from continuous_unet.diffusion.samplers import FLOW_SCHEDULERS
 from continuous_unet.diffusion.variance_preserving import PREDICTION_TYPES, VariancePreserving
 
 TIMES = torch.tensor([0, 100, 500, 998])
@@ -181,8 +184,13 @@ def test_samplers_take_over_the_process():
     assert isinstance(sampler, DPMSolverMultistepScheduler)
     assert sampler.config.prediction_type == "v_prediction"
     assert torch.equal(process_of(sampler).alphas_cumprod, process.alphas_cumprod)
-    with pytest.raises(InputError, match="scheduler 'heun' is unknown; expected one of ddpm, ddim"):
+    with pytest.raises(InputError, match="'heun' does not fit the variance-preserving process; expected one of ddim,"):
         process.make_sampler("heun")
+    flow = FlowOptions(shift=3.0).make()
+    for name in FLOW_SCHEDULERS:
+        assert process_of(flow.make_sampler(name)).shift == 3
+    with pytest.raises(InputError, match=r"'ddim' does not fit the flow process; expected one of euler, heun"):
+        flow.make_sampler("ddim")
 
 
 def test_options_make_the_process():
@@ -211,12 +219,51 @@ def test_every_process_is_named_by_its_options():
         assert process.name == name
         assert isinstance(process_of(process.scheduler), type(process))
         assert isinstance(process.add_noise(*parts(), TIMES), Noised)
+        assert process.for_images(32, 32).options() == process_of(process.scheduler).options()
+
+
+@pytest.mark.parametrize("options", [FlowOptions(), FlowOptions(0.5, 2.0, 3.0, 50)], ids=["plain", "shifted"])
+def test_flow_matching_is_the_straight_line(options):
+    process, (clean, noise) = options.make(), parts(torch.float64)
+    times = torch.tensor([0, 0.1, 0.5, 1], dtype=torch.float64) * options.num_train_timesteps
+    noised = process.add_noise(clean, noise, times)
+    assert torch.equal(noised.x_t[3], noise[3])
+    assert torch.equal(noised.x_t[0], clean[0])
+    torch.testing.assert_close(noised.x_t[2], (clean[2] + noise[2]) / 2)
+    assert torch.equal(noised.target, noise - clean)
+    torch.testing.assert_close(process.to_clean(noised.target, noised.x_t, times), clean)
+    torch.testing.assert_close(process.to_noise(noised.target, noised.x_t, times), noise)
+    for time in times.tolist()[:3]:
+        signal, unit = process.coefficients(time)
+        assert float(process.time_at(torch.tensor(unit / signal))) == pytest.approx(time, abs=1e-4)
+        assert process.nearest_time(unit / signal) == pytest.approx(time)
+    assert process.coefficients(process.last_time) == (0, 1)
+    assert process.options() == options or options.shift is None
+
+
+@pytest.mark.parametrize(("mean", "std", "shift"), [(0.0, 1.0, 1.0), (-0.5, 0.7, 1.0), (0.0, 1.0, 3.0)])
+def test_flow_times_are_logit_normal_and_shifted(mean, std, shift):
+    process = FlowOptions(mean, std, shift).make()
+    t = process.draw_times((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000) / 1000
+    logits = torch.logit(t)  # a shift multiplies t / (1 - t)
+    assert float(logits.mean()) == pytest.approx(mean + math.log(shift), abs=1e-3)
+    assert float(logits.std()) == pytest.approx(std, rel=0.01)
+    extreme = process.draw_times(torch.tensor([0.0, 1 - 2**-24]))
+    assert 0 < extreme[0] < extreme[1] < 1000
+    ratios = [noise / signal for signal, noise in map(process.coefficients, process.sampling_times(4)[1:])]
+    assert ratios == pytest.approx([shift * r for r in (3, 1, 1 / 3)])
+
+
+def test_larger_images_shift_the_times():
+    process = FlowOptions().make()
+    assert [process.for_images(*size).shift for size in ((16, 16), (32, 32), (64, 64), (32, 128))] == [1, 1, 2, 2]
+    assert FlowOptions(shift=1.5).make().for_images(64, 64).shift == 1.5
+    assert process_of(process.for_images(64, 64).scheduler).shift == 2, "it is saved with the model"
 
 
 OTHERS = {
-    "flow matching": lambda: diffusers.FlowMatchEulerDiscreteScheduler(),
-    "flow matching, Heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(),
-    "flow prediction": lambda: DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    "flow matching, other times": lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    "flow matching, backwards": lambda: diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
     "flow sigmas": lambda: DPMSolverMultistepScheduler(use_flow_sigmas=True),
     "EDM": lambda: diffusers.EDMEulerScheduler(),
     "EDM, DPM-Solver": lambda: diffusers.EDMDPMSolverMultistepScheduler(),
@@ -236,6 +283,8 @@ def test_other_families_are_refused_by_name(name):
     assert "\n" not in message
     with pytest.raises(InputError, match="is not the scheduler of a variance-preserving process"):
         VariancePreserving(scheduler)
+    with pytest.raises(InputError, match="is not a scheduler of flow matching"):
+        Flow(scheduler)
 
 
 def test_a_model_without_scheduler_has_no_process():

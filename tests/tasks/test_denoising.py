@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DenoisingPipeline
@@ -12,16 +11,16 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.images.photographs import read_photograph
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.restoration import as_tensors
-from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser
+from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser, training_scheduler
 
 CASES = Path(__file__).parents[1] / "cases"
 
 
-def gaussian(prediction_type="epsilon", **options):
+def gaussian(prediction_type="epsilon", num_train_timesteps=1000):
     """A pipeline with the best model of pixels that are independent and normal with MEAN and STD in [-1, 1]."""
-    scheduler = DDPMScheduler(prediction_type=prediction_type, **options)
+    scheduler = training_scheduler(prediction_type, num_train_timesteps)
     unet = GaussianDenoiser(scheduler)
-    unet.config.out_channels, unet.config.block_out_channels = 1, (8,)
+    unet.config.block_out_channels = (8,)
     pipeline = DenoisingPipeline(unet, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -39,7 +38,7 @@ def posterior(noisy, sigma):
     return mean, (prior * noise / (prior + noise)) ** 0.5
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 def test_the_mean_of_a_known_distribution(prediction_type):
     _, noisy = clean_and_noisy(25.0)
     (restored,) = gaussian(prediction_type)(noisy, sigma=25.0, output_type="pt").images
@@ -47,10 +46,12 @@ def test_the_mean_of_a_known_distribution(prediction_type):
     torch.testing.assert_close(restored, posterior(noisy, 25.0)[0].clamp(0, 1), rtol=0, atol=3e-3)
 
 
-def test_samples_of_a_known_distribution():
+@pytest.mark.parametrize("kind", ["epsilon", "flow_prediction"])
+def test_samples_of_a_known_distribution(kind):
     _, noisy = clean_and_noisy(50.0)
     generator = torch.Generator().manual_seed(0)
-    output = gaussian()(noisy, sigma=50.0, mode="sample", num_inference_steps=60, generator=generator, output_type="pt")
+    options = {"mode": "sample", "num_inference_steps": 60, "generator": generator, "output_type": "pt"}
+    output = gaussian(kind)(noisy, sigma=50.0, **options)
     mean, std = posterior(noisy, 50.0)
     difference = output.images[0] - mean
     assert float(difference.mean()) == pytest.approx(0.0, abs=0.005)

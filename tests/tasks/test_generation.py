@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.models.modeling_utils import ModelMixin
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.diffusion.samplers import SCHEDULERS, make_scheduler
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.samplers import FLOW_SCHEDULERS, SCHEDULERS, make_scheduler
 from continuous_unet.tasks.generate.pipeline import generate, generate_share
 
 MEAN, STD = 0.3, 0.2
@@ -25,13 +26,19 @@ class GaussianDenoiser(ModelMixin):
         super().__init__()
         self.nothing = torch.nn.Parameter(torch.zeros(1))
         self.scheduler = scheduler
-        self._config = SimpleNamespace(sample_size=16, in_channels=1, num_class_embeds=None, class_embed_type=None)
+        self._config = SimpleNamespace(
+            sample_size=16, in_channels=1, out_channels=1, num_class_embeds=None, class_embed_type=None
+        )
 
     @property
     def config(self):
         return self._config
 
     def forward(self, sample, timestep, class_labels=None):
+        if process_of(self.scheduler).name == "flow":
+            t = timestep / 1000
+            centred = (sample - (1 - t) * MEAN) / ((1 - t) ** 2 * STD**2 + t**2)
+            return SimpleNamespace(sample=t * centred - MEAN - (1 - t) * STD**2 * centred)
         # fractional timesteps (Euler's) interpolate the noise level as the scheduler does
         alphas = self.scheduler.alphas_cumprod
         sigmas = ((1 - alphas) / alphas).sqrt()
@@ -46,13 +53,22 @@ class GaussianDenoiser(ModelMixin):
         return SimpleNamespace(sample={"epsilon": noise, "sample": clean, "v_prediction": velocity}[kind])
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", SCHEDULERS)
+SAMPLERS = [(name, kind) for name in SCHEDULERS for kind in ("epsilon", "v_prediction", "sample")]
+SAMPLERS += [(name, "flow_prediction") for name in FLOW_SCHEDULERS]
+
+
+def training_scheduler(prediction_type, num_train_timesteps=1000):
+    if prediction_type == "flow_prediction":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps)
+    return DDPMScheduler(num_train_timesteps, prediction_type=prediction_type)
+
+
+@pytest.mark.parametrize(("name", "prediction_type"), SAMPLERS)
 def test_samples_of_a_known_distribution(name, prediction_type):
-    training = DDPMScheduler(prediction_type=prediction_type)
-    pipeline = DiffusionSamplingPipeline(GaussianDenoiser(training), make_scheduler(name, training.config))
+    training = training_scheduler(prediction_type)
+    pipeline = DiffusionSamplingPipeline(GaussianDenoiser(training), process_of(training).make_sampler(name))
     pipeline.set_progress_bar_config(disable=True)
-    steps = 100 if name in ("dpm++", "unipc") else 250  # first order: more steps for the same error
+    steps = 100 if name in ("dpm++", "unipc", "heun") else 250  # first order: more steps for the same error
     generator = torch.Generator().manual_seed(0)
     images = pipeline(64, generator, steps, output_type="pt").images * 2 - 1
     # 16,384 pixels: the mean is known to 0.002, the spread to 0.0011; the rest is the discretisation
@@ -131,7 +147,7 @@ def test_wrong_arguments(unet):
         pipeline(output_type="jpeg")
     with pytest.raises(InputError, match="one per image"):
         pipeline(3, [torch.Generator()])
-    with pytest.raises(InputError, match="ddpm, ddim"):
+    with pytest.raises(InputError, match="ddim, ddpm"):
         make_scheduler("magic", {})
 
 
@@ -193,46 +209,21 @@ def test_a_saved_pipeline_loads_with_diffusers_and_with_ours(unet, tmp_path):
     assert type(loaded) is DiffusionSamplingPipeline
 
 
+def test_diffusers_own_pipeline_samples_a_flow_matching_model(unet, tmp_path):
+    DiffusionSamplingPipeline(unet, FlowMatchEulerDiscreteScheduler(shift=2.0)).save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(loaded) is DDPMPipeline
+    assert process_of(loaded.scheduler).shift == 2
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded(num_inference_steps=2).images[0].size == (8, 8)
+
+
 def test_the_discrete_u_net_can_be_sampled_from():
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 8}
     unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(16,), **blocks)
     pipeline = DiffusionSamplingPipeline(unet, make_scheduler("unipc", DDPMScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(1, num_inference_steps=3).images[0].mode == "RGB"
-
-
-class GaussianVelocity(ModelMixin):
-    """The best velocity of flow matching where every pixel of the data is normal with MEAN and STD."""
-
-    def __init__(self):
-        super().__init__()
-        self.nothing = torch.nn.Parameter(torch.zeros(1))
-        self._config = SimpleNamespace(
-            sample_size=16, in_channels=1, out_channels=1, num_class_embeds=None, class_embed_type=None
-        )
-
-    @property
-    def config(self):
-        return self._config
-
-    def forward(self, sample, timestep, class_labels=None):
-        sigma = timestep / 1000  # x = (1 - sigma) clean + sigma noise, and the velocity is noise - clean
-        variance = (1 - sigma) ** 2 * STD**2 + sigma**2
-        centred = sample - (1 - sigma) * MEAN
-        clean = MEAN + (1 - sigma) * STD**2 / variance * centred
-        noise = sigma / variance * centred
-        return SimpleNamespace(sample=noise - clean)
-
-
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
-def test_flow_matching_samples_a_known_distribution(name):
-    import diffusers
-
-    pipeline = DiffusionSamplingPipeline(GaussianVelocity(), getattr(diffusers, name)())
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(32, torch.Generator().manual_seed(0), 60, output_type="pt").images * 2 - 1
-    assert float(images.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(images.std()) == pytest.approx(STD, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +233,11 @@ def test_flow_matching_ends_at_the_clean_image_of_a_model_that_knows_it(name):
     """A model of one image predicts `noise - image` exactly, so that every path ends there."""
     import diffusers
 
-    class Knowing(GaussianVelocity):
+    class Knowing(GaussianDenoiser):
         def forward(self, sample, timestep, class_labels=None):
             return SimpleNamespace(sample=(sample - MEAN) / (timestep / 1000))
 
-    pipeline = DiffusionSamplingPipeline(Knowing(), getattr(diffusers, name)())
+    pipeline = DiffusionSamplingPipeline(Knowing(None), getattr(diffusers, name)())
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(2, torch.Generator().manual_seed(0), 5, output_type="pt").images
     torch.testing.assert_close(images, torch.full_like(images, MEAN / 2 + 0.5), rtol=0, atol=1e-4)

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from continuous_unet import InpaintingPipeline
 from continuous_unet.base.errors import InputError
-from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser
+from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser, training_scheduler
 
 
 def pipeline(prediction_type="epsilon"):
-    scheduler = DDPMScheduler(prediction_type=prediction_type)
+    scheduler = training_scheduler(prediction_type)
     unet = GaussianDenoiser(scheduler)
-    unet.config.out_channels, unet.config.block_out_channels = 1, (8,)
+    unet.config.block_out_channels = (8,)
     return InpaintingPipeline(unet, scheduler)
 
 
@@ -21,7 +20,7 @@ def fill(image, mask, kind="epsilon", **options):
     return pipeline(kind)(image, mask, generator=torch.Generator().manual_seed(0), **options).images
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
 def test_holes_get_what_the_model_knows_and_the_rest_stays(kind):
     image = torch.rand(1, 64, 48) / 3  # no sums of powers of two, which would survive being scaled and scaled back
     mask = torch.zeros(1, 64, 48)

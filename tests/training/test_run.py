@@ -1,6 +1,7 @@
 """How the parts of a run are put together, and what is refused before anything is written."""
 
 import json
+import math
 import tarfile
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 from PIL import Image
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.options import FlowOptions
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import TrainConfig, train
+from tests.training.runs import records
 
 
 def test_a_stream_of_shards(tiny, tmp_path, capsys):
@@ -67,6 +71,25 @@ def test_a_tracker_that_is_not_there_is_asked_for(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_flow_matching_is_a_process_like_the_other(tiny, tmp_path):
+    """Trained, validated, resumed bit for bit, pictured, saved with diffusers' scheduler, and trained further."""
+    config = tiny(process="flow", logit_mean=-0.5, image_size="16x80", lr_schedule="constant")
+    train(config)
+    part = config.replaced(steps=3, output=str(tmp_path / "part"))
+    train(part)
+    assert TrainConfig.load(tmp_path / "part" / "config.yaml").process == FlowOptions(-0.5)
+    train(part.replaced(steps=6), resume=True)
+    weights = [load_pipeline(tmp_path / run).unet.state_dict() for run in ("run", "part")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [r["step"] for r in records(tmp_path / "run") if "validation_loss_quarter_1" in r] == [3, 6]
+    assert (tmp_path / "run" / "samples" / "step-00000006.png").is_file()
+    scheduler = load_pipeline(tmp_path / "run").scheduler
+    assert type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+    assert process_of(scheduler).shift == math.sqrt(16 * 80) / 32
+    more = config.replaced(model_options={}, start_from=str(tmp_path / "run"), steps=1, output=str(tmp_path / "more"))
+    train(more)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "ddpm_small"])
 def test_images_that_are_not_square(preset, tiny, tmp_path):
     """Trained, sampled, saved, and refused where the model cannot halve them."""
@@ -93,6 +116,7 @@ def test_images_that_are_not_square(preset, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"process": "flow"}, r"the noise process \(variance-preserving, and here flow\)"),
         ({"objective": "v_prediction"}, r"the objective \(epsilon, and here v_prediction\)"),
         ({"noise_schedule": "squaredcos_cap_v2"}, r"the noise schedule; make"),
         ({"num_train_timesteps": 500}, r"the noise schedule; make"),

@@ -1,5 +1,6 @@
 """The options of the noise processes, and the table of them. Imports no torch: the command line reads it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,10 +12,27 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class VariancePreservingOptions(Options):
+class ProcessOptions(Options, ABC):
+    """Base of the options of one noise process."""
+
+    name: ClassVar[str]
+    """The key in `PROCESSES`."""
+
+    @abstractmethod
+    def make(self) -> "Process":
+        """Returns the process."""
+
+    @staticmethod
+    @abstractmethod
+    def wrap(scheduler: object) -> "Process | None":
+        """Returns the process of a diffusers scheduler, or None for a scheduler of another family."""
+
+
+@dataclass
+class VariancePreservingOptions(ProcessOptions):
     """Options of the variance-preserving process (DDPM, arXiv 2006.11239)."""
 
-    name: ClassVar[str] = "variance-preserving"
+    name = "variance-preserving"
 
     objective: Literal["epsilon", "v_prediction", "sample"] | None = option(
         None, "what the model predicts; if left out, v_prediction for upscaling and epsilon for every other task"
@@ -51,11 +69,46 @@ class VariancePreservingOptions(Options):
 
     @staticmethod
     def wrap(scheduler: object) -> "Process | None":
-        """Returns the process of a diffusers scheduler, or None for a scheduler of another family."""
         from continuous_unet.diffusion.variance_preserving import VariancePreserving
 
         return VariancePreserving(scheduler) if VariancePreserving.fits(scheduler) else None
 
 
-PROCESSES = {options.name: options for options in (VariancePreservingOptions,)}
+@dataclass
+class FlowOptions(ProcessOptions):
+    """Options of flow matching (arXiv 2209.03003, 2210.02747), with the times of Stable Diffusion 3 (2403.03206)."""
+
+    name = "flow"
+
+    logit_mean: float = option(
+        0.0, "mean of the logit of the training times; above 0 trains more on strong noise", between=(-10, 10)
+    )
+    logit_std: float = option(1.0, "standard deviation of the logit of the training times", above=0, at_most=10)
+    shift: float | None = option(
+        None,
+        "factor of the ratio of noise to signal in training and sampling; larger images need more noise (default: "
+        "side / 32, and 1 up to 32 pixels)",
+        above=0,
+        at_most=1000,
+    )
+    num_train_timesteps: int = option(1000, "number of timesteps of the noise process", at_least=1)
+
+    def make(self) -> "Process":
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        from continuous_unet.diffusion.flow import Flow
+
+        scheduler = FlowMatchEulerDiscreteScheduler(self.num_train_timesteps, shift=self.shift or 1.0)
+        return Flow(scheduler, self.logit_mean, self.logit_std, dynamic_shift=self.shift is None)
+
+    @staticmethod
+    def wrap(scheduler: object) -> "Process | None":
+        from continuous_unet.diffusion.flow import Flow
+
+        return Flow(scheduler) if Flow.fits(scheduler) else None
+
+
+PROCESSES: dict[str, type[ProcessOptions]] = {
+    options.name: options for options in (VariancePreservingOptions, FlowOptions)
+}
 """Name: options of a noise process, which make it (`make`) and recognise its schedulers (`wrap`)."""

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
-from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
+from continuous_unet.diffusion.options import PROCESSES, ProcessOptions
 
 Times = Tensor | float
 """A time for all images (a number or 0-d) or one for each, `(B,)`."""
+
+
+GOLDEN_RATIO = 0.6180339887498949
+"""Multiples of it, modulo 1, are spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,23 @@ class Noised:
 class Process(Protocol):
     """A noise process: `x_t = signal(t) clean + noise(t) unit_noise`, with images in [-1, 1].
 
-    Times are 0 (least noise) to `num_train_timesteps - 1`, as the model is given them. They may be fractional: give
-    them to a model as a tensor, because `UNet2DModel` cuts off the fraction of a Python number.
+    Times are 0 (least noise) to `last_time`, as the model is given them. They may be fractional: give them to a model
+    as a tensor, because `UNet2DModel` cuts off the fraction of a Python number.
     """
 
     name: str
     """The key in `PROCESSES`."""
     prediction_type: str
-    """What the model predicts, by diffusers' names: `epsilon`, `v_prediction`, `sample`."""
+    """What the model predicts, by diffusers' names: `epsilon`, `v_prediction`, `sample`, `flow_prediction`."""
     num_train_timesteps: int
+    last_time: float
+    """The time of the strongest noise."""
     scheduler: Any
     """The diffusers scheduler that is saved with a pipeline."""
+
+    @property
+    def clip_range(self) -> float | None:
+        """The limit that samplers keep their estimates of the clean image within; None without one."""
 
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Returns training times `(B,)` for numbers `(B,)` in [0, 1)."""
@@ -69,13 +79,26 @@ class Process(Protocol):
         Ratios beyond those of the process give its first or last time.
         """
 
-    def nearest_time(self, ratio: float) -> int:
-        """Returns the whole time whose ratio of noise to signal is nearest to `ratio`, on a logarithmic scale."""
+    def nearest_time(self, ratio: float) -> float:
+        """Returns the time of training whose ratio of noise to signal is nearest to `ratio`, on a logarithmic scale.
 
-    def make_sampler(self, name: str) -> Any:
-        """Returns a diffusers scheduler to sample with; raises InputError for a name not in `SCHEDULERS`."""
+        It is a whole number where models are trained with whole times.
+        """
 
-    def options(self) -> VariancePreservingOptions:
+    def sampling_times(self, num_steps: int) -> list[float]:
+        """Returns the times of the evaluations of first-order sampling, from `last_time` down."""
+
+    def make_sampler(self, name: str | None = None) -> Any:
+        """Returns a diffusers scheduler to sample with, the default one if `name` is None.
+
+        Raises:
+            InputError: for a name that does not fit the process, with those that do.
+        """
+
+    def for_images(self, height: int, width: int) -> "Process":
+        """Returns the process for images of a size, where its options leave something to the size."""
+
+    def options(self) -> ProcessOptions:
         """Returns the options that make this process; raises InputError if `cunet train` cannot make it."""
 
     def describe(self) -> Json:
@@ -86,10 +109,13 @@ def process_of(scheduler: object) -> Process:
     """Returns the noise process that a diffusers scheduler stands for.
 
     Raises:
-        InputError: for None, and for a scheduler of a family that no process here knows (flow matching, EDM, …).
+        InputError: for None, and for a scheduler of a family that no process here knows (EDM, …).
     """
     if scheduler is None:
         raise InputError("this model has no noise schedule: it was not trained as a diffusion model")
+    known: Process | None = getattr(scheduler, "process", None)  # a `TableSampler`
+    if known is not None:
+        return known
     for options in PROCESSES.values():
         process = options.wrap(scheduler)
         if process is not None:
@@ -98,5 +124,10 @@ def process_of(scheduler: object) -> Process:
     predicts = f" with prediction_type={kind}" if kind else ""
     raise InputError(
         f"the noise process of {type(scheduler).__name__}{predicts} is not supported; expected a scheduler of one of "
-        f"these kinds: {', '.join(PROCESSES)}, such as DDPMScheduler or DDIMScheduler"
+        f"these kinds: {', '.join(PROCESSES)}, such as DDPMScheduler or FlowMatchEulerDiscreteScheduler"
     )
+
+
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Returns `(B,)` as `(B, 1, 1, 1)`, and a 0-d tensor as it is."""
+    return values.reshape(-1, *[1] * (images.ndim - 1)) if values.ndim else values

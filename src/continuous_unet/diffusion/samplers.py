@@ -1,6 +1,7 @@
 """The schedulers that a trained model can be sampled with, by the names that the command line takes.
 
-They come from diffusers. The settings here make each of them do its best with few steps.
+They come from diffusers. The settings here make each of them do its best with few steps. The first one of a process is
+its default.
 """
 
 import importlib
@@ -10,27 +11,53 @@ from typing import Any
 from continuous_unet.base.errors import InputError
 
 _TRAILING = {"timestep_spacing": "trailing"}  # starts at pure noise, where the model was trained to start
-SCHEDULERS: dict[str, tuple[str, Mapping[str, object]]] = {
-    "ddpm": ("DDPMScheduler", _TRAILING),
+Schedulers = Mapping[str, tuple[str, Mapping[str, object]]]
+"""Name: class in `diffusers`, and settings that override those of the training scheduler."""
+SCHEDULERS: Schedulers = {
     "ddim": ("DDIMScheduler", _TRAILING),
+    "ddpm": ("DDPMScheduler", _TRAILING),
     "dpm++": ("DPMSolverMultistepScheduler", {**_TRAILING, "final_sigmas_type": "zero"}),
     "unipc": ("UniPCMultistepScheduler", {**_TRAILING, "final_sigmas_type": "zero"}),
     "euler": ("EulerDiscreteScheduler", _TRAILING),
 }
-"""Name: class in `diffusers`, and settings that override those of the training scheduler."""
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+FLOW_SCHEDULERS: Schedulers = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", _FLOW),
+    "unipc": ("UniPCMultistepScheduler", _FLOW),
+}
 
 
-def make_scheduler(name: str, config: Mapping[str, object]) -> Any:
+def make_scheduler(
+    name: str | None, config: Mapping[str, object], table: Schedulers = SCHEDULERS, process: str = "variance-preserving"
+) -> Any:
     """Returns a sampling scheduler for the configuration of the scheduler that the model was trained with.
 
     Args:
-        name: a key of `SCHEDULERS`.
+        name: a key of the table; the first one if None.
         config: the `config` of that scheduler, whose betas, prediction type and so on are taken over.
+        table: the schedulers that fit.
+        process: the name of the process that they fit.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: for a name that is not in the table.
     """
-    if name not in SCHEDULERS:
-        raise InputError(f"scheduler {name!r} is unknown; expected one of {', '.join(SCHEDULERS)}")
-    class_name, settings = SCHEDULERS[name]
+    name = name or next(iter(table))
+    if name not in table:
+        choices = ", ".join(table)
+        raise InputError(f"scheduler {name!r} does not fit the {process} process; expected one of {choices}")
+    class_name, settings = table[name]
     return getattr(importlib.import_module("diffusers"), class_name).from_config(config, **settings)
+
+
+def set_timesteps(scheduler: Any, num_steps: int, device: object = None) -> None:
+    """Prepares a scheduler for a number of sampling steps.
+
+    The last step of diffusers' flow-matching Euler starts where almost no noise is left, and is wasted. Here its times
+    are spread evenly from pure noise, so that the last step is as long as the others.
+    """
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        scheduler.set_timesteps(sigmas=[1 - k / num_steps for k in range(num_steps)], device=device)
+    else:
+        scheduler.set_timesteps(num_steps, device=device)

@@ -15,10 +15,9 @@ from torch import Tensor
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 from continuous_unet.diffusion.options import VariancePreservingOptions
-from continuous_unet.diffusion.process import Noised, Times
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.process import GOLDEN_RATIO, Noised, Times, per_image
+from continuous_unet.diffusion.samplers import SCHEDULERS, make_scheduler
 
-GOLDEN_RATIO = 0.6180339887498949
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -54,6 +53,7 @@ class VariancePreserving:
         """The logarithm of the ratio of noise to signal at each time, `(T,)`, float64: linear between two times."""
         self._tables: dict[torch.device, Tensor] = {}
         self.num_train_timesteps = len(self.alphas_cumprod)
+        self.last_time: float = self.num_train_timesteps - 1
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
 
     @staticmethod
@@ -90,12 +90,12 @@ class VariancePreserving:
             images: what they belong to, `(B, C, H, W)`.
         """
         if not times.is_floating_point():
-            return _per_image(tables[0][times], images), _per_image(tables[1][times], images)
+            return per_image(tables[0][times], images), per_image(tables[1][times], images)
         times = times.to(images.device, torch.promote_types(images.dtype, torch.float32))
         whole = times.round().clamp(0, self.num_train_timesteps - 1)
         exact, between = [table[whole.long()] for table in tables], self._between(times)
         signal, noise = (torch.where(times == whole, e, b.to(e)) for e, b in zip(exact, between, strict=True))
-        return _per_image(signal, images), _per_image(noise, images)
+        return per_image(signal, images), per_image(noise, images)
 
     def _between(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Returns signal and noise at fractional times, interpolated in the logarithm of their ratio."""
@@ -168,8 +168,20 @@ class VariancePreserving:
         ratios = ((1 - alphas) / alphas).sqrt()
         return int((ratios.clamp(min=1e-9).log() - math.log(max(ratio, 1e-9))).abs().argmin())
 
-    def make_sampler(self, name: str) -> Any:
-        return make_scheduler(name, self.scheduler.config)
+    @property
+    def clip_range(self) -> float | None:
+        config = self.make_sampler("ddim").config
+        return float(config.clip_sample_range) if config.clip_sample else None
+
+    def sampling_times(self, num_steps: int) -> list[float]:
+        total = self.num_train_timesteps
+        return [float(round(total - k * total / num_steps) - 1) for k in range(num_steps)]
+
+    def make_sampler(self, name: str | None = None) -> Any:
+        return make_scheduler(name, self.scheduler.config, SCHEDULERS, self.name)
+
+    def for_images(self, height: int, width: int) -> "VariancePreserving":
+        return self
 
     def options(self) -> VariancePreservingOptions:
         config = self.scheduler.config
@@ -201,8 +213,3 @@ class VariancePreserving:
             **{name: ddim.config[name] for name in ("clip_sample", "clip_sample_range")},
             "final_alpha_cumprod": float(ddim.final_alpha_cumprod),
         }
-
-
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Returns `(B,)` as `(B, 1, 1, 1)`, and a 0-d tensor as it is."""
-    return values.reshape(-1, *[1] * (images.ndim - 1)) if values.ndim else values

@@ -76,7 +76,7 @@ class EvaluateGenerateOptions(Options):
     image_size: int | None = option(
         None, "side of the images in pixels (default: that of the first model, or of the real images)", at_least=1
     )
-    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler"] = option("dpm++", "sampling method")
+    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] = option("dpm++", "sampling method")
     sampling_steps: int = option(20, "number of sampling steps", between=(1, 1000))
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
     seed: int = option(0, "seed of the samples, of the choice of real images and of the classifier")

@@ -14,7 +14,7 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.diffusion.draws import Stream, normal
-from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.options import ProcessOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
 from continuous_unet.images.ranges import to_unit_range
@@ -137,7 +137,7 @@ class Task(ABC, Generic[Chosen]):
         return {}
 
     @classmethod
-    def make_process(cls, options: VariancePreservingOptions) -> Process:
+    def make_process(cls, options: ProcessOptions) -> Process:
         """Returns the noise process that this task trains with."""
         return options.make()
 

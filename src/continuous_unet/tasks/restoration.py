@@ -126,6 +126,8 @@ class RestorationPipeline(Pipeline):
 
 def evaluated(unet: Network, sample: Tensor, timestep: Tensor | float) -> Tensor:
     """Returns the U-Net's output in float32, whatever the precision of its weights."""
+    if isinstance(timestep, float):
+        timestep = torch.tensor(timestep, device=sample.device)  # a fraction would be lost otherwise
     return unet(sample.to(unet.dtype), timestep).sample.float()
 
 

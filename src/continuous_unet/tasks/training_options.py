@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
-from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.options import ProcessOptions, VariancePreservingOptions
 
 
 def number_range(name: str, text: str, least: int, most: int, example: str) -> tuple[float, float]:
@@ -33,7 +33,7 @@ class TrainingOptions(Options):
     takes_preset: ClassVar[bool] = True
     """Whether the model is a U-Net, which a preset describes."""
 
-    def check_process(self, process: VariancePreservingOptions) -> None:
+    def check_process(self, process: ProcessOptions) -> None:
         """Checks whether the task can be trained with a noise process.
 
         Raises:
@@ -49,7 +49,13 @@ class RestorationTraining(TrainingOptions):
         None, "error that training minimises: absolute or squared (default: absolute)"
     )
 
-    def check_process(self, process: VariancePreservingOptions) -> None:
-        """Refuses min-SNR weights: restoration weights all images alike."""
+    def check_process(self, process: ProcessOptions) -> None:
+        """Refuses flow matching, and min-SNR weights: restoration weights all images alike."""
+        if not isinstance(process, VariancePreservingOptions):
+            raise InputError(f"--process {process.name} is for --task generate; leave it out")
+        self.check_variance_preserving(process)
+
+    def check_variance_preserving(self, process: VariancePreservingOptions) -> None:
+        """Checks the options of the one process that restoration is trained with; see `check_process`."""
         if process.min_snr_gamma is not None:
             raise InputError("--min-snr-gamma is for --task generate; leave it out")

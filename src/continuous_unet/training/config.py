@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, build, flatten, leaves, option, section, variants
 from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value_range
-from continuous_unet.diffusion.options import PROCESSES, VariancePreservingOptions
+from continuous_unet.diffusion.options import PROCESSES, ProcessOptions, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
 from continuous_unet.tasks.training_options import TrainingOptions
@@ -146,7 +146,7 @@ class TrainConfig(Options):
     task: TrainingOptions = variants(TASK_OPTIONS, "generate", "what the model learns", old=OLD_NAMES)
     data: DataSettings = section(DataSettings)
     model: ModelSettings = section(ModelSettings)
-    process: VariancePreservingOptions = variants(PROCESSES, VariancePreservingOptions.name, "noise process")
+    process: ProcessOptions = variants(PROCESSES, VariancePreservingOptions.name, "noise process")
     optimizer: OptimizerSettings = section(OptimizerSettings)
     records: RecordSettings = section(RecordSettings)
 

@@ -85,6 +85,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     processes = Processes(accelerator.state)
     task = make_task(config)
     data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
+    task.process = task.process.for_images(*data.report.size)
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(config, task, data)
     learner = make_learner(config, model, accelerator)
@@ -194,8 +195,9 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         del pairs[words["sample_size"]]
     if scheduler is not None:
         theirs, ours = process_of(scheduler), task.process
+        pairs["the noise process"] = theirs.name, ours.name
         pairs["the objective"] = theirs.prediction_type, ours.prediction_type
-        pairs["the noise schedule"] = theirs.describe()["alphas_cumprod"], ours.describe()["alphas_cumprod"]
+        pairs["the noise schedule"] = (theirs.describe().get("alphas_cumprod"), ours.describe().get("alphas_cumprod"))
     for word, (has, given) in pairs.items():
         has, given = (tuple(value) if isinstance(value, list) else value for value in (has, given))
         if has != given:

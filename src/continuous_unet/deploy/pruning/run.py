@@ -22,7 +22,7 @@ from continuous_unet.data import ImageDataset, train_validation_split
 from continuous_unet.deploy.calibration import Origin, noised_images, open_for, origin
 from continuous_unet.deploy.pruning import channels
 from continuous_unet.deploy.pruning.options import REPORT, PruneOptions, read_report
-from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.options import ProcessOptions
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import count_macs
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
@@ -133,7 +133,7 @@ def _prune(options: PruneOptions) -> None:
 
 def _configure(
     pipeline: DiffusionSamplingPipeline,
-    process: VariancePreservingOptions,
+    process: ProcessOptions,
     known: TrainConfig,
     options: PruneOptions,
     data: ImageDataset,
@@ -142,6 +142,7 @@ def _configure(
     num_validation = options.num_validation or known.data.num_validation or 256
     has_null = pipeline.facts.conditions.null_class is not None
     return known.replaced(
+        process=process.name,
         **process.flat(),
         data=options.data,
         output="finetuning",

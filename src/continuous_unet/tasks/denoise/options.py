@@ -36,9 +36,9 @@ class DenoiseTraining(RestorationTraining):
         """Returns the bounds of `sigma`; raises InputError if it is no range."""
         return number_range("sigma", self.sigma, 0, 255, "0:55")
 
-    def check_process(self, process: VariancePreservingOptions) -> None:
+    def check_variance_preserving(self, process: VariancePreservingOptions) -> None:
         """Refuses other objectives: the model predicts the noise of an image whose signal is not scaled."""
-        super().check_process(process)
+        super().check_variance_preserving(process)
         if process.objective is not None:
             raise InputError("--objective is for generate and upscale; a denoiser predicts the noise")
 

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.options import FlowOptions
 from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.table import make_rows
 from continuous_unet.images.noise_level import estimate_sigma
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
@@ -130,7 +133,7 @@ class DenoisingPipeline(RestorationPipeline):
         return float(sigma)
 
     def bands(
-        self, image: Tensor, sigma: float | None, options: RestoreOptions, timestep: int | None = None
+        self, image: Tensor, sigma: float | None, options: RestoreOptions, timestep: float | None = None
     ) -> Iterator[Tensor]:
         """Restores one image `(C, H, W)` in [0, 1] to bands of whole rows `(C, rows, W)`, not clipped.
 
@@ -143,7 +146,7 @@ class DenoisingPipeline(RestorationPipeline):
             timestep: of a diffusion model, whose noise the image has; found from `sigma` if None.
         """
         self.check_mode(options.mode)
-        process, time = None if self.scheduler is None else process_of(self.scheduler), 0
+        process, time = None if self.scheduler is None else process_of(self.scheduler), 0.0
         if process is not None:
             time = self.timestep_of(sigma) if timestep is None else timestep
             if options.mode == "sample":
@@ -165,24 +168,34 @@ class DenoisingPipeline(RestorationPipeline):
         for band in in_tiles(one_tile, image[None], multiple=multiple, tiles=tiles, before_tile=options.before_tile):
             yield to_unit_range(band[0])
 
-    def timestep_of(self, sigma: float | None) -> int:
+    def timestep_of(self, sigma: float | None) -> float:
         """Returns the timestep of the diffusion model with the noise-to-signal ratio of an image with noise of sigma.
 
         Raises:
             InputError: for noise stronger than the strongest of the process.
         """
         process = process_of(self.scheduler)
-        signal, noise = process.coefficients(process.num_train_timesteps - 1)
+        signal, noise = process.coefficients(process.last_time)
         wanted = (sigma or 0.0) * 2 / 255  # of images in [-1, 1]
         if wanted * signal > noise:
             strongest = noise / signal * 127.5
             raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({strongest:.0f})")
         return process.nearest_time(wanted)
 
-    def _run_back(self, state: Tensor, timestep: int, options: RestoreOptions) -> Tensor:
-        """Runs the reverse process of DDPM from a timestep, in larger steps; the whole image is in memory."""
+    def _run_back(self, state: Tensor, timestep: float, options: RestoreOptions) -> Tensor:
+        """Runs the process back from a timestep, in larger steps; the whole image is in memory.
+
+        New noise makes the result one of the possible images, as in DDPM.
+        """
+        process = process_of(self.scheduler)
+        if process.name == FlowOptions.name:
+            count = options.num_inference_steps
+            for row in make_rows(process, [timestep * (1 - k / count) for k in range(count)]):
+                noise = randn_tensor(state.shape, generator=options.generator, device=state.device)
+                state = row.ancestral_step(process, state, self.predict(state, row.timestep, options), noise)
+            return state
         scheduler = DDPMScheduler.from_config(self.scheduler.config)
-        num_steps = min(options.num_inference_steps, timestep + 1)
+        num_steps = min(options.num_inference_steps, int(timestep) + 1)
         times = torch.linspace(timestep, 0, num_steps).round().long().unique().flip(0)
         scheduler.set_timesteps(timesteps=times.tolist(), device=state.device)
         for time in scheduler.timesteps:

@@ -34,7 +34,9 @@ class SampleOptions(Options):
     )
     num: int = option(16, "number of images", at_least=1)
     steps: int = option(50, "number of sampling steps", at_least=1)
-    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler"] = option("ddim", "sampling method")
+    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] | None = option(
+        None, "sampling method (default: ddim, and euler for flow matching)"
+    )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
     class_label: int | None = option(None, "class of the images, for class-conditional models")

@@ -19,6 +19,7 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
@@ -92,7 +93,7 @@ class DiffusionSamplingPipeline(Pipeline):
         labels = _class_labels(class_labels, config, batch_size, device)
 
         try:
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
+            set_timesteps(self.scheduler, num_inference_steps, device)
         except ValueError as error:
             raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
         shape = (batch_size, config.in_channels, *size)

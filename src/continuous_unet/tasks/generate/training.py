@@ -81,8 +81,8 @@ class GenerateTask(Task[GenerateTraining]):
         return self.loss(step, weighted=False)
 
     def picture(self, context: PictureContext) -> Image.Image:
-        """Returns samples by DDIM, with the same seeds each time; with a row for each class where there are classes."""
-        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler("ddim"))
+        """Returns samples, with the same seeds each time; with a row for each class where there are classes."""
+        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler())
         pipeline.set_progress_bar_config(disable=True)
         labels = list(range(len(self.class_names))) if self.class_conditional else [None]
         share = math.ceil(self.num_samples / len(labels))

@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.options import FlowOptions
+from continuous_unet.diffusion.process import Process, process_of
+from continuous_unet.diffusion.table import make_rows
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles
@@ -108,6 +110,10 @@ class InpaintingPipeline(RestorationPipeline):
         process = process_of(self.scheduler)
         known = self.to_model(image[None])
         keep = (~hole).float()[None].expand_as(known)
+        if process.name == FlowOptions.name:
+            state = self._fill_flow(process, known, keep, options, (jump_length, jump_n_sample))
+            filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
+            return torch.where(hole, filled, image)
         # RePaint must follow the noise schedule that the model was trained with
         scheduler = RePaintScheduler(
             num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
@@ -126,6 +132,38 @@ class InpaintingPipeline(RestorationPipeline):
             before = int(time)
         filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
         return torch.where(hole, filled, image)
+
+    def _fill_flow(
+        self, process: Process, known: Tensor, keep: Tensor, options: RestoreOptions, jumps: tuple[int, int]
+    ) -> Tensor:
+        """Returns the filled state of a flow-matching model: RePaint with the levels of its own samplers.
+
+        Args:
+            process: the noise process.
+            known: the image `(B, C, H, W)` in [-1, 1].
+            keep: 1 where it is known, of that shape.
+            options: how to work.
+            jumps: the length of a jump back, and how many times each stretch is run.
+        """
+        rows = make_rows(process, process.sampling_times(options.num_inference_steps))[::-1]  # by number of the level
+        scheduler = RePaintScheduler(num_train_timesteps=len(rows))  # only for the order of the levels
+        scheduler.set_timesteps(len(rows), *jumps)
+
+        def noise() -> Tensor:
+            return randn_tensor(known.shape, generator=options.generator, device=known.device)
+
+        state, before = noise(), len(rows)
+        for level in scheduler.timesteps.tolist():
+            if level < before:
+                row = rows[level]
+                filled = row.ancestral_step(process, state, self.predict(state, row.timestep, options), noise())
+                state = keep * (row.next_signal * known + row.next_noise * noise()) + (1 - keep) * filled
+            else:  # adds the noise between two levels
+                row = rows[before]
+                share = row.signal / row.next_signal
+                state = share * state + max(row.noise**2 - (share * row.next_noise) ** 2, 0) ** 0.5 * noise()
+            before = level
+        return state
 
 
 InpaintingPipeline.__module__ = "continuous_unet"

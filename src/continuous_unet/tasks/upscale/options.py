@@ -40,9 +40,9 @@ class UpscaleTraining(RestorationTraining):
         text = self.jpeg_quality
         return None if text is None else number_range("jpeg_quality", text, 1, 95, "30:95")
 
-    def check_process(self, process: VariancePreservingOptions) -> None:
+    def check_variance_preserving(self, process: VariancePreservingOptions) -> None:
         """Refuses to predict noise: upscaling starts from pure noise, where this would be trivial."""
-        super().check_process(process)
+        super().check_variance_preserving(process)
         if process.objective == "epsilon":
             raise InputError(
                 "--objective epsilon cannot be learned where the input is pure noise, which upscaling starts from; "

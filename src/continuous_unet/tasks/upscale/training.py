@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.options import ProcessOptions, VariancePreservingOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.resampling import degraded
@@ -24,7 +24,8 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
     """
 
     @classmethod
-    def make_process(cls, options: VariancePreservingOptions) -> Process:
+    def make_process(cls, options: ProcessOptions) -> Process:
+        assert isinstance(options, VariancePreservingOptions)  # as `check_process` of the options says
         return options.make(default_objective="v_prediction", zero_terminal_snr=True)
 
     def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
