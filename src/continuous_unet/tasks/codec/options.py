@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import option
-from continuous_unet.diffusion.options import VariancePreservingOptions
+from continuous_unet.diffusion.options import ProcessOptions
 from continuous_unet.tasks.training_options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class CodecTraining(TrainingOptions):
             raise InputError("--widths and --blocks need a number, or one for each level")
         return self
 
-    def check_process(self, process: VariancePreservingOptions) -> None:
+    def check_process(self, process: ProcessOptions) -> None:
         """Refuses every choice of a noise process: an autoencoder is trained without one."""
         for field in fields(process):
             if getattr(process, field.name) != field.default:
