@@ -111,7 +111,7 @@ class Bench:
     def network(self, folder: Path, threads: int) -> Network:
         info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         openers = {**OPENERS, "aoti": open_aoti, "executorch": open_executorch}
-        return openers[info["format"]](folder / info["network"], threads)
+        return openers[info["format"]](folder / info["network"], threads, [entry["name"] for entry in info["inputs"]])
 
     def pruned(self, ratio: float) -> Path:
         """Returns a folder of `cunet prune`, and makes or finishes it if necessary."""

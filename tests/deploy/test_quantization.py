@@ -72,7 +72,7 @@ def test_quantization_aware_training_rounds_as_much_as_the_exported_network_does
     exact = predict()
     round_convolutions(model)
     simulated = np.std(predict() - exact)
-    measured = np.std(OPENERS["onnx"](folder / "network.onnx", 1)(*inputs.values()) - exact)
+    measured = np.std(OPENERS["onnx"](folder / "network.onnx", 1, list(inputs))(*inputs.values()) - exact)
     assert 0.85 < simulated / measured < 1.15
 
 
@@ -133,7 +133,7 @@ def test_pt2e_quantises_each_step_of_a_field_by_its_own_ranges():
     network = prepare_network(gentle(), ExportOptions(output="unused", format="executorch"))
     network.batch = 1
     calibration = [
-        {name: t.numpy() for name, t in zip(("sample", "timestep", "class_labels"), network.example_inputs(seed=seed))}
+        {one.name: t.numpy() for one, t in zip(network.inputs, network.example_inputs(seed=seed), strict=True)}
         for seed in range(4)
     ]
     module = quantize_pt2e(network.program(), calibration)

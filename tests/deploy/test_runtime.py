@@ -122,12 +122,19 @@ def test_the_schedule_of_an_export_is_that_of_the_training():
     assert schedule.final_alpha_cumprod == float(ddim.final_alpha_cumprod)
 
 
+def inputs(shape, *names):
+    """The inputs of an export for samples of this shape, and further ones of one whole number for each image."""
+    more = [{"name": name, "dtype": "int64", "shape": shape[:1]} for name in names]
+    first = [{"name": "sample", "dtype": "float32", "shape": shape}]
+    return [*first, {"name": "timestep", "dtype": "float32", "shape": shape[:1]}, *more]
+
+
 PERFECT = {
     "format_version": 1,
     "format": "onnx",
     "files": {},
     "task": "generation",
-    "inputs": [{"shape": ["batch", 1, "height", "width"]}],
+    "inputs": inputs(["batch", 1, "height", "width"]),
     "image_shape": [1, 8, 8],
     "size_multiple_of": 4,
     "num_classes": None,
@@ -177,7 +184,7 @@ def test_images_of_any_size_are_padded_and_cut():
 
 
 def test_a_static_batch_is_served_in_pieces():
-    fixed = {**PERFECT, "inputs": [{"shape": [2, 1, 8, 8]}]}
+    fixed = {**PERFECT, "inputs": inputs([2, 1, 8, 8])}
     sizes = []
 
     def network(x, timestep):
@@ -229,7 +236,7 @@ def test_upscaling_adds_what_is_missing_to_the_enlarged_image(mode, evaluations)
     alphas = np.append(np.linspace(0.9999, 0.01, 999), 0).astype(np.float32)
     schedule = {"alphas_cumprod": alphas.tolist(), "prediction_type": "v_prediction"}
     info = {**PERFECT, "task": "upscale", "options": {"scale": 2, "residual_scale": 4.0}, "schedule": schedule}
-    info = {**info, "image_shape": [2, 8, 8], "inputs": [{"shape": ["batch", 2, "height", "width"]}]}
+    info = {**info, "image_shape": [2, 8, 8], "inputs": inputs(["batch", 2, "height", "width"])}
     small = np.random.default_rng(0).uniform(0.3, 0.7, (1, 3, 4, 6)).astype(np.float32)
     missing = np.random.default_rng(1).uniform(-0.1, 0.1, (3, 1, 8, 12)).astype(np.float32)
     conditions = []
@@ -271,7 +278,8 @@ def test_what_does_not_fit_is_refused(kind):
 
 
 def test_classes_are_checked():
-    model = ExportedModel(lambda x, t, c: x * c[:, None, None, None], {**PERFECT, "num_classes": 3})
+    info = {**PERFECT, "num_classes": 3, "inputs": inputs(PERFECT["inputs"][0]["shape"], "class_labels")}
+    model = ExportedModel(lambda x, t, c: x * c[:, None, None, None], info)
     x = np.ones((2, 1, 8, 8), np.float32)
     assert model(x, 0, [1, 2])[:, 0, 0, 0].tolist() == [1, 2]
     assert model(x, 0, 2)[:, 0, 0, 0].tolist() == [2, 2]
@@ -311,6 +319,9 @@ def damage(folder, kind):
             "pixels": lambda: info.update(image_shape=[1, 2**20, 2**20]),
             "batch": lambda: info["inputs"][0].update(shape=[0, 1, 8, 8]),
             "multiple": lambda: info.update(size_multiple_of=0),
+            "no name": lambda: info["inputs"][1].pop("name"),
+            "dtype": lambda: info["inputs"][1].update(dtype="float8"),
+            "axis": lambda: info["inputs"][1].update(shape=[-1]),
             "classes": lambda: info.update(num_classes="a"),
             "largest batch": lambda: info.update(largest_batch=0),
             "other channels": lambda: info.update(image_shape=[3, 8, 8]),
@@ -345,7 +356,10 @@ DAMAGE = {
     "classes": 'num_classes is "a"',
     "largest batch": "largest_batch is 0",
     "other channels": "is not the network that export.json describes",
-    "other classes": "is not the network that export.json describes",
+    "other classes": "inputs is",
+    "no name": "the export is damaged",
+    "dtype": "inputs is",
+    "axis": "inputs is",
     "elsewhere": "outside its folder",
 }
 

@@ -162,11 +162,7 @@ def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOption
 
 def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> Json:
     config, axes = network.unet.config, network.axes()
-
-    def tensor(name: str, shape: list[int | str], dtype: str = "float32") -> Json:
-        return {"name": name, "dtype": dtype, "shape": shape}
-
-    classes = [tensor("class_labels", axes[:1], "int64")] if network.class_conditional else []
+    prediction = {"name": "prediction", "dtype": "float32", "shape": [axes[0], config.out_channels, *axes[2:]]}
     contents = {name: (folder / name).read_bytes() for name in written.files}
     files = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in contents.items()}
     steps = config.get("num_solver_steps")
@@ -177,8 +173,8 @@ def _describe(network: ExportNetwork, written: Written, options: ExportOptions, 
         "network": written.files[0],
         "files": files,
         "size_bytes": sum(len(b) for b in contents.values()),
-        "inputs": [tensor("sample", axes), tensor("timestep", axes[:1]), *classes],
-        "outputs": [tensor("prediction", [axes[0], config.out_channels, *axes[2:]])],
+        "inputs": [one.describe(network) for one in network.inputs],
+        "outputs": [prediction],
         "image_shape": [config.in_channels, network.height, network.width],
         "size_multiple_of": network.size_multiple_of,
         "num_classes": config.num_class_embeds,
@@ -207,7 +203,8 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _measure(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, info: Json) -> Json:
     threads = torch.get_num_threads()
-    exported = runtime.ExportedModel(written.open(folder / written.files[0], threads), info)
+    names = [one.name for one in network.inputs]
+    exported = runtime.ExportedModel(written.open(folder / written.files[0], threads, names), info)
     reference = runtime.ExportedModel(on_arrays(network.module), info)
     parity, allowed = measure_parity(exported, reference), options.allowed_error()
     if not parity["max_error"] <= allowed:
@@ -217,12 +214,13 @@ def _measure(network: ExportNetwork, written: Written, options: ExportOptions, f
         )
     result: Json = {"parity": {"tolerance": allowed, **parity}}
     if options.repeats:
-        inputs = tuple(tensor.numpy() for tensor in network.example_inputs(batch=network.batch or 1))
-        functions = {"torch": lambda: reference(*inputs), "exported": lambda: exported(*inputs)}
+        examples = network.example_inputs(batch=network.batch or 1)
+        inputs = {name: tensor.numpy() for name, tensor in zip(names, examples, strict=True)}
+        functions = {"torch": lambda: reference(**inputs), "exported": lambda: exported(**inputs)}
         times = measure_latency(functions, repeats=options.repeats)
         found = times["exported"]
         result["latency"] = {
-            "batch_size": len(inputs[0]),
+            "batch_size": len(inputs["sample"]),
             "num_threads": threads,
             "torch_eager_ms": times["torch"].median_ms,
             "exported_ms": found.median_ms,

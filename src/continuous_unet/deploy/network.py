@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import warnings
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.results import Json
 from continuous_unet.deploy.formats import FORMATS
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.standalone.runtime import Network
@@ -29,14 +31,20 @@ LARGEST_TRACED_BATCH = 63
 
 
 class _Module(nn.Module):
-    """A U-Net as `(sample, timestep[, class_labels]) -> prediction`, all tensors and positional."""
+    """A U-Net as `(sample, timestep, …) -> prediction`, all tensors and positional, in the order of `names`."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.unet = unet
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
-    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        return self.unet(sample, timestep, class_labels=class_labels, return_dict=False)[0]
+        def forward(*inputs: Tensor) -> Tensor:
+            prediction: Tensor = self.unet(**dict(zip(names, inputs, strict=True)), return_dict=False)[0]
+            return prediction
+
+        # torch.export names the inputs of a trace after the parameters
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 @dataclass
@@ -60,16 +68,15 @@ class ExportNetwork:
     def class_conditional(self) -> bool:
         return self.unet.config.num_class_embeds is not None
 
+    @property
+    def inputs(self) -> list["NetworkInput"]:
+        """The inputs that this network has, in their order."""
+        return inputs_of(self.unet)
+
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[Tensor, ...]:
-        """Returns noise `(B, C, H, W)`, timesteps `(B,)` over the whole range, and classes if the model has them."""
-        count = batch or self.batch or 2
-        generator = torch.Generator().manual_seed(seed)
-        shape = (count, self.unet.config.in_channels, self.height, self.width)
-        sample = torch.randn(shape, generator=generator)
-        timestep = torch.rand(count, generator=generator).mul(999).round()
-        if not self.class_conditional:
-            return sample, timestep
-        return sample, timestep, torch.randint(self.unet.config.num_class_embeds, (count,), generator=generator)
+        """Returns a value of every input for some images: random numbers as they occur in sampling."""
+        count, generator = batch or self.batch or 2, torch.Generator().manual_seed(seed)
+        return tuple(one.example(self, count, generator) for one in self.inputs)
 
     def axes(self) -> list[int | str]:
         """Returns the shape of the sample: numbers, and names of the axes that are free."""
@@ -85,17 +92,77 @@ class ExportNetwork:
         Raises:
             InputError: if it cannot be traced.
         """
-        per_image = {0: Dim("batch", min=1, max=LARGEST_TRACED_BATCH)} if self.batch is None else {}
-        size = {2: "height", 3: "width"} if self.any_size else {}
-        sample = per_image | {axis: self.size_multiple_of * Dim(name, min=1) for axis, name in size.items()}
-        shapes = {"sample": sample, "timestep": per_image}
-        if self.class_conditional:
-            shapes["class_labels"] = per_image
+        sides = {name: self.size_multiple_of * Dim(name, min=1) for name in ("height", "width")}
+        free = {"batch": Dim("batch", min=1, max=LARGEST_TRACED_BATCH), **sides}
+        shapes = {
+            one.name: {axis: free[size] for axis, size in enumerate(one.shape(self)) if isinstance(size, str)}
+            for one in self.inputs
+        }
         if self.loop:
             self.unet.set_solver(keep_loop=True)
         traced, inputs = self.module if module is None else module, self.example_inputs()
         with explained("be exported"), torch.no_grad():
             return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """One input of exported networks, which `export.json` lists for `runtime.py`.
+
+    A further input is a row of `INPUTS`. Samplers find it in `export.json` by its name.
+    """
+
+    name: str
+    """Its name in the file, and the argument of the U-Net that gets it."""
+    dtype: torch.dtype
+    present: Callable[[Any], bool]
+    """Whether a U-Net has it, by its configuration."""
+    shape: Callable[[ExportNetwork], list[int | str]]
+    """Its shape: numbers, and the names of the axes that are free: batch, height and width."""
+    example: Callable[[ExportNetwork, int, torch.Generator], Tensor]
+    """Its values for a number of images, to trace and to measure the network with."""
+    default: Callable[[Any], float | None] = lambda config: None
+    """The value that `runtime.py` takes if it is given none, by the configuration; None if it must be given."""
+
+    def describe(self, network: ExportNetwork) -> Json:
+        """Returns its entry in `export.json`."""
+        entry = {"name": self.name, "dtype": str(self.dtype).removeprefix("torch."), "shape": self.shape(network)}
+        default = self.default(network.unet.config)
+        return entry if default is None else {**entry, "default": default}
+
+
+def _noise(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
+    shape = (count, network.unet.config.in_channels, network.height, network.width)
+    return torch.randn(shape, generator=generator)
+
+
+def _timesteps(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator).mul(999).round()
+
+
+def _classes(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(network.unet.config.num_class_embeds, (count,), generator=generator)
+
+
+def _always(config: Any) -> bool:
+    return True
+
+
+def _per_image(network: ExportNetwork) -> list[int | str]:
+    return network.axes()[:1]
+
+
+INPUTS = (
+    NetworkInput("sample", torch.float32, _always, ExportNetwork.axes, _noise),
+    NetworkInput("timestep", torch.float32, _always, _per_image, _timesteps),
+    NetworkInput("class_labels", torch.int64, lambda c: c.num_class_embeds is not None, _per_image, _classes),
+)
+"""Every input that a network may have. The first two are those of all networks."""
+
+
+def inputs_of(unet: Any) -> list[NetworkInput]:
+    """Returns the inputs that the exported network of a U-Net has, in their order."""
+    return [one for one in INPUTS if one.present(unet.config)]
 
 
 def on_arrays(module: Callable[..., Tensor]) -> Network:
@@ -175,7 +242,7 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
     if height % multiple or width % multiple:
         raise InputError(f"--static-shape: {height}x{width} images; this model needs multiples of {multiple}")
     return ExportNetwork(
-        module=_Module(unet).eval(),
+        module=_Module(unet, [one.name for one in inputs_of(unet)]).eval(),
         unet=unet,
         batch=batch or (1 if found.fixed_batch else None),
         height=height,

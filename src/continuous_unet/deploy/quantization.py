@@ -16,8 +16,7 @@ from torch.export import ExportedProgram
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.packages import import_extra
-from continuous_unet.deploy.network import quiet
-from continuous_unet.deploy.standalone.runtime import INPUTS
+from continuous_unet.deploy.network import INPUTS, quiet
 from continuous_unet.training.quantization_aware import FLOAT_LAYERS
 
 Calibration = Sequence[dict[str, np.ndarray]]
@@ -135,9 +134,10 @@ def quantize_pt2e(program: ExportedProgram, calibration: Calibration) -> nn.Modu
     settings = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     quantizer.set_operator_type(torch.ops.aten.conv2d.default, settings)
     observed = prepare_pt2e(module, quantizer)
+    names = [one.name for one in INPUTS]
     with torch.no_grad():
         for batch in calibration:
-            observed(*(torch.from_numpy(batch[name]) for name in INPUTS if name in batch))
+            observed(*(torch.from_numpy(batch[name]) for name in names if name in batch))
     return convert_pt2e(observed)
 
 

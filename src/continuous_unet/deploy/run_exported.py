@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> Run
     return RunResult(images, [str(path) for path in paths], time.perf_counter() - started)
 
 
-def _open_executorch(path: Path, threads: int | None) -> runtime.Network:
+def _open_executorch(path: Path, threads: int | None, names: Sequence[str]) -> runtime.Network:
     """Opens a network of the one format here whose runtime needs torch."""
     from continuous_unet.deploy.formats.to_executorch import open_executorch
 
-    return open_executorch(path, threads)
+    return open_executorch(path, threads, names)

@@ -4,7 +4,7 @@ A new format is a file here, an entry in `FORMATS`, and one in `FORMATS` of `tes
 neither torch nor NumPy: the command line reads the table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -47,8 +47,8 @@ class Written:
 
     files: list[str]
     """The names of the files in the folder; the first one is the network."""
-    open: "Callable[[Path, int | None], Network]"
-    """Opens the network at a path with a number of threads."""
+    open: "Callable[[Path, int | None, Sequence[str]], Network]"
+    """Opens the network at a path with a number of threads, for inputs of these names in this order."""
     facts: Json = field(default_factory=dict)
     """Further entries of `export.json`: opset, operators, delegation."""
 

@@ -4,6 +4,7 @@ Such a file holds compiled code, which runs when it is loaded: load only what yo
 `cunet run` does not load it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,6 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE], open_aoti, {"largest_batch": LARGEST_TRACED_BATCH})
 
 
-def open_aoti(path: Path, threads: int | None = None) -> Network:
+def open_aoti(path: Path, threads: int | None = None, names: Sequence[str] = ()) -> Network:
     """Opens a package that was just written here; see above for those of others."""
     return on_arrays(torch._inductor.aoti_load_package(str(path)))

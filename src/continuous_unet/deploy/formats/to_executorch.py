@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def _name(target: object) -> str:
     return str(getattr(target, "_name", target)).removeprefix("aten::")
 
 
-def open_executorch(path: Path, threads: int | None = None) -> Network:
-    """Opens a network in ExecuTorch's runtime for Python; `threads` has no effect."""
+def open_executorch(path: Path, threads: int | None = None, names: Sequence[str] = ()) -> Network:
+    """Opens a network in ExecuTorch's runtime for Python; `threads` and `names` have no effect."""
     logging.getLogger("executorch").setLevel(logging.ERROR)
     runtime = import_needed("executorch.runtime", "executorch").Runtime.get()
     method = runtime.load_program(path).load_method("forward")

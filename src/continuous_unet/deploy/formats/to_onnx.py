@@ -13,7 +13,7 @@ from continuous_unet.deploy.formats.onnx_rewrites import simplify
 from continuous_unet.deploy.network import ExportNetwork, explained
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import Calibration, quantize_onnx
-from continuous_unet.deploy.standalone.runtime import INPUTS, open_onnx
+from continuous_unet.deploy.standalone.runtime import open_onnx
 
 OPSET = 20
 """The version of the operators, which ONNX Runtime, OpenVINO and onnxruntime-web read."""
@@ -40,7 +40,7 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     Raises:
         InputError: if an operation has no ONNX counterpart.
     """
-    names = list(INPUTS if network.class_conditional else INPUTS[:2])
+    names = [one.name for one in network.inputs]
     program = network.program()
     with explained("be exported to ONNX", "torch.onnx"):
         exported = torch.onnx.export(
@@ -70,11 +70,11 @@ def strip_metadata(message: Message) -> None:
 
 def _name_axes(model: onnx.ModelProto, network: ExportNetwork) -> None:
     """Gives the free axes of inputs and outputs the names that export.json uses."""
-    axes = network.axes()
-    for value in [*model.graph.input, *model.graph.output]:
-        for i, dim in enumerate(value.type.tensor_type.shape.dim):
-            if isinstance(axes[i], str):
-                dim.dim_param = str(axes[i])
+    shapes = [*(one.shape(network) for one in network.inputs), network.axes()]
+    for value, axes in zip([*model.graph.input, *model.graph.output], shapes, strict=True):
+        for axis, dim in zip(axes, value.type.tensor_type.shape.dim, strict=True):
+            if isinstance(axis, str):
+                dim.dim_param = axis
 
 
 def count_operators(model: onnx.ModelProto) -> dict[str, int]:

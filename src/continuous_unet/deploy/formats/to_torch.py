@@ -5,6 +5,7 @@ Such a file may hold pickles, which torch unpickles when it loads it: load only 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,6 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE], open_torch, facts)
 
 
-def open_torch(path: Path, threads: int | None = None) -> Network:
+def open_torch(path: Path, threads: int | None = None, names: Sequence[str] = ()) -> Network:
     """Opens a program that was just written here; see above for those of others."""
     return on_arrays(torch.export.load(path).module())

@@ -25,7 +25,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -37,8 +37,8 @@ from numpy.typing import ArrayLike
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
-INPUTS = ("sample", "timestep", "class_labels")
-"""Names of the network's inputs; only class-conditional models have the last one."""
+DTYPES = ("float32", "int64", "bool")
+"""Types of the network's inputs."""
 TASKS = ("generation", "denoise", "upscale")
 MOST_IMAGES, MOST_THREADS = 1_000_000, 1024
 MOST_PIXELS = 2**24
@@ -46,7 +46,7 @@ MOST_PIXELS = 2**24
 Info = dict[str, Any]
 """The contents of `export.json`."""
 Network = Callable[..., np.ndarray]
-"""`network(sample, timestep, class_labels=None) -> prediction`; shapes `(B, C, H, W)`, a number or `(B,)`, `(B,)`."""
+"""`network(sample, timestep, …) -> prediction`; shapes `(B, C, H, W)`, a number or `(B,)`, and those of conditions."""
 
 
 class ExportedModelError(ValueError):
@@ -238,8 +238,8 @@ SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm++": dpm_solver}
 class ExportedModel:
     """A network and its description in `export.json`.
 
-    Call it with arrays in [-1, 1]: `model(sample, timestep, class_labels)`. A batch larger than the exported one is
-    divided.
+    Call it with arrays in [-1, 1]: `model(sample, timestep, class_labels)`. Further inputs that `export.json` lists are
+    given by name. A batch larger than the exported one is divided.
     """
 
     def __init__(self, network: Network, info: Info) -> None:
@@ -250,7 +250,9 @@ class ExportedModel:
         self.options: Info = dict(info.get("options", {}))
         """Settings of the task: `sigma_conditioned` for denoising; `scale` and `residual_scale` for upscaling."""
         self._schedule = None if info["schedule"] is None else read_schedule(info)
-        shape = info["inputs"][0]["shape"]
+        self.inputs: list[Info] = info["inputs"]
+        """Name, type and shape of each input of the network, and the default of those that have one."""
+        shape = self.inputs[0]["shape"]
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.largest_batch = int(self.batch_size or info.get("largest_batch", 2**31))
         self.shape = tuple(info["image_shape"])
@@ -266,23 +268,41 @@ class ExportedModel:
             raise ExportedModelError(f"this model was trained to {self.task}; it has no noise schedule to sample with")
         return self._schedule
 
-    def __call__(self, sample: np.ndarray, timestep: ArrayLike, class_labels: ArrayLike | None = None) -> np.ndarray:
-        """Returns predictions `(B, C_out, H, W)` for `(B, C, H, W)`, one timestep or `(B,)`, one class or `(B,)`."""
+    def __call__(
+        self, sample: np.ndarray, timestep: ArrayLike, class_labels: ArrayLike | None = None, **conditions: ArrayLike
+    ) -> np.ndarray:
+        """Returns predictions `(B, C_out, H, W)` for images `(B, C, H, W)`.
+
+        Args:
+            sample: the images.
+            timestep: one for all, or `(B,)`; and so on for every input that is one number for each image.
+            class_labels: classes, for class-conditional models.
+            conditions: further inputs by name, for one image or for each.
+        """
         self.check_shape(sample.shape)
         count = len(sample)
-        inputs = [np.ascontiguousarray(sample, np.float32)]
-        inputs.append(np.broadcast_to(np.asarray(timestep, np.float32), (count,)))
-        if self.num_classes is not None:
-            inputs.append(_checked_labels(class_labels, count, self.num_classes - 1))
-        elif class_labels is not None:
+        if class_labels is not None and self.num_classes is None:
             raise ExportedModelError("a class was given, but this model was trained without classes")
-        starts = range(0, count, self.largest_batch)
-        return np.concatenate([self._piece([a[s : s + self.largest_batch] for a in inputs]) for s in starts])
+        if self.num_classes is not None:
+            class_labels = _checked_labels(class_labels, count, self.num_classes - 1)
+        given: Info = {"sample": sample, "timestep": timestep, "class_labels": class_labels, **conditions}
+        inputs = [(_as_input(about, given.get(about["name"]), count), is_per_image(about)) for about in self.inputs]
+        unknown = sorted(set(conditions) - {about["name"] for about in self.inputs})
+        if unknown:
+            raise ExportedModelError(f"this model has no input {unknown[0]!r}; leave it out")
+        pieces = []
+        for start in range(0, count, self.largest_batch):
+            end = start + self.largest_batch
+            pieces.append(self._piece([a[start:end] if each else a for a, each in inputs], min(end, count) - start))
+        return np.concatenate(pieces)
 
-    def _piece(self, inputs: list[np.ndarray]) -> np.ndarray:
-        count = len(inputs[0])
+    def _piece(self, inputs: list[np.ndarray], count: int) -> np.ndarray:
         if self.batch_size is not None:  # the last piece may be short of images
-            inputs = [np.concatenate([a, np.repeat(a[-1:], self.batch_size - count, axis=0)]) for a in inputs]
+            missing = self.batch_size - count
+            inputs = [
+                np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) if is_per_image(about) else a
+                for a, about in zip(inputs, self.inputs)
+            ]
         return self.network(*(np.ascontiguousarray(a) for a in inputs))[:count]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -299,6 +319,28 @@ class ExportedModel:
             raise ExportedModelError(
                 f"the images are {shape[2]}x{shape[3]}; this model needs multiples of {self.multiple_of}"
             )
+
+
+def is_per_image(about: Info) -> bool:
+    """Returns whether an input of the network has a value for each image; others have one for the whole batch."""
+    return len(about["shape"]) > 0
+
+
+def _as_input(about: Info, value: ArrayLike | None, count: int) -> np.ndarray:
+    """Returns the value of an input for a number of images, of the type and shape that `export.json` lists."""
+    value = about.get("default") if value is None else value
+    if value is None:
+        raise ExportedModelError(f"this model needs {about['name']}, and none was given")
+    array = np.asarray(value, about["dtype"])
+    sides = about["shape"][1:]
+    found = array.shape[max(0, array.ndim - len(sides)) :] if sides else ()
+    sides = [size if isinstance(side, str) else side for side, size in zip(sides, found)]
+    shape = (count, *sides) if is_per_image(about) else ()
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError as error:
+        wanted = f"{tuple(about['shape'][1:])}, or this for each of the {count} images"
+        raise ExportedModelError(f"{about['name']} has shape {array.shape}; expected {wanted}") from error
 
 
 def _checked_labels(labels: ArrayLike | None, count: int, last: int) -> np.ndarray:
@@ -335,10 +377,17 @@ def _is_whole(value: object, least: int, most: int = 2**31) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def _is_shape(shape: object, batch: object) -> bool:
+    """Returns whether something is the shape of an input: that of one number, or one that begins with the batch."""
+    sides = shape[1:] if isinstance(shape, list) and shape[:1] == [batch] else [] if shape == [] else [0]
+    return len(sides) < 4 and all(isinstance(side, str) or _is_whole(side, 1) for side in sides)
+
+
 def check_info(info: Info) -> None:
     """Raises ExportedModelError, by name, for a value in `export.json` that no export has."""
     files, shape, batch = info["files"], info["image_shape"], info["inputs"][0]["shape"][0]
     task, options = info["task"], info.get("options", {})
+    names = [entry["name"] for entry in info["inputs"]]
     sound = {
         "format": isinstance(info["format"], str),
         "files": isinstance(files, dict) and all(isinstance(facts.get("sha256"), str) for facts in files.values()),
@@ -347,9 +396,12 @@ def check_info(info: Info) -> None:
         and len(shape) == 3
         and all(_is_whole(size, 1) for size in shape)
         and shape[1] * shape[2] <= MOST_PIXELS,
-        "inputs": isinstance(batch, str) or _is_whole(batch, 1),
         "size_multiple_of": _is_whole(info["size_multiple_of"], 1),
         "num_classes": info["num_classes"] is None or _is_whole(info["num_classes"], 1),
+        "inputs": (isinstance(batch, str) or _is_whole(batch, 1))
+        and names[:2] == ["sample", "timestep"]
+        and ("class_labels" in names) == (info["num_classes"] is not None)
+        and all(entry["dtype"] in DTYPES and _is_shape(entry["shape"], batch) for entry in info["inputs"]),
         "largest_batch": _is_whole(info.get("largest_batch", 1), 1),
         "task": task in TASKS,
         "options": task != "upscale"
@@ -395,25 +447,25 @@ def read_info(folder: str | os.PathLike) -> Info:
     return info
 
 
-def open_onnx(path: Path, threads: int | None = None) -> Network:
-    """Opens a network in ONNX Runtime, on the CPU."""
+def open_onnx(path: Path, threads: int | None, names: Sequence[str]) -> Network:
+    """Opens a network in ONNX Runtime, on the CPU, with inputs of these names in this order."""
     onnxruntime = import_needed("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; warnings are about the optimiser's choices
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda *inputs: session.run(None, dict(zip(INPUTS, inputs)))[0]
+    return lambda *inputs: session.run(None, dict(zip(names, inputs)))[0]
 
 
-def open_openvino(path: Path, threads: int | None = None) -> Network:
+def open_openvino(path: Path, threads: int | None, names: Sequence[str]) -> Network:
     """Opens a network in OpenVINO, on the CPU; it computes in the precision that it was exported in."""
     openvino = import_needed("openvino", "openvino")
     settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the processor has it
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda *inputs: request.infer(list(inputs))[0].copy()
+    return lambda *inputs: request.infer(dict(zip(names, inputs)))[0].copy()
 
 
 def _first_line(error: Exception) -> str:
@@ -421,7 +473,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-Opener = Callable[[Path, int | None], Network]
+Opener = Callable[[Path, int | None, Sequence[str]], Network]
 OPENERS: dict[str, Opener] = {"onnx": open_onnx, "openvino": open_openvino}
 """Formats that need no torch."""
 
@@ -447,7 +499,7 @@ def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, 
         )
     network = Path(folder) / info["network"]
     try:
-        opened = openers[info["format"]](network, threads)
+        opened = openers[info["format"]](network, threads, [entry["name"] for entry in info["inputs"]])
     except ExportedModelError:
         raise
     except Exception as error:  # every runtime has classes of its own
