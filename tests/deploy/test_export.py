@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.formats.to_torch import open_torch
 from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.parity import ParityError
 from continuous_unet.deploy.standalone import runtime
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.samplers import set_timesteps
 from tests.deploy.conftest import continuous, discrete, pipeline
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
@@ -117,6 +120,23 @@ def test_every_kind_of_model_and_shape(case, tmp_path):
     if case in ("static", "UNet2DModel"):
         with pytest.raises(runtime.ExportedModelError, match="was exported for"):
             model(np.zeros((1, 1, 24, 24), np.float32), 0)
+
+
+def test_a_flow_matching_model_is_sampled_by_its_export(tmp_path):
+    options = ExportOptions(output=str(tmp_path / "x"), format="torch", repeats=0)
+    made = DiffusionSamplingPipeline(continuous(**SMALL), FlowMatchEulerDiscreteScheduler(shift=2.0))
+    info = export_model(made, options)
+    assert info["schedule"]["process"] == "flow"
+    assert info["parity"]["short_sampling"]["sampler"] == "euler"
+    noise = runtime.normal_noise(5, 0, (1, 8, 8))[None]
+    sampler, x = process_of(made.scheduler).make_sampler(), torch.tensor(noise)
+    set_timesteps(sampler, 4)
+    for time in sampler.timesteps:
+        with torch.no_grad():
+            x = sampler.step(made.unet(x, time).sample, time, x).prev_sample
+    exported = runtime.ExportedModel(open_torch(tmp_path / "x" / "network.pt2"), info)
+    images = runtime.generate(exported, 1, steps=4, seed=5)
+    np.testing.assert_allclose(images, (x.numpy() / 2 + 0.5).clip(0, 1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -310,9 +330,9 @@ MODELS = {
     "no size": (lambda: pipeline(continuous(sample_size=None)), "give the size with --static-shape"),
     "thresholding": (lambda: DiffusionSamplingPipeline(continuous(), DDPMScheduler(thresholding=True)), "thresholding"),
     "condition": (lambda: pipeline(continuous(**SMALL, in_channels=2)), "takes 2 channels and gives 1"),
-    "flow matching": (
-        lambda: DiffusionSamplingPipeline(continuous(), FlowMatchEulerDiscreteScheduler()),
-        "FlowMatchEulerDiscreteScheduler is not supported",
+    "other process": (
+        lambda: DiffusionSamplingPipeline(continuous(), EDMEulerScheduler()),
+        "EDMEulerScheduler with prediction_type=epsilon is not supported",
     ),
 }
 

@@ -1,5 +1,6 @@
 """The browser page makes the images that the NumPy module makes. Needs Chromium, node and, once, the npm registry."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.standalone import runtime
 from tests.deploy.conftest import continuous, pipeline
+from tests.deploy.test_runtime import PERFECT, TABLES, network_of, slope
 
 DRIVER = Path(__file__).parent / "browser.mjs"
 PACKAGES = ["onnxruntime-web@1", "playwright-core@1"]
@@ -95,6 +97,41 @@ def test_the_browser_makes_the_images_of_numpy(page, look):
     assert seen["progress"] == 1
     assert seen["overflow"] <= 0  # on a phone nothing sticks out
     assert seen["stopped"]
+
+
+SCRIPT = """
+import { readFileSync } from "node:fs";
+import { Model } from "./diffusion.mjs";
+const { info, steps, seed } = JSON.parse(readFileSync(0, "utf8"));
+const slope = (data, time) => data.map((x) => Math.min(2, Math.max(-2, x)) * 0.3 + time / 4000);
+const ort = { Tensor: class { constructor(type, data) { this.data = data; } } };
+const run = async ({ sample, timestep }) => {
+  return { prediction: { getData: async () => slope(sample.data, timestep.data[0]) } };
+};
+const model = new Model(ort, { run }, info);
+console.log(JSON.stringify(Array.from(await model.generate({ count: 2, steps, seed }))));
+"""
+"""Samples with a network that is one formula, so that nothing but node is needed."""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("steps", [3, 4])
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_samples_as_numpy_does(name, steps, tmp_path):
+    """With a table of three steps, new noise included, and otherwise with the first sampler of the process."""
+    process, rows = TABLES[name]
+    tables = [[dataclasses.asdict(row) for row in rows]]
+    info = {**PERFECT, "image_shape": [1, 4, 4], "schedule": {**process.describe(), "tables": tables}}
+    expected = runtime.generate(runtime.ExportedModel(network_of(slope), info), 2, steps=steps, seed=9)
+    source = Path(runtime.__file__).parent / "web" / "diffusion.js"
+    (tmp_path / "diffusion.mjs").write_bytes(source.read_bytes())
+    (tmp_path / "script.mjs").write_text(SCRIPT)
+    command = ["node", str(tmp_path / "script.mjs")]
+    given = json.dumps({"info": info, "steps": steps, "seed": 9})
+    run = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    found = np.array(json.loads(run.stdout), np.float32).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 if name == "clipped" else 2e-5)
 
 
 def test_the_page_says_what_is_wrong(page, look):

@@ -17,8 +17,11 @@ from PIL import Image
 from continuous_unet.deploy.parity import measure_parity
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.deploy.standalone.runtime import ExportedModel, ExportedModelError, Schedule
+from continuous_unet.diffusion.draws import normal
+from continuous_unet.diffusion.options import FlowOptions
 from continuous_unet.diffusion.process import process_of
-from continuous_unet.diffusion.samplers import make_scheduler
+from continuous_unet.diffusion.samplers import make_scheduler, set_timesteps
+from continuous_unet.diffusion.table import make_rows
 from tests.random123 import VECTORS
 
 
@@ -94,6 +97,90 @@ def test_samplers_are_those_of_diffusers(name, options, num_steps):
     assert seen == timesteps
     assert np.isfinite(result).all()
     assert np.abs(result - x.numpy()).max() <= 2e-5 * max(1, float(x.abs().max()))
+
+
+def network_of(prediction):
+    """Returns a network that predicts the same in NumPy and in PyTorch."""
+    return lambda x, timestep, class_labels=None: prediction(x, np.asarray(timestep, np.float32).reshape(-1, 1, 1, 1))
+
+
+FLOW = FlowOptions(shift=2.0).make()
+TABLES = {
+    "flow": (FLOW, make_rows(FLOW, [1000, 612.5, 100.25])),
+    "flow, fresh noise": (FLOW, make_rows(FLOW, [1000, 612.5, 100.25], fresh=True)),
+    "clipped": (process_of(DDPMScheduler()), make_rows(process_of(DDPMScheduler()), [999, 612.5, 100.25])),
+    "v": (process_of(DDPMScheduler(prediction_type="v_prediction", clip_sample=False)),) * 2,
+}
+TABLES["v"] = (TABLES["v"][0], make_rows(TABLES["v"][0], [999, 612.5, 100.25], fresh=True))
+
+
+def exported_schedule(process, rows):
+    schedule = {**process.describe(), "tables": [[dataclasses.asdict(row) for row in rows]]}
+    return runtime.read_schedule({"schedule": json.loads(json.dumps(schedule))})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_gives_what_it_gives_in_pytorch(name):
+    """Its new noise is drawn by Philox: stream 1024 for the first step, then 1025, and so on."""
+    process, rows = TABLES[name]
+    schedule, shape = exported_schedule(process, rows), (1, 4, 4)
+    noise = np.stack([runtime.normal_noise(7, k, shape) for k in range(2)])
+    found = runtime.sample(network_of(slope), schedule, noise, 3, fresh=runtime._noise_source(7, range(2), shape))
+    x = torch.tensor(noise)
+    for k, row in enumerate(rows):
+        fresh = normal(7, 1024 + k, range(2), shape) if row.fresh else None
+        x = row.step(process, x, slope(x, row.timestep), fresh)
+    np.testing.assert_allclose(found, x.numpy(), rtol=1e-4, atol=1e-4)
+    if rows[0].fresh:
+        with pytest.raises(ExportedModelError, match="needs new noise"):
+            runtime.sample(network_of(slope), schedule, noise, 3)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7])
+def test_euler_is_that_of_diffusers(num_steps):
+    schedule = runtime.read_schedule({"schedule": FLOW.describe()})
+    noise = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    scheduler, x = FLOW.make_sampler("euler"), torch.tensor(noise)
+    set_timesteps(scheduler, num_steps)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(slope(x, float(timestep)), timestep, x).prev_sample
+    found = runtime.sample(network_of(slope), schedule, noise, num_steps)
+    np.testing.assert_allclose(found, x.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_samplers_are_chosen_by_model_and_number_of_steps():
+    process, rows = TABLES["clipped"]
+    schedule = exported_schedule(process, rows)
+
+    def times(*arguments):
+        return [time for time, _ in runtime.steps_of(schedule, *arguments)]
+
+    assert times(3) == times(3, "searched") == [999, 612.5, 100.25]
+    assert times(3, "ddim") == [999, 666, 332]
+    assert times(2) == [999, 499]
+    with pytest.raises(ExportedModelError, match=r"no searched schedule of 2 steps \(it has: 3\)"):
+        times(2, "searched")
+    with pytest.raises(ExportedModelError, match=r"'euler' does not fit this model; expected one of ddim, dpm\+\+"):
+        times(2, "euler")
+    flow = runtime.read_schedule({"schedule": FLOW.describe()})
+    with pytest.raises(ExportedModelError, match="'ddim' does not fit this model; expected one of euler"):
+        runtime.steps_of(flow, 2, "ddim")
+
+
+@pytest.mark.parametrize("mode", ["mean", "sample"])
+def test_a_flow_matching_model_removes_noise(mode):
+    clean, calls = np.full((1, 1, 8, 8), 0.25, np.float32), []
+
+    def network(x, timestep):
+        calls.append(float(timestep[0]))
+        return (x - clean) / (timestep[0] / 1000)  # knows the image
+
+    info = {**PERFECT, "schedule": {**FLOW.describe(), "tables": []}}
+    noisy = clean / 2 + 0.5 + 0.2 * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32)
+    result = runtime.denoise(ExportedModel(network, info), noisy, 51.0, mode=mode, steps=4)
+    np.testing.assert_allclose(result, clean / 2 + 0.5, rtol=0, atol=1e-5)
+    start = 1000 * 0.4 / 1.4  # sigma / (1 + sigma), in [-1, 1]
+    assert calls == pytest.approx([start] if mode == "mean" else [start, start * 3 / 4, start / 2, start / 4])
 
 
 @pytest.mark.parametrize(("kind", "gain"), [("epsilon", 100), ("v_prediction", 1)])
@@ -258,7 +345,10 @@ REFUSED = {
     "channels": (lambda m: m(np.zeros((1, 3, 8, 8), "f"), 0), "takes (B, 1, H, W)"),
     "multiple": (lambda m: m(np.zeros((1, 1, 8, 6), "f"), 0), "multiples of 4"),
     "classes": (lambda m: m(np.zeros((1, 1, 8, 8), "f"), 0, 3), "trained without classes"),
-    "sampler": (lambda m: runtime.generate(m, 1, sampler="magic"), "expected one of ddim, dpm++"),
+    "sampler": (
+        lambda m: runtime.generate(m, 1, sampler="magic"),
+        "'magic' does not fit this model; expected one of ddim",
+    ),
     "steps": (lambda m: runtime.generate(m, 1, steps=2000), "expected 1 to 1000"),
     "none": (lambda m: runtime.generate(m, 0), "must be at least 1"),
     "sigma": (lambda m: runtime.denoise(m, np.zeros((1, 1, 8, 8)), 1e9), "must lie above 0 and below"),

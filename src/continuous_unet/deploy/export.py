@@ -146,7 +146,7 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
         # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
         "task": "generation" if task in ("generate", "denoise") else task,
         "options": options,
-        "schedule": process_of(scheduler).describe(),
+        "schedule": {**process_of(scheduler).describe(), "tables": []},
         "scheduler": {"_class_name": type(scheduler).__name__, **config},
     }
 

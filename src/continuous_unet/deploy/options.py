@@ -112,7 +112,12 @@ class RunOptions(Options):
     )
     num: int = option(16, "number of new images", at_least=1)
     steps: int = option(50, "number of sampling steps: evaluations of the model per image", at_least=1)
-    scheduler: Literal["ddim", "dpm++"] = option("ddim", "sampling method", old=("--sampler",))
+    scheduler: Literal["ddim", "dpm++", "euler", "searched"] | None = option(
+        None,
+        "sampling method (default: a searched schedule for this number of steps, else ddim, and euler for flow "
+        "matching)",
+        old=("--sampler",),
+    )
     seed: int = option(0, "seed; image k depends on it and on k alone, and differs from the image of `cunet sample`")
     batch_size: int = option(64, "number of images at a time; does not change the images", at_least=1)
     class_label: int | None = option(None, "class of the images, counted from 0, for class-conditional models")

@@ -4,7 +4,7 @@ import numpy as np
 
 from continuous_unet.base.errors import RunFailed
 from continuous_unet.base.results import Json
-from continuous_unet.deploy.standalone.runtime import ExportedModel, Schedule, normal_noise, sample
+from continuous_unet.deploy.standalone.runtime import AnySchedule, ExportedModel, normal_noise, sample
 
 SHORT_STEPS, FULL_STEPS = 3, 20
 
@@ -25,14 +25,14 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
 
     Returns:
         `inputs` has one entry for each of several timesteps at two batch sizes. `short_sampling` and `full_sampling`
-        compare the images after 3 and 20 steps of DDIM from the same noise; `gain` is the factor by which the sampler
+        compare the images after 3 and 20 sampling steps from the same noise; `gain` is the factor by which the sampler
         multiplies errors. `max_error`, which a tolerance limits, is the largest error of the inputs and of the short
         run divided by its gain; over many steps rounding grows with the model's own sensitivity. Models for
         restoration have no sampling runs.
     """
     inputs: list[Json] = []
-    schedule = exported.info["schedule"]
-    timesteps = 256 if schedule is None else len(schedule["alphas_cumprod"])  # denoisers get sigma, on the 0–255 scale
+    # denoisers get sigma, on the 0–255 scale
+    timesteps = 256 if exported.info["schedule"] is None else exported.schedule.num_timesteps
     for batch in (1, 3):
         for part in (0.0, 0.5, 1.0):
             x = _noise(exported, batch, stream=1)
@@ -45,19 +45,20 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
     if exported.task != "generation":
         return {"inputs": inputs, "max_error": worst}
     runs: Json = {}
+    sampler = next(iter(exported.schedule.samplers))
     for name, steps in (("short_sampling", SHORT_STEPS), ("full_sampling", FULL_STEPS)):
         steps = min(steps, timesteps)
         images = [
-            sample(m, exported.schedule, _noise(exported, 2), steps, class_labels=_labels(exported, 2))
+            sample(m, exported.schedule, _noise(exported, 2), steps, sampler, _labels(exported, 2))
             for m in (exported, reference)
         ]
-        runs[name] = {"sampler": "ddim", "steps": steps, "images": 2, "max_error": _error(*images)}
+        runs[name] = {"sampler": sampler, "steps": steps, "images": 2, "max_error": _error(*images)}
     gain = _gain(exported.schedule)
     runs["short_sampling"]["gain"] = gain
     return {"inputs": inputs, **runs, "max_error": max(worst, runs["short_sampling"]["max_error"] / gain)}
 
 
-def _gain(schedule: Schedule) -> float:
+def _gain(schedule: AnySchedule) -> float:
     """Returns the factor by which the first step from pure noise multiplies an error of the prediction, 1 to 100.
 
     A model that predicts the noise is asked there for an image that is hardly in its input. Division by the signal
@@ -65,7 +66,7 @@ def _gain(schedule: Schedule) -> float:
     """
     if schedule.prediction_type != "epsilon":
         return 1.0
-    return min(100.0, max(1.0, float(schedule.sigmas()[-1])))
+    return min(100.0, max(1.0, schedule.strongest))
 
 
 def _noise(model: ExportedModel, batch: int, stream: int = 0) -> np.ndarray:

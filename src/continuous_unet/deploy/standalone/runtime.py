@@ -12,8 +12,9 @@ The same from Python:
     images = runtime.generate(model, 4, steps=20, seed=0)      # (4, C, H, W) in [0, 1]
     runtime.save_images(images, "images.png")
 
-It has `normal_noise` (a counter-based generator, with the same numbers as in the browser page), the samplers `ddim` and
-`dpm++` (equal to those of diffusers up to rounding), `generate`, `denoise` and `upscale`.
+It has `normal_noise` (a counter-based generator, with the same numbers as in the browser page), the samplers `ddim`,
+`dpm++` and `euler` (equal to those of diffusers up to rounding), tables of steps that were searched for a model,
+`generate`, `denoise` and `upscale`.
 
 Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1]; images that go in and out are in [0, 1].
 """
@@ -26,7 +27,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -125,8 +126,33 @@ def normal_noise(seed: int, number: int, shape: tuple[int, ...], stream: int = 0
 
 
 @dataclass(frozen=True)
+class Row:
+    """One step of a table: an evaluation of the network, and the amounts of signal and noise before and after it.
+
+    The prediction gives an image and unit noise; the next state is `next_signal image + next_noise noise`.
+    """
+
+    timestep: float
+    """The time of the evaluation, as the network is given it."""
+    signal: float
+    noise: float
+    next_signal: float = 1.0
+    next_noise: float = 0.0
+    fresh: bool = False
+    """Whether the next state gets new noise, in place of that which the prediction implies."""
+    next_timestep: float = 0.0
+    """The time after the step."""
+
+
+Tables = dict[int, list[Row]]
+"""Tables by their number of steps."""
+Parts = tuple[np.ndarray, np.ndarray]
+"""The image and the unit noise that a prediction implies."""
+
+
+@dataclass(frozen=True)
 class Schedule:
-    """The diffusion process that a model was trained for: `schedule` in `export.json`."""
+    """The variance-preserving process that a model was trained for: `schedule` in `export.json`."""
 
     alphas_cumprod: np.ndarray
     """The fraction of the signal's variance that is left at each timestep, `(T,)`, float32."""
@@ -139,6 +165,23 @@ class Schedule:
     clip_sample_range: float = 1.0
     final_alpha_cumprod: float = 1.0
     """The fraction of the signal's variance after DDIM's last step."""
+    tables: Tables = field(default_factory=dict)
+    """The model's own tables, which take precedence over evenly spread steps."""
+
+    @property
+    def samplers(self) -> "dict[str, Sampler]":
+        """The samplers that fit; the first is the default."""
+        return {"ddim": ddim, "dpm++": dpm_solver}
+
+    @property
+    def num_timesteps(self) -> int:
+        """The number of timesteps of training."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def strongest(self) -> float:
+        """The largest ratio of noise to signal, for images in [-1, 1]."""
+        return float(self.sigmas()[-1])
 
     def sigmas(self) -> np.ndarray:
         """Returns the ratio of noise to signal at each timestep, `(T,)`, for images in [-1, 1]."""
@@ -150,9 +193,22 @@ class Schedule:
         """Returns the timestep whose noise is nearest to a standard deviation, on a logarithmic scale."""
         return int(np.abs(np.log(self.sigmas()) - math.log(sigma)).argmin())
 
-    def image_and_noise(
-        self, x: np.ndarray, prediction: np.ndarray, signal: np.floating, noise: np.floating
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def row(self, timestep: float, after: float | None) -> Row:
+        """Returns the step from one timestep to another; to the image if `after` is None."""
+        alpha = self.alphas_cumprod[int(timestep)]
+        rest = np.float32(self.final_alpha_cumprod) if after is None else self.alphas_cumprod[int(after)]
+        return Row(timestep, np.sqrt(alpha), np.sqrt(1 - alpha), np.sqrt(rest), np.sqrt(1 - rest), False, after or 0)
+
+    def times_down(self, timestep: float, num_steps: int) -> list[float]:
+        """Returns timesteps from this one down, evenly spread, for images that are already part signal."""
+        count = min(num_steps, int(timestep) + 1)
+        return np.unique(np.linspace(timestep, 0, count).round().astype(int))[::-1].tolist()
+
+    def limited(self, image: np.ndarray) -> np.ndarray:
+        """Returns an estimate of the image within the limits of the process."""
+        return image.clip(-self.clip_sample_range, self.clip_sample_range) if self.clip_sample else image
+
+    def image_and_noise(self, x: np.ndarray, prediction: np.ndarray, signal: float, noise: float) -> Parts:
         """Returns the image and the unit noise that a prediction for `x = signal image + noise unit_noise` implies."""
         if self.prediction_type == "epsilon":
             return (x - noise * prediction) / signal, prediction
@@ -161,9 +217,75 @@ class Schedule:
         return signal * x - noise * prediction, signal * prediction + noise * x
 
 
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Flow matching: `x = (1 - t) image + t noise`, the network predicts `noise - image` and is given `t` times T."""
+
+    num_timesteps: int = 1000
+    shift: float = 1.0
+    """The factor of `t / (1 - t)` of evenly spread steps."""
+    prediction_type: str = "flow_prediction"
+    tables: Tables = field(default_factory=dict)
+    """The model's own tables, which take precedence over evenly spread steps."""
+    strongest = math.inf
+
+    @property
+    def samplers(self) -> "dict[str, Sampler]":
+        """The samplers that fit."""
+        return {"euler": euler}
+
+    def nearest_timestep(self, sigma: float) -> float:
+        """Returns the timestep at which the ratio of noise to signal is `sigma`."""
+        return self.num_timesteps * sigma / (1 + sigma)
+
+    def row(self, timestep: float, after: float | None) -> Row:
+        """Returns the step from one timestep to another; to the image if `after` is None."""
+        t, rest = (np.float32(time / self.num_timesteps) for time in (timestep, after or 0.0))
+        return Row(timestep, 1 - t, t, 1 - rest, rest, False, after or 0.0)
+
+    def times_down(self, timestep: float, num_steps: int) -> list[float]:
+        """Returns timesteps from this one down, evenly spread, for images that are already part signal."""
+        return [timestep * (1 - k / num_steps) for k in range(num_steps)]
+
+    def limited(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image as it is."""
+        return image
+
+    def image_and_noise(self, x: np.ndarray, prediction: np.ndarray, signal: float, noise: float) -> Parts:
+        """Returns the image and the unit noise that a prediction for `x = signal image + noise unit_noise` implies."""
+        return x - noise * prediction, x + signal * prediction
+
+
+AnySchedule = Schedule | FlowSchedule
+FRESH_STREAM = 1024
+"""The stream of `normal_noise` for the new noise of a table's first step; further steps take the streams after it."""
+Fresh = Callable[[int], np.ndarray]
+"""`fresh(k) -> noise` for the step number `k` of a table, of the shape of the images."""
 Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """`step(x, prediction) -> next x`."""
-Sampler = Callable[[Schedule, int], Iterator[tuple[int, Step]]]
+Sampler = Callable[[Any, int], Iterator[tuple[float, Step]]]
+
+
+def table(schedule: AnySchedule, rows: list[Row], fresh: Fresh | None = None) -> Iterator[tuple[float, Step]]:
+    """Yields the timesteps of a table, each with its step.
+
+    Raises:
+        ExportedModelError: if a row needs new noise and `fresh` is None.
+    """
+    for number, row in enumerate(rows):
+        if row.fresh and fresh is None:
+            raise ExportedModelError("this table of steps needs new noise; give `fresh`")
+        yield row.timestep, _table_step(schedule, row, fresh(number) if row.fresh and fresh is not None else None)
+
+
+def _table_step(schedule: AnySchedule, row: Row, fresh_noise: np.ndarray | None = None) -> Step:
+    def step(x: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        image, noise = schedule.image_and_noise(x, prediction, row.signal, row.noise)
+        return row.next_signal * schedule.limited(image) + row.next_noise * (
+            noise if fresh_noise is None else fresh_noise
+        )
+
+    return step
 
 
 def _timesteps(schedule: Schedule, num_steps: int, unused: int = 0) -> np.ndarray:
@@ -176,28 +298,22 @@ def _timesteps(schedule: Schedule, num_steps: int, unused: int = 0) -> np.ndarra
     return np.linspace(0, total - 1, count).round()[::-1].astype(int)[:num_steps]
 
 
-def ddim(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]:
+def ddim(schedule: Schedule, num_steps: int) -> Iterator[tuple[float, Step]]:
     """Yields the timesteps of DDIM without noise (Song et al., arXiv 2010.02502), each with its step."""
-    alphas = schedule.alphas_cumprod
+    gap = schedule.num_timesteps // num_steps
     for timestep in _timesteps(schedule, num_steps):
-        before = timestep - len(alphas) // num_steps
-        yield int(timestep), _ddim_step(schedule, timestep, alphas[before] if before >= 0 else None)
+        before = timestep - gap
+        yield int(timestep), _table_step(schedule, schedule.row(int(timestep), before if before >= 0 else None))
 
 
-def _ddim_step(schedule: Schedule, timestep: int, next_alpha: np.floating | None) -> Step:
-    alpha = schedule.alphas_cumprod[timestep]
-    after = np.float32(schedule.final_alpha_cumprod) if next_alpha is None else next_alpha
-
-    def step(x: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        image, noise = schedule.image_and_noise(x, prediction, np.sqrt(alpha), np.sqrt(1 - alpha))
-        if schedule.clip_sample:
-            image = image.clip(-schedule.clip_sample_range, schedule.clip_sample_range)
-        return np.sqrt(after) * image + np.sqrt(1 - after) * noise
-
-    return step
+def euler(schedule: FlowSchedule, num_steps: int) -> Iterator[tuple[float, Step]]:
+    """Yields the timesteps of Euler's method for flow matching, each with its step."""
+    t = 1 - np.arange(num_steps) / num_steps
+    times = (schedule.shift * t / (1 + (schedule.shift - 1) * t) * schedule.num_timesteps).tolist()
+    yield from table(schedule, [schedule.row(*pair) for pair in zip(times, [*times[1:], None])])
 
 
-def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]:
+def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[float, Step]]:
     """Yields the timesteps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095), each with its step.
 
     The first and the last step are of first order, as in diffusers.
@@ -228,8 +344,36 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[int, Step]]
         yield int(timestep), make_step(i)
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm++": dpm_solver}
-"""Samplers by name; each yields a timestep and a step for each evaluation of the network."""
+SAMPLERS = ("ddim", "dpm++", "euler", "searched")
+"""The names of all samplers: `euler` is for flow matching, and `searched` for numbers of steps with a table."""
+
+
+def steps_of(
+    schedule: AnySchedule, num_steps: int, sampler: str | None = None, fresh: Fresh | None = None
+) -> Iterator[tuple[float, Step]]:
+    """Returns an iterator of a timestep and a step for each evaluation of the network.
+
+    Args:
+        schedule: that of the model.
+        num_steps: the number of sampling steps.
+        sampler: one of `SAMPLERS`. If None, the model's table for this number of steps, or else the default sampler.
+        fresh: the source of new noise, for tables that need it.
+
+    Raises:
+        ExportedModelError: for a sampler or a number of steps that does not fit the model.
+    """
+    if not 1 <= num_steps <= schedule.num_timesteps:
+        raise ExportedModelError(f"{num_steps} sampling steps: expected 1 to {schedule.num_timesteps}")
+    if sampler == "searched" and num_steps not in schedule.tables:
+        known = ", ".join(map(str, sorted(schedule.tables))) or "none"
+        raise ExportedModelError(f"this model has no searched schedule of {num_steps} steps (it has: {known})")
+    if sampler == "searched" or (sampler is None and num_steps in schedule.tables):
+        return table(schedule, schedule.tables[num_steps], fresh)
+    name = sampler or next(iter(schedule.samplers))
+    if name not in schedule.samplers:
+        choices = ", ".join(schedule.samplers)
+        raise ExportedModelError(f"sampler {name!r} does not fit this model; expected one of {choices}")
+    return schedule.samplers[name](schedule, num_steps)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -262,7 +406,7 @@ class ExportedModel:
         self.num_classes: int | None = info["num_classes"]
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> AnySchedule:
         """The diffusion process; models that were trained to predict the clean image have none."""
         if self._schedule is None:
             raise ExportedModelError(f"this model was trained to {self.task}; it has no noise schedule to sample with")
@@ -352,11 +496,25 @@ def _checked_labels(labels: ArrayLike | None, count: int, last: int) -> np.ndarr
     return np.broadcast_to(array, (count,))
 
 
-def read_schedule(info: Info) -> Schedule:
+def read_schedule(info: Info) -> AnySchedule:
     """Returns the schedule in `export.json`; raises ExportedModelError if it is damaged."""
     values = dict(info["schedule"])
-    schedule = Schedule(**{**values, "alphas_cumprod": np.array(values["alphas_cumprod"], np.float32)})
-    alphas = schedule.alphas_cumprod
+    tables = {len(rows): [Row(**row) for row in rows] for rows in values.pop("tables", [])}
+    if not all(_is_row(row) for rows in tables.values() for row in rows) or 0 in tables:
+        raise ExportedModelError("the export has a table of steps that cannot be; it is damaged: export again")
+    process = values.pop("process", "variance-preserving")
+    if process == "flow":
+        flow = FlowSchedule(
+            values.pop("num_train_timesteps"), values.pop("shift"), values.pop("prediction_type"), tables
+        )
+        sound = _is_whole(flow.num_timesteps, 1) and 0 < flow.shift < math.inf and not values
+        if not sound or flow.prediction_type != "flow_prediction":
+            raise ExportedModelError("the export has no usable noise schedule; it is damaged: export again")
+        return flow
+    if process != "variance-preserving":
+        raise ExportedModelError(f"the noise process {process!r} of the export is unknown")
+    alphas = np.array(values.pop("alphas_cumprod"), np.float32)
+    schedule = Schedule(alphas, **values, tables=tables)
     if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
         raise ExportedModelError(f"the prediction_type {schedule.prediction_type!r} of the export is unknown")
     if schedule.timestep_spacing not in ("leading", "linspace", "trailing"):
@@ -371,6 +529,11 @@ def read_schedule(info: Info) -> Schedule:
     if not sound:
         raise ExportedModelError("the export has no usable noise schedule; it is damaged: export again")
     return schedule
+
+
+def _is_row(row: Row) -> bool:
+    numbers = (row.timestep, row.signal, row.noise, row.next_signal, row.next_noise, row.next_timestep)
+    return all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in numbers) and isinstance(row.fresh, bool)
 
 
 def _is_whole(value: object, least: int, most: int = 2**31) -> bool:
@@ -533,20 +696,17 @@ def nothing() -> None:
 
 def sample(
     network: Network,
-    schedule: Schedule,
+    schedule: AnySchedule,
     noise: np.ndarray,
     num_steps: int,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     class_labels: ArrayLike | None = None,
     on_step: Callable[[], None] = nothing,
+    fresh: Fresh | None = None,
 ) -> np.ndarray:
     """Returns images made of noise `(B, C, H, W)`, of that shape, in [-1, 1] or a little beyond."""
-    if sampler not in SAMPLERS:
-        raise ExportedModelError(f"sampler {sampler!r} is unknown; expected one of {', '.join(SAMPLERS)}")
-    if not 1 <= num_steps <= len(schedule.alphas_cumprod):
-        raise ExportedModelError(f"{num_steps} sampling steps: expected 1 to {len(schedule.alphas_cumprod)}")
     x = noise
-    for timestep, step in SAMPLERS[sampler](schedule, num_steps):
+    for timestep, step in steps_of(schedule, num_steps, sampler, fresh):
         on_step()
         x = step(x, network(x, timestep, class_labels)).astype(np.float32)
     return x
@@ -557,7 +717,7 @@ def generate(
     num_images: int,
     *,
     steps: int = 50,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     seed: int = 0,
     class_label: int | None = None,
     batch_size: int = 64,
@@ -570,7 +730,8 @@ def generate(
         model: what `load` returns.
         num_images: the number of images.
         steps: the number of sampling steps: evaluations of the network per image.
-        sampler: a key of `SAMPLERS`.
+        sampler: one of `SAMPLERS`. If None, the model's table for this number of steps, or else the first sampler that
+            fits the model.
         seed: the seed of the noise, see `normal_noise`; `cunet sample` makes other images from the same seed.
         class_label: the class of the images, for class-conditional models.
         batch_size: the number of images at a time.
@@ -589,9 +750,19 @@ def generate(
     made = []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
+        fresh = _noise_source(seed, numbers, shape)
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
-        made.append(sample(model, model.schedule, noise, steps, sampler, class_label, on_step))
+        made.append(sample(model, model.schedule, noise, steps, sampler, class_label, on_step, fresh))
     return _to_unit(np.concatenate(made))
+
+
+def _noise_source(seed: int, numbers: range, shape: tuple[int, ...]) -> Fresh:
+    """Returns the source of the new noise of a table for the images of these numbers."""
+
+    def fresh(step: int) -> np.ndarray:
+        return np.stack([normal_noise(seed, k, shape, FRESH_STREAM + step) for k in numbers])
+
+    return fresh
 
 
 def denoise(
@@ -641,20 +812,18 @@ def denoise(
         raise ExportedModelError("give sigma: the noise's standard deviation on the 0–255 scale")
     ratio = sigma * 2 / 255  # of images in [-1, 1]
     schedule = model.schedule
-    strongest = float(schedule.sigmas()[-1])
-    if not 0 < ratio <= strongest:
+    if not 0 < ratio <= schedule.strongest:
         raise ExportedModelError(
-            f"sigma {sigma:g} must lie above 0 and below {strongest * 127.5:.0f}, the model's limit"
+            f"sigma {sigma:g} must lie above 0 and below {schedule.strongest * 127.5:.0f}, the model's limit"
         )
     padded = _padded(model, images.astype(np.float32) * 2 - 1)
     timestep = schedule.nearest_timestep(ratio)
-    x = padded * np.sqrt(schedule.alphas_cumprod[timestep])
-    count = min(steps, timestep + 1) if mode == "sample" else 1
-    times = np.unique(np.linspace(timestep, 0, count).round().astype(int))[::-1].tolist()
-    for time, after in zip(times, [*times[1:], None]):
+    times = schedule.times_down(timestep, steps if mode == "sample" else 1)
+    rows = [schedule.row(*pair) for pair in zip(times, [*times[1:], None])]
+    x = padded * rows[0].signal
+    for time, step in table(schedule, rows):
         on_step()
-        prediction = model(x, time, class_label)
-        x = _ddim_step(schedule, time, None if after is None else schedule.alphas_cumprod[after])(x, prediction)
+        x = step(x, model(x, time, class_label))
     return _to_unit(x[:, :, : images.shape[2], : images.shape[3]])
 
 
@@ -700,6 +869,10 @@ def upscale(
         return model(np.concatenate([x, condition], axis=1), timestep)
 
     schedule = model.schedule
+    if not isinstance(schedule, Schedule):
+        raise ExportedModelError(
+            "models that enlarge images are variance preserving; this one is damaged: export again"
+        )
     if mode == "sample":
         noise = np.stack([normal_noise(seed, k, condition.shape[1:]) for k in range(len(condition))])
         residual = sample(network, schedule, noise, steps, on_step=on_step)
@@ -920,7 +1093,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="images.png", help="a .png file (a grid of several images), or a folder")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
     parser.add_argument("--steps", type=int, default=50, help="number of sampling steps (default: 50)")
-    parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, default="ddim", help="(default: ddim)")
+    default = "a searched schedule for this number of steps, else ddim, and euler for flow matching"
+    parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, help=f"sampling method (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")
     parser.add_argument("--class-label", type=int, help="class of the images, for class-conditional models")
     parser.add_argument("--input", help="an image to denoise or to upscale")

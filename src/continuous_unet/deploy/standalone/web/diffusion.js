@@ -24,11 +24,11 @@ export function philox(key, counter) {
 }
 
 /** Returns the standard normal numbers of one image of a seed (0 to 2**53 - 1), as `normal_noise` in runtime.py. */
-export function normalNoise(seed, number, count) {
+export function normalNoise(seed, number, count, stream = 0) {
   const key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
   const noise = new Float32Array(Math.ceil(count / 4) * 4);
   for (let block = 0; block * 4 < count; block++) {
-    const uniform = philox(key, [block, number, 0, 0]).map((word) => (word + 0.5) / 2 ** 32);
+    const uniform = philox(key, [block, number, stream, 0]).map((word) => (word + 0.5) / 2 ** 32);
     for (let pair = 0; pair < 4; pair += 2) {
       const radius = Math.sqrt(-2 * Math.log(uniform[pair]));
       const angle = 2 * Math.PI * uniform[pair + 1];
@@ -59,14 +59,39 @@ export function ddimTimesteps(schedule, steps) {
   return indices.map((i) => (steps === 1 ? 0 : roundToEven(((steps - 1 - i) * (total - 1)) / (steps - 1))));
 }
 
-/** Takes one step of DDIM without noise: changes x at a timestep into the next x, by the prediction there. */
-export function ddimStep(schedule, steps, timestep, x, prediction) {
+/** Returns the stream of normalNoise for the new noise of step number k of a table, as FRESH_STREAM in runtime.py. */
+const freshStream = (k) => 1024 + k;
+
+/**
+ * Returns the rows of a sampling: the model's own table for this number of steps if it has one, else those of DDIM, or of
+ * Euler's method for flow matching. A row has the fields of Row in runtime.py.
+ */
+export function samplingRows(schedule, steps) {
+  const known = (schedule.tables ?? []).find((rows) => rows.length === steps);
+  if (known) return known;
+  if (schedule.process === "flow") {
+    const t = [...Array(steps).keys()].map((k) => {
+      const even = 1 - k / steps;
+      return (schedule.shift * even) / (1 + (schedule.shift - 1) * even);
+    });
+    return t.map((now, k) => {
+      const next = t[k + 1] ?? 0;
+      const timestep = now * schedule.num_train_timesteps;
+      return { timestep, signal: 1 - now, noise: now, next_signal: 1 - next, next_noise: next, fresh: false };
+    });
+  }
   const alphas = schedule.alphas_cumprod;
-  const before = timestep - Math.floor(alphas.length / steps);
-  const alpha = alphas[timestep];
-  const after = before >= 0 ? alphas[before] : schedule.final_alpha_cumprod;
-  const [signal, noise] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
-  const [nextSignal, nextNoise] = [Math.sqrt(after), Math.sqrt(1 - after)];
+  return ddimTimesteps(schedule, steps).map((timestep) => {
+    const before = timestep - Math.floor(alphas.length / steps);
+    const [alpha, after] = [alphas[timestep], before >= 0 ? alphas[before] : schedule.final_alpha_cumprod];
+    const [signal, noise] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
+    return { timestep, signal, noise, next_signal: Math.sqrt(after), next_noise: Math.sqrt(1 - after), fresh: false };
+  });
+}
+
+/** Takes one step: changes x into the next x, by the prediction for it, and by new noise if the row is fresh. */
+export function tableStep(schedule, row, x, prediction, fresh) {
+  const { signal, noise } = row;
   const range = schedule.clip_sample ? schedule.clip_sample_range : Infinity;
   for (let i = 0; i < x.length; i++) {
     let image, epsilon;
@@ -76,11 +101,15 @@ export function ddimStep(schedule, steps, timestep, x, prediction) {
     } else if (schedule.prediction_type === "sample") {
       image = prediction[i];
       epsilon = (x[i] - signal * image) / noise;
+    } else if (schedule.prediction_type === "flow_prediction") {
+      image = x[i] - noise * prediction[i];
+      epsilon = x[i] + signal * prediction[i];
     } else {
       image = signal * x[i] - noise * prediction[i];
       epsilon = signal * prediction[i] + noise * x[i];
     }
-    x[i] = nextSignal * Math.min(range, Math.max(-range, image)) + nextNoise * epsilon;
+    if (row.fresh) epsilon = fresh[i];
+    x[i] = row.next_signal * Math.min(range, Math.max(-range, image)) + row.next_noise * epsilon;
   }
 }
 
@@ -153,14 +182,19 @@ export class Model {
    */
   async generate({ count = 1, steps = 20, seed = 0, label = 0, onStep = async () => {} }) {
     const size = this.shape.reduce((a, b) => a * b, 1);
-    const x = new Float32Array(count * size);
-    for (let k = 0; k < count; k++) x.set(normalNoise(seed, k, size), k * size);
-    const timesteps = ddimTimesteps(this.info.schedule, steps);
-    for (const [done, timestep] of timesteps.entries()) {
-      await onStep(done, timesteps.length, x);
-      ddimStep(this.info.schedule, steps, timestep, x, await this.predict(x, count, timestep, label));
+    const noise = (stream) => {
+      const all = new Float32Array(count * size);
+      for (let k = 0; k < count; k++) all.set(normalNoise(seed, k, size, stream), k * size);
+      return all;
+    };
+    const x = noise(0);
+    const rows = samplingRows(this.info.schedule, steps);
+    for (const [done, row] of rows.entries()) {
+      await onStep(done, rows.length, x);
+      const prediction = await this.predict(x, count, row.timestep, label);
+      tableStep(this.info.schedule, row, x, prediction, row.fresh ? noise(freshStream(done)) : null);
     }
-    await onStep(timesteps.length, timesteps.length, x);
+    await onStep(rows.length, rows.length, x);
     if (!x.every(Number.isFinite)) throw new Error("the images have values that are not finite; export the model in another precision");
     return x.map(toUnit);
   }
