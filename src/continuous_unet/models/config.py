@@ -9,6 +9,7 @@ from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.fields import FIELDS, INITIAL_VELOCITIES, FieldConfig
 from continuous_unet.models.layers import NORM_TYPES
 from continuous_unet.ode import ADAPTIVE_METHODS
+from continuous_unet.text.transformer import TextEncoderConfig
 
 Values = Mapping[str, Any]
 DOWN_BLOCK_TYPES = ("DownBlock2D", "AttnDownBlock2D")
@@ -41,6 +42,7 @@ class Settings:
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     cross_attention_dim: int | None = None
+    text_encoder_config: dict[str, Any] | None = None
     patch_size: int = 1
     block_type: str = "second_order"
     field_type: str = "relaxation"
@@ -109,6 +111,11 @@ class UNetConfig(Settings):
             self.num_solver_steps, horizon, self.method, self.gradient, self.solver_rtol, self.solver_atol
         )
 
+    @property
+    def text(self) -> TextEncoderConfig | None:
+        """The settings of the built-in text encoder, if the model has one."""
+        return None if self.text_encoder_config is None else TextEncoderConfig.of(self.text_encoder_config)
+
     def field(self, level: int, dim: int) -> FieldConfig:
         """Returns the settings of the fields of one level."""
         return FieldConfig(
@@ -137,6 +144,11 @@ class UNetConfig(Settings):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         self._check_levels()
+        if self.text is not None and self.text.width != self.cross_attention_dim:
+            raise ValueError(
+                f"cross_attention_dim={self.cross_attention_dim} must be the width of text_encoder_config, "
+                f"{self.text.width}"
+            )
         for name, allowed in _CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
         if not 0 <= self.dropout < 1:

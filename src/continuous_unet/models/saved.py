@@ -24,6 +24,7 @@ _WEIGHTS = "diffusion_pytorch_model"
 _LARGEST_JSON_BYTES = 16 * 2**20
 LARGEST = {
     "layers_per_block": 64,
+    "layers": 64,
     "num_solver_steps": 1_000,
     "sample_size": 2_048,
     **dict.fromkeys(("num_encoder_blocks", "num_decoder_blocks", "upsampling_scaling_factor"), 64),
@@ -76,6 +77,9 @@ def check_numbers(config: Json, where: Path) -> None:
                 raise InputError(f"{where} has {len(value)} values for {name}; at most {longest} are allowed")
             for item in value:
                 check(name, item, longest)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                check(str(key), item, longest)
         elif isinstance(value, int):
             largest = LARGEST.get(name, _LARGEST_OTHER)
             if abs(value) > largest:

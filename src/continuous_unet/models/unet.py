@@ -30,6 +30,7 @@ from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
 from continuous_unet.ode import check_solver
+from continuous_unet.text.transformer import TextTransformer
 
 
 class Stage(nn.Module):
@@ -131,6 +132,7 @@ class ContinuousUNet(nn.Module):
                 if isinstance(lowest, Stage):
                     attentions = [cross_attention(config, widths[-1]) for _ in lowest.blocks]
                     lowest.cross_attentions = nn.ModuleList(attentions)
+        self.text_encoder = None if config.text is None else TextTransformer(config.text)
 
     @property
     def size_multiple(self) -> int:
@@ -151,6 +153,7 @@ class ContinuousUNet(nn.Module):
         *,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
         next_timestep: Tensor | float | None = None,
     ) -> Tensor:
         """Returns the prediction, `(B, out_channels, *size)`; see `ContinuousUNet2DModel.forward`."""
@@ -166,6 +169,10 @@ class ContinuousUNet(nn.Module):
             block = self._blocks()[0]
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
         batch = sample.shape[0]
+        if input_ids is not None:
+            if encoder_hidden_states is not None:
+                raise ValueError("input_ids and encoder_hidden_states are two forms of a text; give one of them")
+            encoder_hidden_states, encoder_attention_mask = self.encode_text(input_ids)
         given = {
             "class_labels": class_labels,
             "encoder_hidden_states": encoder_hidden_states,
@@ -199,6 +206,19 @@ class ContinuousUNet(nn.Module):
                 x = self.upsamplers[i](x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         return pixel_shuffle(x, architecture.patch_size)
+
+    def encode_text(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `encoder_hidden_states` and `encoder_attention_mask` of texts, which sampling needs once.
+
+        Args:
+            input_ids: tokens `(B, L)` for the built-in encoder, 0 for padding.
+
+        Raises:
+            ValueError: for a model without that encoder, and for more tokens than it was made for.
+        """
+        if self.text_encoder is None:
+            raise ValueError("input_ids were given to a model without a text encoder (text_encoder_config is None)")
+        return self.text_encoder(input_ids)
 
     def _condition(
         self,

@@ -80,6 +80,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         cross_attention_dim: width of the tokens of a text, for a model that is conditioned on one; no text if None. It
             brings cross-attention after the blocks of the lowest level and of the middle, and the mean of the text
             joins the timestep embedding. All of this starts at zero, so a new model does not depend on its text.
+        text_encoder_config: settings of a small transformer, a part of the model, that reads the tokens of a text (see
+            `continuous_unet.text.transformer.TextEncoderConfig`); None for no text, or for states of another encoder.
         patch_size: side of the squares of pixels that enter as channels (space to depth) and leave as pixels again, so
             that no block runs at full resolution; 1 turns this off.
         block_type: `"second_order"`, the dynamic block. To compare with: `"first_order"`, the ODE over the
@@ -143,6 +145,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         embeddings: PrecomputedEmbeddings | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
         next_timestep: Tensor | float | int | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Returns what the model was trained to predict (the noise, `v` or the image) at a diffusion timestep.
@@ -157,6 +160,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             encoder_hidden_states: a text for each image, `(B, L, cross_attention_dim)`; required by and only allowed
                 for models with `cross_attention_dim`.
             encoder_attention_mask: which of its tokens count, bool `(B, L)`; all if None.
+            input_ids: the text as tokens `(B, L)` in place of these, for models with `text_encoder_config`.
             next_timestep: the timestep that this evaluation jumps to, as one number or per image, for models with
                 `next_timestep_embedding`; `timestep` itself if None.
 
@@ -174,6 +178,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             embeddings,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
+            input_ids=input_ids,
             next_timestep=next_timestep,
         )
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)

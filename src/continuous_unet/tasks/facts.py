@@ -17,6 +17,9 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
 from continuous_unet.models.saved import read_json
+from continuous_unet.text.encoders import BUILT_IN
+from continuous_unet.text.subwords import SPECIAL
+from continuous_unet.text.transformer import TextEncoderConfig
 
 FILE = "continuous_unet.json"
 MOST_ENTRIES = 100_000
@@ -70,10 +73,45 @@ class ConditionFacts(Section):
 
 
 @dataclass(frozen=True)
+class TextFacts(Section):
+    """How prompts become what a model is conditioned on, as `text.encoders.open_encoder` takes it."""
+
+    encoder: str
+    """`"built-in"`, or the name or path of an encoder of transformers."""
+    max_length: int
+    """Number of tokens of a prompt, padded or cut."""
+    vocabulary: tuple[str, ...] | None = None
+    """The tokens of the built-in encoder, by number."""
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.max_length <= 1024:
+            raise ValueError(f"max_length is {self.max_length}; expected 3 to 1024")
+        if self.encoder != BUILT_IN:
+            return
+        if self.vocabulary is None or self.vocabulary[: len(SPECIAL)] != SPECIAL:
+            raise ValueError(f"vocabulary must begin with {', '.join(SPECIAL)}")
+        if len(set(self.vocabulary)) < len(self.vocabulary):
+            raise ValueError("vocabulary has a token twice")
+
+    def check_model(self, config: Any) -> None:
+        own = getattr(config, "text_encoder_config", None)
+        if getattr(config, "cross_attention_dim", None) is None or (own is None) != (self.encoder != BUILT_IN):
+            raise ValueError(f"encoder is {self.encoder!r}, and the model was not made for it")
+        if own is not None:
+            settings, has = TextEncoderConfig.of(own), (len(self.vocabulary or ()), self.max_length)
+            if (settings.vocabulary_size, settings.max_length) != has:
+                raise ValueError(
+                    f"vocabulary has {has[0]} tokens and max_length is {has[1]}, and the model was made for "
+                    f"{settings.vocabulary_size} and {settings.max_length}"
+                )
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything in the file, one section for each kind of fact."""
 
     conditions: ConditionFacts = ConditionFacts()
+    text: TextFacts | None = None
 
     def check_model(self, config: Any) -> None:
         """Checks all sections against the configuration of a U-Net.

@@ -27,9 +27,9 @@ class TextEncoderConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"text_encoder: {field.name}={value!r} must be an integer of at least 1")
+                raise ValueError(f"text_encoder_config: {field.name}={value!r} must be an integer of at least 1")
         if self.width % self.heads:
-            raise ValueError(f"text_encoder: heads={self.heads} does not divide width={self.width}")
+            raise ValueError(f"text_encoder_config: heads={self.heads} does not divide width={self.width}")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "TextEncoderConfig":
@@ -37,9 +37,9 @@ class TextEncoderConfig:
         known = [field.name for field in fields(cls)]
         unknown = [name for name in settings if name not in known]
         if unknown:
-            raise ValueError(f"text_encoder has the unknown setting {unknown[0]!r}; expected {', '.join(known)}")
+            raise ValueError(f"text_encoder_config has the unknown setting {unknown[0]!r}; expected {', '.join(known)}")
         if "vocabulary_size" not in settings:
-            raise ValueError("text_encoder needs vocabulary_size, the number of its tokens")
+            raise ValueError("text_encoder_config needs vocabulary_size, the number of its tokens")
         return cls(**settings)
 
 
@@ -80,7 +80,13 @@ class TextTransformer(nn.Module):
 
         Args:
             input_ids: tokens `(B, L)`, 0 for padding; each text has at least its start.
+
+        Raises:
+            ValueError: for more tokens than it was made for.
         """
+        longest = self.settings.max_length
+        if input_ids.ndim != 2 or not 0 < input_ids.shape[1] <= longest:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected (B, L), L at most {longest}")
         mask = input_ids != 0
         x = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]
         for layer in self.layers:
