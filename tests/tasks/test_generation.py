@@ -168,7 +168,7 @@ def test_several_processes_make_what_one_makes(unet):
     """Bit for bit, because a batch is made by one process, and has the same images whoever makes it."""
     pipeline = DiffusionSamplingPipeline(unet, make_scheduler("ddim", DDPMScheduler().config))
     pipeline.set_progress_bar_config(disable=True)
-    jobs = [(None, range(0, 2)), (None, range(2, 4)), (None, range(4, 5))]
+    jobs = [({}, range(0, 2)), ({}, range(2, 4)), ({}, range(4, 5))]
 
     def share(rank, count):
         processes = Processes()

@@ -100,6 +100,8 @@ def open_for(
         raise InputError(
             f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}"
         )
+    if conditions.classes is not None and list(conditions.classes) != report.class_names:
+        raise InputError(f"{option} {data}: the classes have other names than those that the model was trained with")
     return dataset
 
 

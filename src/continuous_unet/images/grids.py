@@ -2,11 +2,12 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from continuous_unet.base.files import check_outputs, replace_file
@@ -29,7 +30,12 @@ def to_output(images: Tensor, output_type: str) -> Any:
 
 
 def make_grid(
-    images: Tensor, columns: int | None = None, padding: int = 2, background: float = 0.25, scale: int | None = None
+    images: Tensor,
+    columns: int | None = None,
+    padding: int = 2,
+    background: float = 0.25,
+    scale: int | None = None,
+    row_labels: Sequence[str] | None = None,
 ) -> Image.Image:
     """Makes one picture of all images, in rows.
 
@@ -39,6 +45,7 @@ def make_grid(
         padding: pixels between images.
         background: grey level of the padding, in [0, 1].
         scale: number of times that each pixel is repeated; if None, images become about 48 pixels large.
+        row_labels: a text to the left of each row; none if None.
     """
     scale = scale or max(1, round(48 / max(images.shape[2:])))
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
@@ -51,7 +58,23 @@ def make_grid(
         top = padding + i // columns * (height + padding)
         left = padding + i % columns * (width + padding)
         canvas[:, top : top + height, left : left + width] = image
-    return to_pil(canvas[None])[0]
+    picture = to_pil(canvas[None])[0]
+    return picture if row_labels is None else _labelled(picture, row_labels, padding, background)
+
+
+def _labelled(picture: Image.Image, labels: Sequence[str], padding: int, background: float) -> Image.Image:
+    """Returns a picture of rows of equal height with a column of texts to the left, in Pillow's own font."""
+    height = (picture.height - padding) / len(labels)
+    font = ImageFont.load_default(size=max(9, min(16, height - 2)))
+    left = 2 * padding + math.ceil(max(font.getlength(label) for label in labels))
+    bands = len(picture.getbands())
+    grey = tuple([round(255 * background)] * min(bands, 3) + [255] * (bands > 3))
+    wide = Image.new(picture.mode, (left + picture.width, picture.height), grey)
+    wide.paste(picture, (left, 0))
+    pen = ImageDraw.Draw(wide)
+    for row, label in enumerate(labels):
+        pen.text((padding, padding + (row + 0.5) * height), label, fill=(255,) * bands, font=font, anchor="lm")
+    return wide
 
 
 def output_paths(output: str | os.PathLike[str], num_images: int, overwrite: bool = False) -> list[Path]:

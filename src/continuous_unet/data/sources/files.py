@@ -1,5 +1,6 @@
 """Image files in a folder or an archive: finds which are images, and which folders are classes or splits."""
 
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from continuous_unet.images.names import NOT_READ, SUFFIXES, describe_left_out, 
 
 _PARTS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
 """Names of the folders that hold each part of the data."""
+
+_NUMBERS = re.compile(r"\d+")
 
 
 class FileSource(Source):
@@ -111,9 +114,13 @@ def top_of_each(names: Sequence[str]) -> list[str | None]:
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Returns class names in order: that of numbers if all are numbers, and of text otherwise."""
-    found = sorted(names)
-    return sorted(found, key=int) if all(name.isdecimal() for name in found) else found
+    """Returns class names in natural order: numbers in them count as numbers, so `cat 2` comes before `cat 10`."""
+
+    def key(name: str) -> list[tuple[str, int]]:
+        texts, numbers = _NUMBERS.split(name), _NUMBERS.findall(name)
+        return [(text, int(number)) for text, number in zip(texts, [*numbers, "-1"], strict=True)]
+
+    return sorted(sorted(names), key=key)
 
 
 def choose_split(names: Sequence[str], split: str, where: str) -> list[str]:

@@ -1,10 +1,14 @@
 """The options of generation. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
-from continuous_unet.tasks.training_options import TrainingOptions
+from continuous_unet.tasks.training_options import TrainingOptions, number_range
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -32,14 +36,30 @@ class SampleOptions(Options):
     output: str = option(
         "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"
     )
-    num: int = option(16, "number of images", at_least=1)
+    num: int = option(16, "number of images, of each class if there are several", at_least=1)
     steps: int = option(50, "number of sampling steps", at_least=1)
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] | None = option(
         None, "sampling method (default: ddim, and euler for flow matching)"
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
-    class_label: int | None = option(None, "class of the images, for class-conditional models")
+    classes: list[str] | list[int] | int | str | None = option(
+        None,
+        "classes of the images, by name or number: a row for each, all of them with all, and images of any class with "
+        "any (default: any class)",
+        flat="class",
+        old=("--class-label",),
+        metavar="CLASS",
+    )
+    guidance: float | None = option(
+        None,
+        "guidance scale: how strongly images are led towards what is asked for; 1 is without guidance, in half the "
+        "time (default: that of the model)",
+        between=(0, 1000),
+    )
+    guidance_interval: str | None = option(
+        None, "LOW:HIGH, the part of the noise range with guidance, from 0, no noise, to 1 (default: all of it)"
+    )
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
     variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
@@ -48,3 +68,16 @@ class SampleOptions(Options):
         False, "compile the model with torch.compile first, which takes about a minute; batches are faster then"
     )
     overwrite: bool = option(False, "replace files that exist already")
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.interval()
+        return self
+
+    def interval(self) -> tuple[float, float]:
+        """Returns the part of the noise range with guidance."""
+        text = self.guidance_interval
+        low, high = (0.0, 1.0) if text is None else number_range("--guidance-interval", text, 0, 1, "0.2:0.8")
+        if low == high:
+            raise InputError(f"--guidance-interval {text} is empty; expected LOW:HIGH, for example 0.2:0.8")
+        return low, high

@@ -1,4 +1,4 @@
-"""Unconditional and class-conditional image generation."""
+"""The pipeline that makes images from noise, of what is asked for, and its use for many images."""
 
 import inspect
 import os
@@ -22,8 +22,9 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.facts import Facts, read_facts, write_facts
+from continuous_unet.tasks.generate.prediction import Predictor, check_solver_steps
+from continuous_unet.tasks.generate.request import ClassLabel, ClassLabels, ask
 from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
@@ -58,10 +59,13 @@ class DiffusionSamplingPipeline(Pipeline):
         generator: Generators = None,
         num_inference_steps: int = 50,
         eta: float = 0.0,
-        class_labels: Tensor | int | None = None,
+        class_labels: ClassLabels = None,
         output_type: str = "pil",
         return_dict: bool = True,
         on_step: Callable[[], None] = lambda: None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        num_solver_steps: int | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Samples a batch of images.
 
@@ -69,13 +73,18 @@ class DiffusionSamplingPipeline(Pipeline):
             batch_size: number of images.
             generator: one for the batch, or a list with one per image: then image k depends on generator k alone, not
                 on the batch it is made in. Generators on the CPU give the same noise on every device.
-            num_inference_steps: number of sampling steps. Each is one evaluation of the model; second-order
-                schedulers (Heun, KDPM2) take two.
+            num_inference_steps: number of sampling steps. Each is one evaluation of the model, two with guidance;
+                second-order schedulers (Heun, KDPM2) take twice as many.
             eta: 0 for deterministic DDIM, 1 for its DDPM limit; other schedulers ignore it.
-            class_labels: a class for all images, or `(batch_size,)`; class-conditional models only.
+            class_labels: a class for all images, or one for each, by name or by number; class-conditional models only.
+                None and `"any"` stand for any class, for models that were trained with `--condition-dropout`.
             output_type: `"pil"`, `"np"` (`(B, H, W, C)` in [0, 1]) or `"pt"` (`(B, C, H, W)` in [0, 1]).
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
             on_step: called before each evaluation of the model; an exception that it raises ends the sampling.
+            guidance_scale: how strongly images are led towards what is asked for, see `Guidance`: 1 is without
+                guidance. If None, that of the model, which is 1 unless it was saved with another.
+            guidance_interval: the part of the noise range with guidance: 0 is no noise, 1 is only noise.
+            num_solver_steps: number of solver steps in each block; the model's own if None.
 
         Raises:
             InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
@@ -90,7 +99,16 @@ class DiffusionSamplingPipeline(Pipeline):
             raise InputError(f"{len(generator)} generators were given for batch_size={batch_size}; give one per image")
         size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
         device, dtype = self._execution_device, self.unet.dtype
-        labels = _class_labels(class_labels, config, batch_size, device)
+        asked = ask(
+            config,
+            self.facts,
+            batch_size,
+            device,
+            class_labels=class_labels,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+        )
+        check_solver_steps(self.unet, num_solver_steps)
 
         try:
             set_timesteps(self.scheduler, num_inference_steps, device)
@@ -98,22 +116,31 @@ class DiffusionSamplingPipeline(Pipeline):
             raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
         shape = (batch_size, config.in_channels, *size)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
-        images = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        # flow matching schedulers of diffusers start from plain noise, and take the model's input as it is
-        images = images * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        state, timesteps = self._start(noise)
+        # flow matching schedulers of diffusers take the model's input as it is
         scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
         accepted = inspect.signature(self.scheduler.step).parameters
         extra = {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
-        embeddings = _precomputed(self.unet, self.scheduler.timesteps)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        predict = Predictor(
+            self.unet, asked, timesteps, self.scheduler.config.num_train_timesteps, batch_size, num_solver_steps
+        )
+        for timestep in self.progress_bar(timesteps):
             on_step()
-            model_input = scaled(images, timestep).to(dtype)
-            prediction = self.unet(model_input, timestep, class_labels=labels, **embeddings).sample.float()
-            images = self.scheduler.step(prediction, timestep, images, **extra).prev_sample
+            prediction = predict(scaled(state, timestep).to(dtype), timestep)
+            state = self.scheduler.step(prediction, timestep, state, **extra).prev_sample
 
-        images = to_unit_range(checked(images)).clamp(0, 1)
-        result = to_output(images, output_type)
+        result = to_output(self._finish(state), output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def _start(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the state that sampling starts from, `(B, C, H, W)` like the noise, and the timesteps to visit."""
+        # flow matching schedulers of diffusers start from plain noise
+        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0), self.scheduler.timesteps
+
+    def _finish(self, state: Tensor) -> Tensor:
+        """Returns the images `(B, C, H, W)` in [0, 1] of the last state."""
+        return to_unit_range(checked(state)).clamp(0, 1)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
@@ -142,26 +169,29 @@ def generate(
     seed: int = 0,
     num_inference_steps: int = 50,
     batch_size: int = 64,
-    class_label: int | None = None,
+    class_label: ClassLabel | None = None,
     eta: float = 0.0,
     first: int = 0,
     on_step: Callable[[], None] = lambda: None,
+    **request: Any,
 ) -> Iterator[Tensor]:
     """Samples images number `first` to `first + num_images - 1` of a seed, batch by batch, as `(B, C, H, W)` in [0, 1].
 
     Image k takes all its random numbers from `(seed, k)`: it is the same image whatever the batch size, the number of
-    images, or the process that makes it.
+    images, or the process that makes it. `request` has further arguments of the pipeline's call for all images, such as
+    `guidance_scale`.
     """
     for start in range(first, first + num_images, batch_size):
         numbers = range(start, min(start + batch_size, first + num_images))
         generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
         steps, labels = num_inference_steps, class_label
-        yield pipeline(len(numbers), generators, steps, eta, labels, "pt", return_dict=False, on_step=on_step)[0]
+        how = {"return_dict": False, "on_step": on_step, **request}
+        yield pipeline(len(numbers), generators, steps, eta, labels, "pt", **how)[0]
 
 
 def generate_share(
     pipeline: DiffusionSamplingPipeline,
-    jobs: Sequence[tuple[int | None, range]],
+    jobs: Sequence[tuple[Json, range]],
     *,
     processes: Processes,
     stop: StopRequest,
@@ -173,10 +203,11 @@ def generate_share(
 
     Args:
         pipeline: the same in every process.
-        jobs: class (or None) and numbers of the images.
+        jobs: what is asked for, as arguments of `generate` such as `class_label`, and the numbers of the images. They
+            are also the numbers that their noise is drawn by, unless `first` says otherwise.
         processes: those that share them; all must call this.
         stop: asked before every evaluation of the model.
-        options: `seed`, `num_inference_steps` and `eta` of `generate`.
+        options: arguments of `generate` that all jobs share, such as `seed` and `num_inference_steps`.
 
     Yields:
         Numbers and images `(B, C, H, W)` in [0, 1] of this process's jobs.
@@ -185,11 +216,9 @@ def generate_share(
         Stopped: in all processes, as soon as one is asked to stop.
     """
     check = partial(processes.check, stop)
-    for (label, numbers), ours in processes.rounds(jobs):
-        number = len(numbers)
-        (images,) = generate(
-            pipeline, number, first=numbers.start, batch_size=number, class_label=label, on_step=check, **options
-        )
+    for (request, numbers), ours in processes.rounds(jobs):
+        number, all_of_it = len(numbers), {"first": numbers.start, **options, **request}
+        (images,) = generate(pipeline, number, batch_size=number, on_step=check, **all_of_it)
         if ours:
             yield numbers, images
 
@@ -200,45 +229,9 @@ def gather_images(made: Iterable[tuple[range, Tensor]], processes: Processes) ->
     return torch.cat([images for _, images in sorted(batches, key=lambda batch: batch[0])])
 
 
-FEWEST_PRECOMPUTED = 4
-"""Steps from which it pays to precompute the embeddings, which costs about one step."""
-
-
-def _precomputed(unet: Any, timesteps: Tensor) -> Json:
-    """Returns the `embeddings` argument of every evaluation, where that pays.
-
-    It pays on a CPU, whose time goes into many small operations.
-    """
-    pays = (
-        isinstance(unet, ContinuousUNet2DModel)
-        and unet.class_embedding is None
-        and unet._compiled_call_impl is None
-        and timesteps.device.type == "cpu"
-        and len(timesteps) >= FEWEST_PRECOMPUTED
-    )
-    return {"embeddings": unet.precompute_embeddings(timesteps)} if pays else {}
-
-
 def _check_channels(config: Any, scheduler: Any) -> None:
     taken, given = config.in_channels, getattr(config, "out_channels", config.in_channels)
     learned = str(scheduler.config.get("variance_type")).startswith("learned")
     if given != taken * (2 if learned else 1):
         problem = "it needs a condition as well, and cannot make images from noise alone"
         raise InputError(f"the model takes {taken} channels and gives {given}: {problem}")
-
-
-def _class_labels(labels: Tensor | int | None, config: Any, batch_size: int, device: torch.device) -> Tensor | None:
-    num_classes = config.num_class_embeds
-    if labels is None and num_classes is not None:
-        raise InputError(f"this model is class-conditional: give a class label, 0 to {num_classes - 1}")
-    if labels is None:
-        return None
-    if num_classes is None and config.class_embed_type is None:
-        raise InputError("class labels were given, but this model was trained without classes")
-    labels = torch.as_tensor(labels, device=device)
-    labels = labels.expand(batch_size) if labels.ndim == 0 else labels
-    if labels.shape != (batch_size,):
-        raise InputError(f"class_labels has shape {tuple(labels.shape)}; expected one label or one per image")
-    if num_classes is not None and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-        raise InputError(f"class labels must lie in 0 to {num_classes - 1}, got {labels.tolist()}")
-    return labels

@@ -13,9 +13,10 @@ from continuous_unet.base.processes import launched_processes
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.diffusion.process import process_of
-from continuous_unet.images.grids import output_paths, save_images
+from continuous_unet.images.grids import output_paths, save_images, write_png
 from continuous_unet.tasks.generate.options import SampleOptions
-from continuous_unet.tasks.generate.pipeline import gather_images, generate_share
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of
 from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
 
@@ -61,27 +62,38 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     set_solver_steps(pipeline.unet, options.solver_steps)
     if options.compile:
         cast(torch.nn.Module, pipeline.unet).compile()  # in place
-    paths = output_paths(options.output, options.num, options.overwrite)
+    rows = _rows(options, pipeline)
+    total = options.num * len(rows)
+    paths = output_paths(options.output, total, options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
-    starts = range(0, options.num, options.batch_size)
-    jobs = [(options.class_label, range(start, min(start + options.batch_size, options.num))) for start in starts]
-    how = {"seed": options.seed, "num_inference_steps": options.steps}
+    jobs = jobs_of(rows, options.num, options.batch_size)
+    how: Json = {"seed": options.seed, "num_inference_steps": options.steps}
+    how |= {"guidance_scale": options.guidance, "guidance_interval": options.interval()}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
             made = generate_share(pipeline, jobs, processes=processes, stop=request, **how)
-            if len(paths) == options.num:
+            if len(paths) == total:
                 for numbers, images in made:
                     save_images(images.cpu(), [paths[k] for k in numbers])
                 processes.wait()
             else:
-                grid = gather_images(made, processes)
-                processes.by_main(lambda: save_images(grid, paths))
+                picture = picture_of(rows, gather_images(made, processes))
+                processes.by_main(lambda: write_png(picture, paths[0]))
         except Stopped as stopped:
             stopped_by = stopped.signal
         finally:
             processes.end()
     files = [str(path) for path in paths if stopped_by is None or (path.exists() and path not in before)]
-    number = options.num if stopped_by is None else len(files)
+    number = total if stopped_by is None else len(files)
     return SampleResult(number, files, time.perf_counter() - started, stopped_by)
+
+
+def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
+    """Returns what is asked for: a row for each class, or one for images of any kind."""
+    given = options.classes
+    if given is None:
+        return [Row("", {})]
+    classes = given if isinstance(given, list) else [given]
+    return class_rows(classes, pipeline.unet.config.num_class_embeds, pipeline.facts.conditions)

@@ -11,11 +11,11 @@ from torch.nn.functional import mse_loss
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.images.grids import make_grid
 from continuous_unet.tasks.base import PictureContext, StepContext, Task
 from continuous_unet.tasks.facts import ConditionFacts, Facts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of
 from continuous_unet.tasks.network import Network
 
 BATCH = 16
@@ -82,18 +82,22 @@ class GenerateTask(Task[GenerateTraining]):
 
     def picture(self, context: PictureContext) -> Image.Image:
         """Returns samples, with the same seeds each time; with a row for each class where there are classes."""
-        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler())
+        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler(None), self.facts())
         pipeline.set_progress_bar_config(disable=True)
-        labels = list(range(len(self.class_names))) if self.class_conditional else [None]
-        share = math.ceil(self.num_samples / len(labels))
-        jobs = [
-            (label, range(start, min(start + BATCH, (number + 1) * share, self.num_samples)))
-            for number, label in enumerate(labels)
-            for start in range(number * share, min((number + 1) * share, self.num_samples), BATCH)
-        ]
-        options = {"seed": self.seed, "num_inference_steps": self.sampling_steps}
+        rows = self._rows()[: self.num_samples]
+        number = math.ceil(self.num_samples / len(rows))
+        options = {"seed": self.seed, "num_inference_steps": self.sampling_steps, "guidance_scale": 1.0}
+        jobs = jobs_of(rows, number, BATCH)
         made = generate_share(pipeline, jobs, processes=context.processes, stop=context.stop, **options)
-        return make_grid(gather_images(made, context.processes), columns=share if len(labels) > 1 else None)
+        return picture_of(rows, gather_images(made, context.processes))
+
+    def _rows(self) -> list[Row]:
+        """Returns what a picture of the progress shows: a row for each class where there are classes."""
+        known = self.facts().conditions
+        if not self.class_conditional:
+            return [Row("", {})]
+        rows = len(self.class_names) + (known.null_class is not None)
+        return class_rows(range(len(self.class_names)), rows, known)
 
     def pipeline(self, model: Network) -> DiffusionSamplingPipeline:
         return DiffusionSamplingPipeline(model, self.process.scheduler, self.facts())
