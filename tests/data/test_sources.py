@@ -17,6 +17,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.data import open_dataset
 from continuous_unet.data.check import check_data
 from continuous_unet.data.options import DataOptions
+from continuous_unet.data.sources.files import sorted_classes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -329,3 +330,8 @@ def test_missing_packages_name_the_extra(monkeypatch):
         open_dataset("digits")
     with pytest.raises(InputError, match=r"continuous-unet\[hub\]"):
         open_dataset("hf:mnist")
+
+
+def test_class_names_are_in_natural_order():
+    names = ["", "1", "9", "10", "a", "a1", "b", "cat 2", "cat 10", "x9a", "x9y", "x10a"]
+    assert sorted_classes(reversed(names)) == names
