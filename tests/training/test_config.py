@@ -57,7 +57,8 @@ def test_yaml_round_trip(tmp_path):
 def test_a_run_says_nothing_of_other_tasks(tmp_path):
     TrainConfig.from_dict({"data": "digits", "output": "x"}).save(tmp_path / "config.yaml")
     content = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert content["task"] == {"name": "generate", "class_conditional": False, "condition_dropout": 0.1}
+    own = {"class_conditional": False, "condition_dropout": 0.1, "solver_steps": None}
+    assert content["task"] == {"name": "generate", **own}
     assert not {"sigma", "scale", "regression_share"} & set(yaml.safe_dump(content).split(": "))
 
 

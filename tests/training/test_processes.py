@@ -12,12 +12,12 @@ from continuous_unet.training import train, trainer
 from tests.training.runs import records, run_two_processes
 
 
-@pytest.mark.parametrize(("accumulation", "task"), [(1, "generate"), (2, "denoise")])
-def test_two_processes_compute_what_one_does(accumulation, task, tiny, tmp_path):
-    """The same global batch: data, noise and timesteps belong to positions in the data, not to processes."""
+@pytest.mark.parametrize(("accumulation", "task", "solver_steps"), [(1, "generate", "1,2"), (2, "denoise", None)])
+def test_two_processes_compute_what_one_does(accumulation, task, solver_steps, tiny, tmp_path):
+    """The same global batch: data, noise, timesteps and depths belong to positions in the data, not to processes."""
     model = {"block_out_channels": [8, 8], "norm_num_groups": 4}
     options = {"steps": 4, "model_options": model, "num_samples": 1, "gradient_accumulation_steps": accumulation}
-    options["task"] = task
+    options |= {"task": task, "solver_steps": solver_steps}
     train(tiny(**options, output=str(tmp_path / "one"), batch_size=4))
     config = tiny(**options, output=str(tmp_path / "two"), batch_size=2)
     config.save(tmp_path / "config.yaml")

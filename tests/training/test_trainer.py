@@ -60,8 +60,9 @@ RESUMPTIONS = {
     # 11 images: three steps of four cross the end of an epoch
     "across epochs, between records": {"num_validation": 4085, "log_every": 2},
     "flips and crops, workers": {"random_crop": True, "num_workers": 2},
-    "reversible, min-SNR, v": {
+    "reversible, min-SNR, v, elastic depth": {
         "objective": "v_prediction", "min_snr_gamma": 5.0, "class_conditional": True, "ema": False,
+        "solver_steps": "1,2,4",
         "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "gradient": "reversible"},
     },
 }  # fmt: skip

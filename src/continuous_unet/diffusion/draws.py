@@ -32,6 +32,7 @@ class Stream(IntEnum):
     PICTURES = 4
     CALIBRATION = 5
     CONDITIONS = 6
+    DEPTHS = 7
 
 
 def philox(key: tuple[int, int], counters: Words) -> Words:

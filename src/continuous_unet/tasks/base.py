@@ -19,6 +19,7 @@ from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.build import build_unet
+from continuous_unet.tasks.depths import Attempt, Shallow, loss_over_depths
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
@@ -56,6 +57,8 @@ class StepContext:
     """
     step: int = 0
     """Number of training steps that were taken before."""
+    shallow: Shallow | None = None
+    """A further number of solver steps to train at, with elastic depth."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,13 @@ class RestorationTask(Task[Restoring]):
     fit = "patch"
     random_crop = True
     image_size = 48
+
+    @abstractmethod
+    def attempt(self, step: StepContext) -> Attempt:
+        """Returns what the model predicts, and what it should: what `loss` compares."""
+
+    def loss(self, step: StepContext) -> Tensor:
+        return loss_over_depths(step, self.attempt, lambda predicted, target: self.deviation(predicted - target))
 
     @abstractmethod
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:

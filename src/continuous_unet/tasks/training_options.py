@@ -1,11 +1,15 @@
 """The training options that all tasks have in common. Imports no torch."""
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
 from continuous_unet.diffusion.options import ProcessOptions, VariancePreservingOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def number_range(name: str, text: str, least: int, most: int, example: str) -> tuple[float, float]:
@@ -41,8 +45,46 @@ class TrainingOptions(Options):
         """
 
 
+MOST_SOLVER_STEPS = 64
+"""The largest number of solver steps that a training takes."""
+
+
 @dataclass
-class RestorationTraining(TrainingOptions):
+class SolverTraining(TrainingOptions):
+    """Base of the options of training a U-Net whose number of solver steps can be chosen."""
+
+    solver_steps: int | str | None = option(
+        None,
+        "number of solver steps in each block; or several, such as 1,2,4, to train one model for all of them (default: "
+        "that of the model)",
+        metavar="STEPS",
+    )
+
+    def depths(self) -> tuple[int, ...]:
+        """Returns the numbers of solver steps to train with, ascending; empty for that of the model.
+
+        Raises:
+            InputError: for anything that does not list such numbers.
+        """
+        if self.solver_steps is None:
+            return ()
+        words = str(self.solver_steps).split(",")
+        numbers = sorted({int(word) for word in words if re.fullmatch(r" *\d{1,3} *", word)})
+        if len(numbers) < len(words) or numbers[0] < 1 or numbers[-1] > MOST_SOLVER_STEPS:
+            raise InputError(
+                f"--solver-steps {self.solver_steps} must be different whole numbers, 1 to {MOST_SOLVER_STEPS}, with "
+                "commas between them, such as 1,2,4"
+            )
+        return tuple(numbers)
+
+    def validate(self) -> "Self":
+        super().validate()
+        self.depths()
+        return self
+
+
+@dataclass
+class RestorationTraining(SolverTraining):
     """Base of the options of training a model that restores degraded images."""
 
     loss: Literal["squared", "absolute"] | None = option(

@@ -12,7 +12,7 @@ from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value
 from continuous_unet.diffusion.options import PROCESSES, ProcessOptions, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
-from continuous_unet.tasks.training_options import TrainingOptions
+from continuous_unet.tasks.training_options import SolverTraining, TrainingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -168,6 +168,11 @@ class TrainConfig(Options):
                     raise InputError(f"--{flag} is for U-Nets, and --task {self.task.name} trains none; leave it out")
         self.task.check_process(self.process)
         return self
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The numbers of solver steps that the model is trained with, ascending; empty for that of the model."""
+        return self.task.depths() if isinstance(self.task, SolverTraining) else ()
 
     def changes(self, other: "TrainConfig") -> list[str]:
         """Returns how another configuration differs in the settings that a resumed run must keep."""

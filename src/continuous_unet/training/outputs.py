@@ -48,6 +48,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self.state = TrainState(draws=DRAWS, num_processes=self.processes.count)
+        self.depths = self.config.depths
         self.guard = Guard(self.config, self.data, self.processes, self.folder)
         self.started = time.perf_counter()
 

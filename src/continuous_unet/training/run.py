@@ -22,6 +22,7 @@ from continuous_unet.data import ImageDataset, TrainingData, open_dataset, train
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.base import Task
+from continuous_unet.tasks.depths import with_depths
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig
@@ -163,6 +164,7 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
             model = task.new_model(settings.preset, arguments, settings.model_options)
         except (ValueError, TypeError) as error:
             raise InputError(f"the model cannot be made: {error}") from error
+    model = with_depths(model, config.depths)
     if settings.quantization_aware:
         round_convolutions(model)
     height, width = report.size

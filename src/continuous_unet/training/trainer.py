@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from continuous_unet.diffusion.draws import Stream, normal, seed_dropout, uniform
 from continuous_unet.tasks.base import StepContext
+from continuous_unet.tasks.depths import draw_shallow
 from continuous_unet.training.guards import Seen
 from continuous_unet.training.outputs import TrainingRun
 from continuous_unet.training.report import TrainResult, write_report
@@ -105,6 +106,13 @@ class Trainer(TrainingRun):
                 times=task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
                 conditions=task.conditions(batch, device, draws),
                 step=state.step,
+                shallow=draw_shallow(
+                    self.depths,
+                    seed=seed,
+                    step=state.step,
+                    progress=state.step / self.config.steps,
+                    positions=positions,
+                ),
             )
             seed_dropout(seed, state.step, part, self.processes.rank)
             with accelerator.accumulate(learner.wrapped):

@@ -5,6 +5,7 @@ from torch import Tensor
 from continuous_unet.tasks.base import RestorationTask, StepContext
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
+from continuous_unet.tasks.depths import Attempt
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import evaluated
 
@@ -12,8 +13,8 @@ from continuous_unet.tasks.restoration import evaluated
 class DenoiseTask(RestorationTask[DenoiseTraining]):
     """Learns to remove white Gaussian noise, uniformly of every strength between two bounds and not clipped."""
 
-    def loss(self, step: StepContext) -> Tensor:
-        return self.deviation(self.restored(step)[1] - step.clean)
+    def attempt(self, step: StepContext) -> Attempt:
+        return Attempt(self.restored(step)[1], step.clean)
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         low, high = self.options.sigmas()

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option
-from continuous_unet.tasks.training_options import TrainingOptions, number_range
+from continuous_unet.tasks.training_options import SolverTraining, number_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 @dataclass
-class GenerateTraining(TrainingOptions):
+class GenerateTraining(SolverTraining):
     """Options of training a model that makes images from noise."""
 
     name = "generate"

@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.tasks.base import PictureContext, StepContext, Task
+from continuous_unet.tasks.depths import Attempt, loss_over_depths
 from continuous_unet.tasks.facts import ConditionFacts, Facts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
@@ -70,15 +71,18 @@ class GenerateTask(Task[GenerateTraining]):
         null = len(self.class_names) if self.condition_dropout > 0 else None
         return Facts(conditions=ConditionFacts(self.class_names, null))
 
-    def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
-        """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process if `weighted`."""
-        noised = step.process.add_noise(step.clean, step.noise, step.times)
-        prediction = step.model(noised.x_t, step.times, **step.conditions).sample
-        error = mse_loss(prediction.float(), noised.target.float(), reduction="none").flatten(1).mean(dim=1)
-        return error * noised.weight if weighted and noised.weight is not None else error
+    def loss(self, step: StepContext) -> Tensor:
+        """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process."""
+        return loss_over_depths(step, self._attempt, _mean_squares)
 
     def error(self, step: StepContext) -> Tensor:
-        return self.loss(step, weighted=False)
+        attempt = self._attempt(step)
+        return _mean_squares(attempt.prediction, attempt.target)
+
+    def _attempt(self, step: StepContext) -> Attempt:
+        noised = step.process.add_noise(step.clean, step.noise, step.times)
+        prediction = step.model(noised.x_t, step.times, **step.conditions).sample
+        return Attempt(prediction, noised.target, noised.weight)
 
     def picture(self, context: PictureContext) -> Image.Image:
         """Returns samples, with the same seeds each time; with a row for each class where there are classes."""
@@ -104,3 +108,7 @@ class GenerateTask(Task[GenerateTraining]):
 
     def usage(self, run: str) -> str:
         return f"cunet sample {run} --num 16 --steps 50 --output samples.png"
+
+
+def _mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
+    return mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)

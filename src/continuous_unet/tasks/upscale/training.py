@@ -10,6 +10,7 @@ from continuous_unet.diffusion.process import Process
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.resampling import degraded
 from continuous_unet.tasks.base import RestorationTask, StepContext
+from continuous_unet.tasks.depths import Attempt
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
 from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline, predict_residual
@@ -34,7 +35,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         patch = {"patch_size": self.options.scale} if preset == "restorer" else {}
         return {"in_channels": 2 * channels, "out_channels": channels, **patch}
 
-    def loss(self, step: StepContext) -> Tensor:
+    def attempt(self, step: StepContext) -> Attempt:
         diffused_share = 1 - self.options.regression_share
         count = step.process.num_train_timesteps
         enlarged, residual = self._residual(step)
@@ -44,7 +45,7 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         times = torch.where(in_one, count - 1, spread)
         noised = step.process.add_noise(residual, step.noise * ~in_one[:, None, None, None], times)
         prediction = step.model(torch.cat([noised.x_t, enlarged], dim=1), times).sample
-        return self.deviation(prediction - noised.target)
+        return Attempt(prediction, noised.target)
 
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         """Returns the answer in one evaluation; the noise decides only the JPEG qualities, and the times nothing."""
