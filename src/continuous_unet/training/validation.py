@@ -12,9 +12,12 @@ from continuous_unet.tasks.base import StepContext, Task
 from continuous_unet.tasks.network import Network
 
 BATCH = 64
+ROUND = 2**32
+"""The noise of an image in a further round is that of a position so far after its own."""
+ROUND = 2**32
+"""The noise of an image in a further round is that of a position so far after its own."""
 
 
-@torch.no_grad()
 def validate(
     task: Task,
     model: Network,
@@ -41,31 +44,54 @@ def validate(
     Raises:
         Stopped: if a process is asked to stop.
     """
-    processes, stop = processes or Processes(), stop or StopRequest()
-    device = model.device
-    own: list[tuple[int, list[float], list[float]]] = []
-    for start, ours in processes.rounds(range(0, len(dataset), BATCH)):
-        processes.check(stop)
-        numbers = range(start, min(start + BATCH, len(dataset)))
-        items = [dataset[i] for i in numbers]
-        rest = [{key: value for key, value in item.items() if key != "image"} for item in items]
-        clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
-        step = StepContext(
-            model=model,
-            process=task.process,
-            clean=clean,
-            noise=normal(seed, Stream.VALIDATION, [item["index"] for item in items], clean.shape[1:], device),
-            times=task.process.spread_times(numbers).to(device),
-            conditions=task.conditions(default_collate(rest), device),
-        )
-        errors = task.error(step)
-        if ours:
-            own.append((start, errors.tolist(), step.times.tolist()))
-    batches = sorted(processes.gather(own))
-    errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
-    times = torch.tensor([time for _, _, batch in batches for time in batch])
+    errors, times = errors_and_times(task, model, dataset, seed=seed, processes=processes, stop=stop)
     if not task.timed:
         return task.metrics(errors)
     quarters = (times * 4 // task.process.num_train_timesteps).long() + 1
     means = {f"validation_loss_quarter_{k}": float(errors[quarters == k].mean()) for k in quarters.unique().tolist()}
     return task.metrics(errors) | means
+
+
+@torch.no_grad()
+def errors_and_times(
+    task: Task,
+    model: Network,
+    dataset: ImageDataset,
+    *,
+    seed: int,
+    rounds: int = 1,
+    processes: Processes | None = None,
+    stop: StopRequest | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns a task's error for each held-out image, float64, and its time, both `(rounds * N,)`.
+
+    The arguments are those of `validate`. Each image is measured `rounds` times, with other noise and at other times.
+
+    Raises:
+        Stopped: if a process is asked to stop.
+    """
+    processes, stop = processes or Processes(), stop or StopRequest()
+    device = model.device
+    own: list[tuple[tuple[int, int], list[float], list[float]]] = []
+    jobs = [(number, start) for number in range(rounds) for start in range(0, len(dataset), BATCH)]
+    for (number, start), ours in processes.rounds(jobs):
+        processes.check(stop)
+        places = range(start, min(start + BATCH, len(dataset)))
+        items = [dataset[i] for i in places]
+        rest = [{key: value for key, value in item.items() if key != "image"} for item in items]
+        clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
+        positions = [item["index"] + number * ROUND for item in items]
+        step = StepContext(
+            model=model,
+            process=task.process,
+            clean=clean,
+            noise=normal(seed, Stream.VALIDATION, positions, clean.shape[1:], device),
+            times=task.process.spread_times([number * len(dataset) + place for place in places]).to(device),
+            conditions=task.conditions(default_collate(rest), device),
+        )
+        errors = task.error(step)
+        if ours:
+            own.append(((number, start), errors.tolist(), step.times.tolist()))
+    batches = sorted(processes.gather(own))
+    errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
+    return errors, torch.tensor([time for _, _, batch in batches for time in batch])
