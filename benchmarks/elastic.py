@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "weight-tied control": {"block_type": "residual", "gradient": "backprop"},
 }
 DEPTHS = (1, 2, 4)
-BANDS, MEASUREMENTS = 4, 4096
+BANDS, MEASUREMENTS = 4, 2048
 HERE = Path(__file__).parent
 
 
