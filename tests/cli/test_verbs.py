@@ -128,6 +128,7 @@ MISSING = {
     "evaluate denoise": "--data is missing",
     "evaluate upscale": "--data is missing",
     "train": "--output is missing",
+    "distill": "MODEL is missing",
     "compare": "--data is missing",
     "data check": "DATA is missing",
     "profile": "MODEL is missing",

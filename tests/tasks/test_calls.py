@@ -145,6 +145,8 @@ def test_options_of_the_verbs_import_no_torch():
     import subprocess
     import sys
 
-    modules = [f"continuous_unet.tasks.{name}.options" for name in ("generate", "denoise", "upscale", "inpaint")]
+    modules = [
+        f"continuous_unet.tasks.{name}.options" for name in ("generate", "distill", "denoise", "upscale", "inpaint")
+    ]
     code = f"import sys, {', '.join(modules)}; assert not {{'torch', 'numpy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,6 +18,7 @@ from continuous_unet.cli.verb import Verb
 
 VERBS = {
     "train": "train:TRAIN",
+    "distill": "distill:DISTILL",
     "sample": "sample:SAMPLE",
     "denoise": "denoise:DENOISE",
     "upscale": "upscale:UPSCALE",

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     CALIBRATION = 5
     CONDITIONS = 6
     DEPTHS = 7
+    DISTILLATION = 8
+    DISTILLATION_STEPS = 9
 
 
 def philox(key: tuple[int, int], counters: Words) -> Words:

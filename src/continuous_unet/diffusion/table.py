@@ -105,6 +105,8 @@ class TableSampler:
         """The rows of the present sampling."""
         self.timesteps = torch.zeros(0)
         """Their times, `(S,)`, float32."""
+        self.next_timesteps = torch.zeros(0)
+        """The times that they lead to, of that shape."""
         self._taken = 0
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
@@ -112,6 +114,8 @@ class TableSampler:
         known = self.tables.get(num_inference_steps)
         self.rows = list(known or make_rows(self.process, self.process.sampling_times(num_inference_steps)))
         self.timesteps = torch.tensor([row.timestep for row in self.rows], dtype=torch.float32, device=device)
+        following = [row.next_timestep for row in self.rows]
+        self.next_timesteps = torch.tensor(following, dtype=torch.float32, device=device)
         self._taken = 0
 
     def step(

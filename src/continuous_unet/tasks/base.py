@@ -1,7 +1,7 @@
 """The contract of a training task. Everything that is the same for all tasks belongs to the trainer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -59,6 +59,10 @@ class StepContext:
     """Number of training steps that were taken before."""
     shallow: Shallow | None = None
     """A further number of solver steps to train at, with elastic depth."""
+    positions: Sequence[int] = ()
+    """The places of the images in the data's sequence, which further random numbers may follow from."""
+    teacher: Network | None = None
+    """The model that the student learns from, in evaluation mode, for tasks that have a teacher."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Task(ABC, Generic[Chosen]):
     random_crop: ClassVar[bool] = False
     image_size: ClassVar[int | None] = None
     """Side of the training images unless the run says otherwise; None for that of the images."""
+    teacher: Any = None
+    """The pipeline that the model learns from, if the task has one. The run keeps a copy, for when it is resumed."""
     sized: ClassVar[bool] = True
     """Whether a model is made for images of one size."""
     timed: ClassVar[bool] = True

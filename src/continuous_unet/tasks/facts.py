@@ -10,6 +10,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,38 @@ class TextFacts(Section):
 
 
 @dataclass(frozen=True)
+class SamplerFacts(Section):
+    """The model's own sampler: the times at which it is evaluated."""
+
+    times: tuple[tuple[float, ...], ...]
+    """A list for each number of sampling steps that there is one for; the last evaluation leads to the clean image."""
+    fresh_noise: bool = False
+    """Whether each step but the last draws its noise anew."""
+    distilled: bool = False
+    """Whether the model was distilled for these numbers of sampling steps, and works with no others."""
+
+    def __post_init__(self) -> None:
+        if not self.times:
+            raise ValueError("times is empty; expected a list for each number of steps")
+        for times in self.times:
+            if not times or times[-1] < 0 or any(a <= b for a, b in pairwise(times)):
+                raise ValueError(f"times has {list(times)}; expected falling times of at least 0")
+        if len(set(map(len, self.times))) < len(self.times):
+            raise ValueError("times has two lists for a number of steps")
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of sampling steps that there are times for, in ascending order."""
+        return sorted(map(len, self.times))
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything in the file, one section for each kind of fact."""
 
     conditions: ConditionFacts = ConditionFacts()
     text: TextFacts | None = None
+    sampler: SamplerFacts | None = None
 
     def check_model(self, config: Any) -> None:
         """Checks all sections against the configuration of a U-Net.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from continuous_unet.tasks.codec.options import CodecTraining
 from continuous_unet.tasks.denoise.options import DenoiseTraining
+from continuous_unet.tasks.distill.options import DistillTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
@@ -74,6 +75,12 @@ TASKS = {
         export={"scale": 2, "residual_scale": RESIDUAL_SCALE},
     ),
     "codec": TaskEntry(training=CodecTraining, task="codec.training:CodecTask"),
+    "distill": TaskEntry(
+        pipeline="generate.pipeline:DiffusionSamplingPipeline",
+        models_of=("generate",),
+        training=DistillTraining,
+        task="distill.training:DistillTask",
+    ),
     "inpaint": TaskEntry(pipeline="inpaint.pipeline:InpaintingPipeline", models_of=("generate",)),
 }
 """By name, which is that of the verb and of the folder here."""

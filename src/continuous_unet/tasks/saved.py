@@ -14,9 +14,9 @@ _LIBRARIES = ("continuous_unet", "diffusers")
 
 def trained_for(index: Json) -> str:
     """Returns the task of a saved pipeline, by its class; those of diffusers generate."""
-    classes = {
-        entry.pipeline.partition(":")[2]: name for name, entry in TASKS.items() if entry.training and entry.pipeline
-    }
+    # of the tasks that save the same pipeline the first one counts: a distilled model generates as others do
+    entries = [(name, entry) for name, entry in reversed(TASKS.items()) if entry.training and entry.pipeline]
+    classes = {entry.pipeline.partition(":")[2]: name for name, entry in entries}
     return classes.get(str(index.get("_class_name")), "generate")
 
 

@@ -4,7 +4,8 @@ config.yaml      the resolved configuration          metrics.jsonl    a record p
 run.json         versions, command, data             samples/         pictures of the progress
 images.json      names of the images trained on      (if they are files)
 checkpoints/     to resume from                      model/           to use: a diffusers pipeline, averaged weights
-loss.png, report.md   at the end                     lock             held by the process that trains
+loss.png, report.md   at the end                     teacher/         what a student learns from
+lock                  held by the process that trains
 """
 
 import contextlib
@@ -47,6 +48,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.model = self.path / "model"
+        self.teacher = self.path / "teacher"
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.md"
         self.lock = self.path / "lock"

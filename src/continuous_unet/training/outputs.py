@@ -17,6 +17,7 @@ from continuous_unet.base.signals import Stopped, StopRequest
 from continuous_unet.data import ImageDataset, TrainingData
 from continuous_unet.images.grids import write_png
 from continuous_unet.tasks.base import PictureContext, Task
+from continuous_unet.tasks.network import Network
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
@@ -40,6 +41,8 @@ class TrainingRun:
     held_out: ImageDataset | None
     learner: Learner
     processes: Processes
+    teacher: Network | None = None
+    """The model that the task learns from, if it has one."""
     stop: StopRequest = field(default_factory=StopRequest)
     stopped_by: int | None = None
     """Number of the signal that ends the run."""
@@ -78,7 +81,15 @@ class TrainingRun:
             return
         with self._until_stopped(), self.learner.averaged():
             task, model, seed = self.task, self.learner.bare, self.config.seed
-            metrics = validate(task, model, self.held_out, seed=seed, processes=self.processes, stop=self.stop)
+            metrics = validate(
+                task,
+                model,
+                self.held_out,
+                seed=seed,
+                processes=self.processes,
+                stop=self.stop,
+                teacher=self.teacher,
+            )
             self.validation_loss = metrics["validation_loss"]
             self.record(**metrics)
 

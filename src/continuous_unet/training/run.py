@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.files import replace_folder
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
@@ -88,13 +90,19 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
     task.process = task.process.for_images(*data.report.size)
     set_seed(derive_seed("weights", config.seed) % 2**32)
-    model = make_model(config, task, data)
+    kept = resume and folder.teacher.is_dir()  # a resumed student keeps its teacher, whatever has become of it
+    origin = replace(config.model, start_from=str(folder.teacher)) if kept else config.model
+    model = make_model(replace(config, model=origin), task, data)
     learner = make_learner(config, model, accelerator)
     trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
-    origin = config.model.start_from or task.model_name(config.model.preset)
-    processes.say(f"{type(model).__name__} ({origin}): {learner.num_parameters:,} parameters, on {accelerator.device}")
+    name = config.model.start_from or task.model_name(config.model.preset)
+    processes.say(f"{type(model).__name__} ({name}): {learner.num_parameters:,} parameters, on {accelerator.device}")
     claim = folder.resume if resume else folder.start
     processes.by_main(lambda: claim(config, data, learner.num_parameters))
+    if task.teacher is not None:
+        trainer.teacher = task.teacher.to(accelerator.device).unet
+        if not kept:
+            processes.by_main(lambda: replace_folder(folder.teacher, task.teacher.save_pretrained))
     if resume:
         trainer.restore()
     if config.records.logger != "none":

@@ -113,6 +113,8 @@ class Trainer(TrainingRun):
                     progress=state.step / self.config.steps,
                     positions=positions,
                 ),
+                positions=positions,
+                teacher=self.teacher,
             )
             seed_dropout(seed, state.step, part, self.processes.rank)
             with accelerator.accumulate(learner.wrapped):

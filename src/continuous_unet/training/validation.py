@@ -26,6 +26,7 @@ def validate(
     seed: int,
     processes: Processes | None = None,
     stop: StopRequest | None = None,
+    teacher: Network | None = None,
 ) -> dict[str, float]:
     """Measures a task's error on held-out images, each with noise of its own and at one time of an even spread.
 
@@ -36,6 +37,7 @@ def validate(
         seed: seed of the noise.
         processes: the processes that share the images, batch by batch; this one alone if None.
         stop: asked before each batch.
+        teacher: the model that the task learns from, if it has one.
 
     Returns:
         The task's `metrics`, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the times that
@@ -44,7 +46,7 @@ def validate(
     Raises:
         Stopped: if a process is asked to stop.
     """
-    errors, times = errors_and_times(task, model, dataset, seed=seed, processes=processes, stop=stop)
+    errors, times = errors_and_times(task, model, dataset, seed=seed, processes=processes, stop=stop, teacher=teacher)
     if not task.timed:
         return task.metrics(errors)
     quarters = (times * 4 // task.process.num_train_timesteps).long() + 1
@@ -62,6 +64,7 @@ def errors_and_times(
     rounds: int = 1,
     processes: Processes | None = None,
     stop: StopRequest | None = None,
+    teacher: Network | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns a task's error for each held-out image, float64, and its time, both `(rounds * N,)`.
 
@@ -88,6 +91,7 @@ def errors_and_times(
             noise=normal(seed, Stream.VALIDATION, positions, clean.shape[1:], device),
             times=task.process.spread_times([number * len(dataset) + place for place in places]).to(device),
             conditions=task.conditions(default_collate(rest), device),
+            teacher=teacher,
         )
         errors = task.error(step)
         if ours:

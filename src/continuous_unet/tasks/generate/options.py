@@ -37,9 +37,11 @@ class SampleOptions(Options):
         "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"
     )
     num: int = option(16, "number of images, of each class if there are several", at_least=1)
-    steps: int = option(50, "number of sampling steps", at_least=1)
+    steps: int | None = option(
+        None, "number of sampling steps (default: 50, or the largest number that a model was distilled for)", at_least=1
+    )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] | None = option(
-        None, "sampling method (default: ddim, and euler for flow matching)"
+        None, "sampling method (default: ddim, euler for flow matching, or the own one of a distilled model)"
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)

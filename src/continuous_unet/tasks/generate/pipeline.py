@@ -19,7 +19,9 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import set_timesteps
+from continuous_unet.diffusion.table import TableSampler, make_rows
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.facts import Facts, read_facts, write_facts
@@ -110,33 +112,56 @@ class DiffusionSamplingPipeline(Pipeline):
         )
         check_solver_steps(self.unet, num_solver_steps)
 
+        scheduler = self._sampler(num_inference_steps)
         try:
-            set_timesteps(self.scheduler, num_inference_steps, device)
+            set_timesteps(scheduler, num_inference_steps, device)
         except ValueError as error:
             raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
         shape = (batch_size, config.in_channels, *size)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        state, timesteps = self._start(noise)
+        state, timesteps = self._start(scheduler, noise)
         # flow matching schedulers of diffusers take the model's input as it is
-        scaled = getattr(self.scheduler, "scale_model_input", lambda sample, timestep: sample)
-        accepted = inspect.signature(self.scheduler.step).parameters
+        scaled = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
+        accepted = inspect.signature(scheduler.step).parameters
         extra = {k: v for k, v in {"generator": generator, "eta": eta}.items() if k in accepted}
         predict = Predictor(
-            self.unet, asked, timesteps, self.scheduler.config.num_train_timesteps, batch_size, num_solver_steps
+            self.unet,
+            asked,
+            timesteps,
+            self.scheduler.config.num_train_timesteps,
+            batch_size,
+            num_solver_steps,
+            getattr(scheduler, "next_timesteps", None),
         )
         for timestep in self.progress_bar(timesteps):
             on_step()
             prediction = predict(scaled(state, timestep).to(dtype), timestep)
-            state = self.scheduler.step(prediction, timestep, state, **extra).prev_sample
+            state = scheduler.step(prediction, timestep, state, **extra).prev_sample
 
         result = to_output(self._finish(state), output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
-    def _start(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _sampler(self, num_steps: int) -> Any:
+        """Returns the scheduler to sample with: the model's own if it was distilled for few steps.
+
+        Raises:
+            InputError: for another number of steps than those that a model was distilled for.
+        """
+        own = self.facts.sampler
+        if own is None or not own.distilled:
+            return self.scheduler
+        if num_steps not in own.numbers:
+            numbers = ", ".join(map(str, own.numbers))
+            raise InputError(f"this model was distilled for {numbers} sampling steps, not {num_steps}")
+        process = process_of(self.scheduler)
+        tables = {len(times): make_rows(process, times, own.fresh_noise) for times in own.times}
+        return TableSampler(process, tables)
+
+    def _start(self, scheduler: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the state that sampling starts from, `(B, C, H, W)` like the noise, and the timesteps to visit."""
         # flow matching schedulers of diffusers start from plain noise
-        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0), self.scheduler.timesteps
+        return noise * getattr(scheduler, "init_noise_sigma", 1.0), scheduler.timesteps
 
     def _finish(self, state: Tensor) -> Tensor:
         """Returns the images `(B, C, H, W)` in [0, 1] of the last state."""
@@ -160,6 +185,23 @@ class DiffusionSamplingPipeline(Pipeline):
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"
+
+
+def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, steps: int | None) -> int:
+    """Gives a pipeline the scheduler of that name, and returns the number of sampling steps to take.
+
+    What is None is the model's own choice, or the usual one.
+
+    Raises:
+        InputError: for a scheduler that does not exist, and for any with a distilled model.
+    """
+    own = pipeline.facts.sampler
+    if own is not None and own.distilled:
+        if scheduler is not None:
+            raise InputError(f"--scheduler {scheduler}: this model was distilled, and has a sampler of its own")
+        return max(own.numbers) if steps is None else steps
+    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
+    return 50 if steps is None else steps
 
 
 def generate(

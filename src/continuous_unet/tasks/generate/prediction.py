@@ -42,6 +42,7 @@ class Predictor:
         num_train_timesteps: number of timesteps of the noise process.
         batch_size: number of images.
         num_solver_steps: number of solver steps in each block; the model's own if None.
+        next_timesteps: where each step leads, `(S,)`, for models that are told it.
     """
 
     def __init__(
@@ -52,9 +53,13 @@ class Predictor:
         num_train_timesteps: int,
         batch_size: int,
         num_solver_steps: int | None = None,
+        next_timesteps: Tensor | None = None,
     ) -> None:
         self.unet, self.guidance, self.num_train_timesteps = unet, asked.guidance, num_train_timesteps
         self.solver: Json = {} if num_solver_steps is None else {"num_solver_steps": num_solver_steps}
+        self.following: dict[float, Tensor] = {}
+        if next_timesteps is not None and unet.config.get("next_timestep_embedding"):
+            self.following = dict(zip(timesteps.tolist(), next_timesteps, strict=True))
         guided = torch.tensor([self._guides(float(t)) for t in timesteps], dtype=torch.bool)
         self.asked = self._arguments(asked.conditions, timesteps[~guided], batch_size)
         both = joined(asked.free, asked.conditions) if asked.free else {}
@@ -67,7 +72,8 @@ class Predictor:
         return self.guidance.combine(self._evaluate(torch.cat([model_input, model_input]), timestep, self.both))
 
     def _evaluate(self, model_input: Tensor, timestep: Tensor, arguments: Json) -> Tensor:
-        return self.unet(model_input, timestep, **arguments, **self.solver).sample.float()
+        told = {"next_timestep": self.following[float(timestep)]} if self.following else {}
+        return self.unet(model_input, timestep, **arguments, **told, **self.solver).sample.float()
 
     def _guides(self, timestep: float) -> bool:
         return self.guidance.applies(timestep, self.num_train_timesteps)
@@ -83,6 +89,7 @@ class Predictor:
             and self.unet.config.class_embed_type is None
             and self.unet._compiled_call_impl is None
             and timesteps.device.type == "cpu"
+            and not self.following
             and FEWEST_PRECOMPUTED <= len(timesteps) <= MOST_PRECOMPUTED // rows
         )
         if pays:

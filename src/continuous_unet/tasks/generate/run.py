@@ -12,10 +12,14 @@ from continuous_unet.base.devices import pick_device
 from continuous_unet.base.processes import launched_processes
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
-from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.grids import output_paths, save_images, write_png
 from continuous_unet.tasks.generate.options import SampleOptions
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.generate.pipeline import (
+    DiffusionSamplingPipeline,
+    choose_sampler,
+    gather_images,
+    generate_share,
+)
 from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of
 from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
@@ -57,7 +61,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     processes = launched_processes(options.device)
     device = pick_device(options.device) if processes.state is None else processes.state.device
     pipeline = load_pipeline(options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant)
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(options.scheduler)
+    steps = choose_sampler(pipeline, options.scheduler, options.steps)
     pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
     set_solver_steps(pipeline.unet, options.solver_steps)
     if options.compile:
@@ -68,7 +72,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
     jobs = jobs_of(rows, options.num, options.batch_size)
-    how: Json = {"seed": options.seed, "num_inference_steps": options.steps}
+    how: Json = {"seed": options.seed, "num_inference_steps": steps}
     how |= {"guidance_scale": options.guidance, "guidance_interval": options.interval()}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:

@@ -1,0 +1,1 @@
+"""Distillation: a student learns to make in a few evaluations what its teacher makes in many."""
