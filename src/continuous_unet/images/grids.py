@@ -1,5 +1,6 @@
 """Writes tensors in [0, 1] as PNG files and grids."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -8,9 +9,14 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from continuous_unet.base.files import check_outputs, replace_file
+from continuous_unet.base.results import Json
+
+METADATA_KEY = "continuous-unet"
+"""The key of the text in a PNG that says how its image was made; `runtime.py` writes the same."""
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -87,17 +93,33 @@ def output_paths(output: str | os.PathLike[str], num_images: int, overwrite: boo
     return check_outputs(output, [f"{i:0{digits}d}.png" for i in range(num_images)], [".png"], overwrite=overwrite)
 
 
-def save_images(images: Tensor, paths: list[Path]) -> None:
-    """Writes images `(B, C, H, W)` in [0, 1] to a file each, or all of them as a grid to one file."""
+def save_images(images: Tensor, paths: list[Path], made_by: Sequence[Json] | None = None) -> None:
+    """Writes images `(B, C, H, W)` in [0, 1] to a file each, or all of them as a grid to one file.
+
+    Args:
+        images: the images.
+        paths: one for each image, or a single one.
+        made_by: what each file says about how it was made, see `write_png`.
+    """
     pictures = to_pil(images) if len(paths) == len(images) else [make_grid(images)]
-    for picture, path in zip(pictures, paths, strict=True):
-        write_png(picture, path)
+    for number, (picture, path) in enumerate(zip(pictures, paths, strict=True)):
+        write_png(picture, path, None if made_by is None else made_by[number])
 
 
-def write_png(picture: Image.Image, path: Path) -> None:
+def write_png(picture: Image.Image, path: Path, made_by: Json | None = None) -> None:
     """Writes a PNG so that at every moment the file is absent, the old one, or whole.
+
+    Args:
+        picture: the image.
+        path: the file.
+        made_by: how the image was made, which becomes a text of the PNG under the key `METADATA_KEY`, as JSON. Entries
+            that are None are left out.
 
     Raises:
         InputError: if it cannot be written.
     """
-    replace_file(path, lambda aside: picture.save(aside, format="PNG"))
+    text = PngInfo()
+    if made_by is not None:
+        known = {name: value for name, value in made_by.items() if value is not None}
+        text.add_text(METADATA_KEY, json.dumps(known, ensure_ascii=False))
+    replace_file(path, lambda aside: picture.save(aside, format="PNG", pnginfo=text))

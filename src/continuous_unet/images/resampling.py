@@ -20,6 +20,16 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(images, size=(height, width), mode="bicubic", antialias=True)
 
 
+def cover(images: Tensor, height: int, width: int) -> Tensor:
+    """Scales images `(B, C, H, W)` until they just cover a size, and cuts out their middle, as `fit_image` crops."""
+    scale = max(height / images.shape[2], width / images.shape[3])
+    tall, wide = max(height, round(images.shape[2] * scale)), max(width, round(images.shape[3] * scale))
+    if (tall, wide) != images.shape[2:]:
+        images = resize(images, tall, wide)
+    top, left = round((tall - height) * 0.5), round((wide - width) * 0.5)
+    return images[:, :, top : top + height, left : left + width]
+
+
 def to_8_bit(images: Tensor) -> Tensor:
     """Returns values in [0, 1] as an 8-bit file would hold them: rounded to multiples of 1/255, and clipped."""
     return (images * 255).round().clamp(0, 255) / 255

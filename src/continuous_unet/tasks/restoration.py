@@ -17,6 +17,7 @@ from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_model_range, to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
 from continuous_unet.models import size_multiple
+from continuous_unet.tasks.callbacks import AfterStep, unchanged
 from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.options import FileOptions
 
@@ -41,6 +42,7 @@ class RestoreOptions:
         generator: source of the random numbers.
         tiles: see `Tiles`.
         before_tile: called before each tile; an exception that it raises ends the work.
+        after_step: called after each sampling step with its number, its timestep and the state; returns the state.
 
     Raises:
         InputError: for an unknown mode, or no step.
@@ -51,6 +53,7 @@ class RestoreOptions:
     generator: torch.Generator | None = None
     tiles: Tiles | None = None
     before_tile: Callable[[], None] = nothing
+    after_step: AfterStep = unchanged
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -188,6 +191,13 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raises InputError for a value that is not allowed."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is unknown; expected {' or '.join(map(repr, allowed))}")
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Gives images `(B, C, H, W)` the channels of a model, 1 or 3: the luma of colour, or grey repeated."""
+    if channels == 1 and images.shape[1] == 3:
+        return (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    return images.expand(-1, channels, -1, -1)
 
 
 def from_model_channels(images: Tensor, channels: int) -> Tensor:

@@ -5,7 +5,7 @@ alpha_bar_t)` is sigma, `x0 + sigma n` times `sqrt(alpha_bar_t)` is such an imag
 the mean of the clean image, in one evaluation, or the reverse process is run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from continuous_unet.images.noise_level import estimate_sigma
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles, in_tiles
 from continuous_unet.models import size_multiple
+from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
     Images,
@@ -90,6 +91,8 @@ class DenoisingPipeline(RestorationPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         before_tile: Callable[[], None] = nothing,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
     ) -> DenoisingOutput | tuple[Any, list[float | None]]:
         """Denoises one image or several, of any size.
 
@@ -104,11 +107,15 @@ class DenoisingPipeline(RestorationPipeline):
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give a `DenoisingOutput` rather than a tuple.
             before_tile: called before each tile; an exception that it raises ends the work.
+            callback_on_step_end: called after each step of mode `"sample"`, see `after_each_step`; its `latents` are
+                those of one image.
+            callback_on_step_end_tensor_inputs: names of the tensors that it is given.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
         """
-        options = RestoreOptions(mode, num_inference_steps, generator, tiles, before_tile)
+        after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        options = RestoreOptions(mode, num_inference_steps, generator, tiles, before_tile, after_step)
         sigmas: list[float | None] = []
 
         def one(tensor: Tensor, number: int) -> Iterator[Tensor]:
@@ -198,9 +205,10 @@ class DenoisingPipeline(RestorationPipeline):
         num_steps = min(options.num_inference_steps, int(timestep) + 1)
         times = torch.linspace(timestep, 0, num_steps).round().long().unique().flip(0)
         scheduler.set_timesteps(timesteps=times.tolist(), device=state.device)
-        for time in scheduler.timesteps:
+        for number, time in enumerate(scheduler.timesteps):
             prediction = self.predict(state, time, options)
             state = scheduler.step(prediction, time, state, generator=options.generator).prev_sample
+            state = options.after_step(number, time, state)
         return state
 
 

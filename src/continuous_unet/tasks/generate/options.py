@@ -10,6 +10,9 @@ from continuous_unet.tasks.training_options import SolverTraining, number_range
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+DEFAULT_STRENGTH = 0.8
+"""How much of an image to start from is made anew; that of diffusers' pipelines."""
+
 
 @dataclass
 class GenerateTraining(SolverTraining):

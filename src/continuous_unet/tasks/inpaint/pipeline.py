@@ -1,6 +1,6 @@
 """Fills holes in images by any unconditional diffusion model, not trained for it: RePaint (arXiv 2201.09865)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from continuous_unet.diffusion.table import make_rows
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles
+from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
 from continuous_unet.tasks.restoration import (
     Images,
     RestorationPipeline,
@@ -51,6 +52,8 @@ class InpaintingPipeline(RestorationPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         before_tile: Callable[[], None] = nothing,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Fills one image or several.
 
@@ -66,6 +69,9 @@ class InpaintingPipeline(RestorationPipeline):
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
             before_tile: called before each evaluation; an exception that it raises ends the work.
+            callback_on_step_end: called after each step, also those that are repeated, see `after_each_step`; its
+                `latents` are those of one image.
+            callback_on_step_end_tensor_inputs: names of the tensors that it is given.
 
         Raises:
             InputError: for arguments that do not fit, and if the model does not make finite values.
@@ -77,7 +83,8 @@ class InpaintingPipeline(RestorationPipeline):
         if not jump_length < num_inference_steps <= count:
             bounds = f"more than jump_length={jump_length}, and at most {count}"
             raise InputError(f"num_inference_steps={num_inference_steps} must be {bounds}")
-        options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile)
+        after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile, after_step)
         images, holes = as_tensors(image, self._execution_device), self._holes(mask)
         if len(holes) not in (1, len(images)):
             raise InputError(f"{len(holes)} masks were given for {len(images)} images; give one, or one each")
@@ -120,13 +127,14 @@ class InpaintingPipeline(RestorationPipeline):
         )
         scheduler.set_timesteps(options.num_inference_steps, jump_length, jump_n_sample)
         state = randn_tensor(known.shape, generator=options.generator, device=known.device)
-        before = int(scheduler.timesteps[0]) + 1
+        before, number = int(scheduler.timesteps[0]) + 1, 0
         for time in scheduler.timesteps:
             if time < before:
                 prediction = self.predict(state, time, options)
                 # RePaint's scheduler knows one kind of prediction only
                 noise = process.to_noise(prediction, state, int(time))
                 state = scheduler.step(noise, time, state, known, keep, options.generator).prev_sample
+                state, number = options.after_step(number, time, state), number + 1
             else:
                 state = scheduler.undo_step(state, before, options.generator)
             before = int(time)

@@ -5,7 +5,7 @@ arXiv 2104.07636). The process ends without signal (zero terminal SNR). Evaluate
 the network gives the mean of the residual. Run back from there, the process gives one of the possible sharp images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -21,8 +21,16 @@ from continuous_unet.images.ranges import to_model_range
 from continuous_unet.images.resampling import enlarge
 from continuous_unet.images.tiling import Tiles, in_tiles, padded
 from continuous_unet.models import size_multiple
+from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
 from continuous_unet.tasks.network import Network
-from continuous_unet.tasks.restoration import LUMA, Images, RestorationPipeline, RestoreOptions, evaluated, nothing
+from continuous_unet.tasks.restoration import (
+    Images,
+    RestorationPipeline,
+    RestoreOptions,
+    evaluated,
+    nothing,
+    to_channels,
+)
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE
 
 
@@ -77,6 +85,8 @@ class SuperResolutionPipeline(RestorationPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         before_tile: Callable[[], None] = nothing,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Enlarges one image or several, of any size.
 
@@ -89,11 +99,15 @@ class SuperResolutionPipeline(RestorationPipeline):
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
             before_tile: called before each tile; an exception that it raises ends the work.
+            callback_on_step_end: called after each step of mode `"sample"`, see `after_each_step`; its `latents` are
+                those of one image.
+            callback_on_step_end_tensor_inputs: names of the tensors that it is given.
 
         Raises:
             InputError: for arguments that do not fit the model, and if it does not make finite values.
         """
-        options = RestoreOptions(mode, num_inference_steps, generator, tiles, before_tile)
+        after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        options = RestoreOptions(mode, num_inference_steps, generator, tiles, before_tile, after_step)
         output = self.restore_all(image, output_type, lambda one, number: self.bands(one, options))
         return ImagePipelineOutput(images=output) if return_dict else (output,)
 
@@ -131,9 +145,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
     def to_model(self, images: Tensor) -> Tensor:
         """Gives `(1, C, H, W)` in [0, 1] the model's range and channels: the luma of colour, or grey repeated."""
-        if self.channels == 1 and images.shape[1] == 3:
-            images = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-        return to_model_range(images.expand(-1, self.channels, -1, -1))
+        return to_model_range(to_channels(images, self.channels))
 
     def _with_residual(self, enlarged: Tensor, residual: Tensor) -> Tensor:
         """Adds residuals of images in [-1, 1] to images in [0, 1]. Luma added to every colour keeps the chroma."""
@@ -146,9 +158,9 @@ class SuperResolutionPipeline(RestorationPipeline):
         scheduler = process_of(self.scheduler).make_sampler("ddim")
         scheduler.set_timesteps(options.num_inference_steps, device=enlarged.device)
         state = randn_tensor(enlarged.shape, generator=options.generator, device=enlarged.device)
-        for time in scheduler.timesteps:
+        for number, time in enumerate(scheduler.timesteps):
             prediction = self.predict(torch.cat([state, enlarged], dim=1), time, options)
-            state = scheduler.step(prediction, time, state).prev_sample
+            state = options.after_step(number, time, scheduler.step(prediction, time, state).prev_sample)
         return state / RESIDUAL_SCALE
 
 
