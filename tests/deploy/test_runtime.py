@@ -22,6 +22,9 @@ from continuous_unet.diffusion.options import FlowOptions
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler, set_timesteps
 from continuous_unet.diffusion.table import make_rows
+from continuous_unet.images.grids import METADATA_KEY
+from continuous_unet.tasks.generate.starting import as_pictures, start
+from continuous_unet.text.subwords import Subwords, learn_vocabulary
 from tests.random123 import VECTORS
 
 
@@ -376,6 +379,126 @@ def test_classes_are_checked():
     for wrong, message in ((None, "give a class, 0 to 2"), (3, "in 0 to 2"), ([0, 1, 2], "one or 2 numbers")):
         with pytest.raises(ExportedModelError, match=message):
             model(x, 0, wrong)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++"])
+def test_starting_from_a_picture_is_that_of_the_pipelines(name):
+    training = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler, pictures = make_scheduler(name, training.config), np.full((2, 1, 4, 4), 0.5, np.float32)
+    noise = np.stack([runtime.normal_noise(0, k, (1, 4, 4)) for k in range(2)])
+    schedule = runtime.read_schedule({"schedule": process_of(training).describe()})
+    scheduler.set_timesteps(10)
+    x, timesteps = start(scheduler, torch.tensor(noise), 10, torch.tensor(pictures), 0.6)
+    for timestep in timesteps:
+        x = scheduler.step(slope(x, int(timestep)), timestep, x).prev_sample
+    calls = []
+
+    def network(x, timestep, class_labels):
+        calls.append(timestep)
+        return slope(x, timestep)
+
+    options = {"sampler": name, "pictures": pictures}
+    result = runtime.sample(network, schedule, noise, 10, strength=0.6, **options)
+    assert calls == timesteps.tolist()
+    assert np.abs(result - x.numpy()).max() < 2e-5
+    plain = runtime.sample(network, schedule, noise, 10, name)
+    assert np.array_equal(runtime.sample(network, schedule, noise, 10, strength=1.0, **options), plain)
+    for strength, message in ((0.05, "at least 20 steps"), (2.0, "above 0 and at most 1")):
+        with pytest.raises(ExportedModelError, match=message):
+            runtime.sample(network, schedule, noise, 10, strength=strength, **options)
+
+
+def test_pictures_are_fitted_as_in_the_pipelines():
+    model = ExportedModel(lambda x, t: np.zeros_like(x), {**PERFECT, "inputs": inputs(["batch", 1, 8, 8])})
+    picture = np.random.default_rng(0).uniform(size=(1, 1, 20, 12)).astype(np.float32)
+    expected = as_pictures(torch.tensor(picture), 1, 1, (8, 8), torch.device("cpu")).numpy()
+    assert np.abs(runtime.fitted(picture, 8, 8) * 2 - 1 - expected).max() < 1e-5
+    two = runtime.generate(model, 2, steps=1000, image=picture, strength=0.001)
+    assert np.abs(two - runtime.fitted(picture, 8, 8)).max() < 0.05
+    with pytest.raises(ExportedModelError, match=r"have shape \(3, 1, 8, 8\); expected \(1, 1, H, W\), or 2 of them"):
+        runtime.generate(model, 2, image=np.zeros((3, 1, 8, 8), np.float32))
+
+
+NAMED = {
+    **PERFECT,
+    "num_classes": 3,
+    "inputs": inputs(["batch", 1, "height", "width"], "class_labels"),
+    "conditions": {"classes": ["cat", "dog"], "null_class": 2, "guidance_scale": 3.0},
+}
+
+
+def classes_only(x, timestep, labels):
+    """A prediction that says which class it was asked for: 1 for the first, 10 for the second, 0 for any."""
+    return np.zeros_like(x) + np.array([1, 10, 0])[labels][:, None, None, None]
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 3])
+def test_guidance_leads_away_from_the_prediction_without_a_class(batch):
+    sizes = []
+
+    def network(*given):
+        sizes.append(len(given[0]))
+        return classes_only(*given)
+
+    model = ExportedModel(network, {**NAMED, "inputs": inputs([batch, 1, 8, 8], "class_labels")})
+    x, asked, free = np.zeros((2, 1, 8, 8), np.float32), *(runtime.conditions_of(model, c) for c in ("dog", None))
+    plain, strong, negative = (
+        runtime.guided(model, asked, *how)(x, 999)[:, 0, 0, 0].tolist()
+        for how in ((None, 1.0), (free, 3.0), (runtime.conditions_of(model, 0), 2.0))
+    )
+    assert (plain, strong, negative) == ([10, 10], [30, 30], [19, 19])
+    assert sizes == {"batch": [2, 4, 4], 1: [1] * 10, 3: [3] * 5}[batch]
+    within = runtime.guided(model, asked, free, 3.0, (0.2, 0.8))
+    assert [float(within(x, t).max()) for t in (100, 500, 900)] == [10, 30, 10]
+
+
+def test_what_is_asked_for_is_checked():
+    model = ExportedModel(classes_only, NAMED)
+    assert [runtime.class_number(model, label) for label in ("cat", "dog", "1", 1, "any", None)] == [0, 1, 1, 1, 2, 2]
+    assert model(np.zeros((1, 1, 8, 8), np.float32), 0).max() == 0  # any class
+    without = ExportedModel(classes_only, {**NAMED, "conditions": {}})
+    plain = ExportedModel(lambda x, t: x, PERFECT)
+    for call, message in (
+        (lambda: runtime.generate(model, 1, class_label="bird"), "'bird' is unknown; expected one of cat, dog"),
+        (lambda: runtime.generate(model, 1, class_label=7), "in 0 to 2"),
+        (lambda: runtime.generate(model, 1, prompt="a cat"), "trained without text; leave it out"),
+        (lambda: runtime.generate(model, 1, negative_prompt="a cat"), "negative prompt was given"),
+        (lambda: runtime.generate(model, 1, guidance_scale=-1.0), "guidance -1 must be 0 to 1000"),
+        (lambda: runtime.generate(model, 1, guidance_interval=(0.8, 0.2)), "must lie in 0:1, in this order"),
+        (lambda: runtime.generate(without, 1), "give a class, 0 to 2"),
+        (lambda: runtime.generate(without, 1, class_label=1, guidance_scale=2.0), "cannot be guided"),
+        (lambda: runtime.generate(plain, 1, guidance_scale=2.0), "cannot be guided"),
+        (lambda: runtime.generate(plain, 1, class_label="cat"), "trained without classes"),
+    ):
+        with pytest.raises(ExportedModelError, match=message):
+            call()
+
+
+def test_tokens_are_those_of_the_training():
+    captions = ["a red square above a blue circle", "two green circles, one of them large", "a “blue” circle's edge"]
+    vocabulary = learn_vocabulary(captions * 2, 60)
+    encoder = runtime.TextEncoder(lambda tokens: (np.zeros((1, 12, 4)),), vocabulary, 12)
+    cut = 0
+    for text in (*captions, "", "A RED circle!", "purple ünicode\u00a0words", "square " * 40):
+        numbers, was_cut = Subwords(vocabulary).padded(text, 12)
+        assert encoder.tokens(text) == numbers
+        cut += was_cut
+    assert 0 < cut < 7
+
+
+def test_pictures_say_how_they_were_made(tmp_path):
+    images = np.zeros((2, 1, 4, 4), np.float32)
+    made_by = {"model": "digits", "class": "“cat”", "prompt": None, "seed": 3}
+    (file,) = runtime.save_images(images, tmp_path / "grid.png", made_by=made_by)
+    assert json.loads(Image.open(file).text["continuous-unet"]) == {
+        "model": "digits",
+        "class": "“cat”",
+        "seed": 3,
+        "images": 2,
+    }
+    files = runtime.save_images(images, tmp_path / "files", made_by=made_by)
+    assert [json.loads(Image.open(file).text["continuous-unet"])["number"] for file in files] == [0, 1]
+    assert runtime.METADATA_KEY == METADATA_KEY
 
 
 def damage(folder, kind):

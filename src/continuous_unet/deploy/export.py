@@ -16,14 +16,16 @@ from continuous_unet.base.files import check_output, replace_folder, replace_tex
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
+from continuous_unet.deploy.conditions import check_exportable, describe_conditions, text_of, write_text_encoder
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
 from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_network
 from continuous_unet.deploy.options import ExportOptions
-from continuous_unet.deploy.parity import ParityError, measure_parity
+from continuous_unet.deploy.parity import check_error, measure_parity
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import measure_latency
+from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
@@ -53,6 +55,12 @@ class ExportResult(CallResult):
             text += f"\nlatency {latency['exported_ms']:.2f} ms, PyTorch {latency['torch_eager_ms']:.2f} ms: ratio "
             text += f"{latency['ratio']:.2f} ({latency['ratio_p25']:.2f} to {latency['ratio_p75']:.2f})"
         return text
+
+    def notes(self) -> list[str]:
+        names = [entry["name"] for entry in self.info["inputs"]]
+        if "encoder_hidden_states" not in names or "text" in self.info["conditions"]:
+            return []
+        return ["the text encoder was not exported; prompts must be encoded elsewhere, as encoder_hidden_states"]
 
 
 def export(options: ExportOptions, *, stop: StopRequest | None = None) -> ExportResult:
@@ -101,7 +109,10 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
-    network = prepare_network(pipeline.unet, options)
+    facts: Facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
+    check_exportable(pipeline.unet, facts, options)
+    text = text_of(facts)
+    network = prepare_network(pipeline.unet, options, 0 if text is None else text.max_length)
     if options.precision == "int8":
         network.calibration = _calibrate(pipeline, network, options)
     info: Json = {}
@@ -110,7 +121,11 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         folder.mkdir()
         stop.check()
         written = write_network(network, folder, options)
-        info.update({**_describe(network, written, options, folder), **about})
+        texts, entry = write_text_encoder(pipeline.unet, facts, folder, options)
+        conditions = describe_conditions(facts) | ({"text": entry} if entry else {})
+        info.update({**_describe(network, written, options, folder, texts), **about})
+        if conditions:
+            info["conditions"] = conditions
         stop.check()
         info.update(_measure(network, written, options, folder, info))
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
@@ -160,10 +175,10 @@ def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOption
     return calibration_inputs(batch, network.batch or CALIBRATION_BATCH)
 
 
-def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path) -> Json:
+def _describe(network: ExportNetwork, written: Written, options: ExportOptions, folder: Path, more: list[str]) -> Json:
     config, axes = network.unet.config, network.axes()
     prediction = {"name": "prediction", "dtype": "float32", "shape": [axes[0], config.out_channels, *axes[2:]]}
-    contents = {name: (folder / name).read_bytes() for name in written.files}
+    contents = {name: (folder / name).read_bytes() for name in [*written.files, *more]}
     files = {name: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for name, b in contents.items()}
     steps = config.get("num_solver_steps")
     return {
@@ -207,11 +222,7 @@ def _measure(network: ExportNetwork, written: Written, options: ExportOptions, f
     exported = runtime.ExportedModel(written.open(folder / written.files[0], threads, names), info)
     reference = runtime.ExportedModel(on_arrays(network.module), info)
     parity, allowed = measure_parity(exported, reference), options.allowed_error()
-    if not parity["max_error"] <= allowed:
-        raise ParityError(
-            f"the exported network differs from PyTorch by {parity['max_error']:.2g}, more than the tolerance of "
-            f"{allowed:.2g}; nothing was written. Export in a higher precision, or allow more with --tolerance"
-        )
+    check_error(parity["max_error"], allowed)
     result: Json = {"parity": {"tolerance": allowed, **parity}}
     if options.repeats:
         examples = network.example_inputs(batch=network.batch or 1)

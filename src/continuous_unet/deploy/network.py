@@ -61,12 +61,19 @@ class ExportNetwork:
     size_multiple_of: int
     loop: bool
     """Whether the solver's loop stays a loop in the graph."""
+    text_length: int = 0
+    """The number of tokens of every text, for models that are given one."""
     calibration: Sequence[dict[str, np.ndarray]] = field(default_factory=list)
     """Inputs by name, as they occur in sampling, which the ranges of int8 are fitted to."""
 
     @property
     def class_conditional(self) -> bool:
         return self.unet.config.num_class_embeds is not None
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of an encoded text: its tokens, and the width of the states that stand for them."""
+        return self.text_length, self.unet.config.cross_attention_dim
 
     @property
     def inputs(self) -> list["NetworkInput"]:
@@ -121,8 +128,9 @@ class NetworkInput:
     """Its shape: numbers, and the names of the axes that are free: batch, height and width."""
     example: Callable[[ExportNetwork, int, torch.Generator], Tensor]
     """Its values for a number of images, to trace and to measure the network with."""
-    default: Callable[[Any], float | None] = lambda config: None
-    """The value that `runtime.py` takes if it is given none, by the configuration; None if it must be given."""
+    default: Callable[[Any], float | str | None] = lambda config: None
+    """What `runtime.py` takes if it is given none, by the configuration: a number, the name of another input, or None
+    if it must be given."""
 
     def describe(self, network: ExportNetwork) -> Json:
         """Returns its entry in `export.json`."""
@@ -152,10 +160,30 @@ def _per_image(network: ExportNetwork) -> list[int | str]:
     return network.axes()[:1]
 
 
+def _states(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, *network.text_shape, generator=generator)
+
+
+def _mask(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
+    length = network.text_shape[0]
+    return torch.arange(length) < torch.randint(1, length + 1, (count, 1), generator=generator)
+
+
+def _jumps(config: Any) -> bool:
+    return bool(config.get("next_timestep_embedding"))
+
+
+def _reads(config: Any) -> bool:
+    return config.get("cross_attention_dim") is not None
+
+
 INPUTS = (
     NetworkInput("sample", torch.float32, _always, ExportNetwork.axes, _noise),
     NetworkInput("timestep", torch.float32, _always, _per_image, _timesteps),
     NetworkInput("class_labels", torch.int64, lambda c: c.num_class_embeds is not None, _per_image, _classes),
+    NetworkInput("encoder_hidden_states", torch.float32, _reads, lambda n: [*_per_image(n), *n.text_shape], _states),
+    NetworkInput("encoder_attention_mask", torch.bool, _reads, lambda n: [*_per_image(n), n.text_shape[0]], _mask),
+    NetworkInput("next_timestep", torch.float32, _jumps, _per_image, _timesteps, lambda config: "timestep"),
 )
 """Every input that a network may have. The first two are those of all networks."""
 
@@ -208,8 +236,13 @@ def explained(failure: str, *loggers: str, advice: str = "") -> Iterator[None]:
         raise InputError(f"this model cannot {failure}: {reason}{advice}") from error
 
 
-def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
+def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> ExportNetwork:
     """Returns a copy of a U-Net on the CPU, in float32, set for inference, with the shapes that the options ask for.
+
+    Args:
+        unet: the model; its own text encoder is left out.
+        options: how it is exported.
+        text_length: number of tokens of every text, for models that read one.
 
     Raises:
         InputError: for a model, or a shape, that cannot be exported.
@@ -220,6 +253,8 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
             f"this model's class_embed_type={config.class_embed_type!r} cannot be exported; num_class_embeds can"
         )
     unet = nn.Module.float(copy.deepcopy(unet).to("cpu")).eval().requires_grad_(False)
+    if config.get("text_encoder_config") is not None:
+        unet.text_encoder = None  # it is a graph of its own
     if hasattr(unet, "set_solver"):
         if config.method in ADAPTIVE_METHODS:
             raise InputError(
@@ -249,5 +284,6 @@ def prepare_network(unet: Any, options: ExportOptions) -> ExportNetwork:
         width=width,
         any_size=options.any_size,
         size_multiple_of=multiple,
+        text_length=text_length,
         loop=wants_loop and steps > 1 and found.loops and options.precision != "int8",
     )

@@ -120,7 +120,26 @@ class RunOptions(Options):
     )
     seed: int = option(0, "seed; image k depends on it and on k alone, and differs from the image of `cunet sample`")
     batch_size: int = option(64, "number of images at a time; does not change the images", at_least=1)
-    class_label: int | None = option(None, "class of the images, counted from 0, for class-conditional models")
+    class_label: str | None = option(
+        None,
+        "class of the images, by name or by number from 0, for models with classes (default: any class)",
+        flat="class",
+        old=("--class-label",),
+    )
+    prompt: str | None = option(None, "what the images are to show, for models with text")
+    negative_prompt: str | None = option(None, "what guidance leads away from, for models with text")
+    guidance: float | None = option(
+        None,
+        "guidance scale: how closely the images follow class or prompt; 1 is without guidance (default: the model's)",
+        between=(0, 1000),
+    )
+    guidance_interval: str | None = option(
+        None, "part of the noise range with guidance, 0 (no noise) to 1 (default: 0:1)", metavar="LOW:HIGH"
+    )
+    image: str | None = option(None, "image to start from, instead of noise alone", metavar="FILE")
+    strength: float | None = option(
+        None, "fraction of the sampling steps that change --image: 1 ignores it (default: 0.8)", above=0, at_most=1
+    )
     input: str | None = option(None, "image to denoise or to upscale, instead of making new ones", metavar="FILE")
     sigma: float | None = option(None, "standard deviation of the noise in --input, on the 0–255 scale")
     mode: Literal["mean", "sample"] = option(

@@ -1,10 +1,12 @@
 """Measures the error of an exported network against PyTorch, on single inputs and over whole sampling runs."""
 
+from functools import partial
+
 import numpy as np
 
 from continuous_unet.base.errors import RunFailed
 from continuous_unet.base.results import Json
-from continuous_unet.deploy.standalone.runtime import AnySchedule, ExportedModel, normal_noise, sample
+from continuous_unet.deploy.standalone.runtime import AnySchedule, ExportedModel, normal_noise, sample, text_inputs
 
 SHORT_STEPS, FULL_STEPS = 3, 20
 
@@ -38,21 +40,21 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
             x = _noise(exported, batch, stream=1)
             # each image has a timestep of its own
             timestep = (np.linspace(part, (part + 1) / 2, batch) * (timesteps - 1)).round()
-            arguments = (x, timestep, _labels(exported, batch))
-            error = _error(exported(*arguments), reference(*arguments))
+            arguments, text = (x, timestep, _labels(exported, batch)), _texts(exported, batch)
+            error = error_of(exported(*arguments, **text), reference(*arguments, **text))
             inputs.append({"batch_size": batch, "timesteps": timestep.tolist(), "max_error": error})
     worst = max(float(entry["max_error"]) for entry in inputs)
     if exported.task != "generation":
         return {"inputs": inputs, "max_error": worst}
     runs: Json = {}
-    sampler = next(iter(exported.schedule.samplers))
+    sampler, texts = next(iter(exported.schedule.samplers)), _texts(exported, 2)
     for name, steps in (("short_sampling", SHORT_STEPS), ("full_sampling", FULL_STEPS)):
         steps = min(steps, timesteps)
         images = [
-            sample(m, exported.schedule, _noise(exported, 2), steps, sampler, _labels(exported, 2))
+            sample(partial(m, **texts), exported.schedule, _noise(exported, 2), steps, sampler, _labels(exported, 2))
             for m in (exported, reference)
         ]
-        runs[name] = {"sampler": sampler, "steps": steps, "images": 2, "max_error": _error(*images)}
+        runs[name] = {"sampler": sampler, "steps": steps, "images": 2, "max_error": error_of(*images)}
     gain = _gain(exported.schedule)
     runs["short_sampling"]["gain"] = gain
     return {"inputs": inputs, **runs, "max_error": max(worst, runs["short_sampling"]["max_error"] / gain)}
@@ -77,6 +79,27 @@ def _labels(model: ExportedModel, batch: int) -> np.ndarray | None:
     return None if model.num_classes is None else np.arange(batch) % model.num_classes
 
 
-def _error(result: np.ndarray, reference: np.ndarray) -> float:
+def _texts(model: ExportedModel, batch: int) -> dict[str, np.ndarray]:
+    """Returns encoded texts of different lengths, for models that read one."""
+    found = text_inputs(model)
+    if not found:
+        return {}
+    length, width = found["encoder_hidden_states"]["shape"][1:]
+    states = np.stack([normal_noise(0, k, (length, width), stream=2) for k in range(batch)])
+    ends = np.linspace(1, length, batch).round()
+    return {"encoder_hidden_states": states, "encoder_attention_mask": np.arange(length) < ends[:, None]}
+
+
+def check_error(error: float, allowed: float, what: str = "network") -> None:
+    """Raises ParityError for an error above the tolerance."""
+    if not error <= allowed:
+        raise ParityError(
+            f"the exported {what} differs from PyTorch by {error:.2g}, more than the tolerance of {allowed:.2g}; "
+            "nothing was written. Export in a higher precision, or allow more with --tolerance"
+        )
+
+
+def error_of(result: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the largest absolute difference, divided by the largest value of the reference if that is above one."""
     difference = float(np.abs(result - reference).max()) / max(1.0, float(np.abs(reference).max()))
     return difference if np.isfinite(difference) else float("inf")

@@ -14,6 +14,8 @@ from continuous_unet.base.packages import import_extra
 from continuous_unet.base.results import Json
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from continuous_unet.deploy.network import ExportNetwork
     from continuous_unet.deploy.options import ExportOptions
     from continuous_unet.deploy.standalone.runtime import Network
@@ -60,6 +62,13 @@ class Writer(Protocol):
         """Raises InputError for a network that the format cannot hold."""
 
 
+class TextWriter(Protocol):
+    """Writes a text encoder to a folder; the module of a format that can has it as `write_text`."""
+
+    def __call__(self, program: "ExportedProgram", folder: Path) -> Written:
+        """Raises InputError for a text encoder that the format cannot hold."""
+
+
 FORMATS = {
     "onnx": Format(
         "to_onnx", "export", ("onnx", "onnxscript", "onnxruntime"), PRECISIONS, loops=True, any_size=True, web=True
@@ -85,3 +94,9 @@ def load_writer(name: str) -> Writer:
         import_extra(package, f"--format {name} needs {package}", str(found.extra))
     writer: Writer = import_module(f"{__name__}.{found.module}").write
     return writer
+
+
+def load_text_writer(name: str) -> TextWriter | None:
+    """Returns what writes text encoders in a format; None for a format that holds networks alone."""
+    found: TextWriter | None = getattr(import_module(f"{__name__}.{FORMATS[name].module}"), "write_text", None)
+    return found

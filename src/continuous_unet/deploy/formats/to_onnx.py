@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import torch
 from google.protobuf.message import Message
+from torch.export import ExportedProgram
 
 from continuous_unet.deploy.formats import Written
 from continuous_unet.deploy.formats.onnx_rewrites import simplify
@@ -17,7 +18,7 @@ from continuous_unet.deploy.standalone.runtime import open_onnx
 
 OPSET = 20
 """The version of the operators, which ONNX Runtime, OpenVINO and onnxruntime-web read."""
-FILE = "network.onnx"
+FILE, TEXT_FILE = "network.onnx", "text_encoder.onnx"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
@@ -50,6 +51,30 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
         model = simplify(exported.model_proto)
     strip_metadata(model)
     _name_axes(model, network)
+    onnx.checker.check_model(model)
+    return model
+
+
+def write_text(program: ExportedProgram, folder: Path) -> Written:
+    """Writes `text_encoder.onnx`, float32."""
+    onnx.save(text_to_onnx(program), folder / TEXT_FILE)
+    return Written([TEXT_FILE], open_onnx)
+
+
+def text_to_onnx(program: ExportedProgram) -> onnx.ModelProto:
+    """Returns a text encoder as ONNX, without traces of the machine that it was made on."""
+    with explained("be exported to ONNX with its text encoder", "torch.onnx"):
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["input_ids"],
+            output_names=["encoder_hidden_states"],
+            verbose=False,
+        )
+        assert exported is not None
+    model = exported.model_proto
+    strip_metadata(model)
     onnx.checker.check_model(model)
     return model
 

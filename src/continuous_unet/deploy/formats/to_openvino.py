@@ -8,15 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 from openvino import Core, save_model
+from torch.export import ExportedProgram
 
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.formats.to_onnx import OPSET, to_onnx
+from continuous_unet.deploy.formats.to_onnx import OPSET, text_to_onnx, to_onnx
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_openvino
 from continuous_unet.deploy.standalone.runtime import open_openvino
 
-FILE = "network.xml"
+FILE, TEXT_FILE = "network.xml", "text_encoder.xml"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
@@ -27,3 +28,10 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     save_model(model, str(folder / FILE), compress_to_fp16=options.precision == "fp16")
     operators = dict(Counter(node.get_type_name() for node in model.get_ops()).most_common())
     return Written([FILE, "network.bin"], open_openvino, {"opset": OPSET, "operators": operators})
+
+
+def write_text(program: ExportedProgram, folder: Path) -> Written:
+    """Writes `text_encoder.xml` and its weights, float32."""
+    model = Core().read_model(text_to_onnx(program).SerializeToString())
+    save_model(model, str(folder / TEXT_FILE), compress_to_fp16=False)
+    return Written([TEXT_FILE, "text_encoder.bin"], open_openvino)

@@ -25,10 +25,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,6 +43,8 @@ FORMAT_VERSION = 1
 DTYPES = ("float32", "int64", "bool")
 """Types of the network's inputs."""
 TASKS = ("generation", "denoise", "upscale")
+METADATA_KEY = "continuous-unet"
+"""The key of the text in a PNG that says how its image was made."""
 MOST_IMAGES, MOST_THREADS = 1_000_000, 1024
 MOST_PIXELS = 2**24
 """Upper limit for the pixels of one image, or of a batch of fixed size."""
@@ -189,6 +193,15 @@ class Schedule:
         alphas = np.where(alphas == 0, np.float32(2**-24), alphas)  # pure noise would divide by zero; as diffusers does
         return np.sqrt((1 - alphas) / alphas)
 
+    def levels(self, timestep: float) -> tuple[np.floating, np.floating]:
+        """Returns the standard deviations of signal and noise at a timestep, between two by their ratio's logarithm."""
+        whole = int(timestep)
+        alpha = self.alphas_cumprod[whole]
+        if timestep != whole:
+            low, high = np.log(self.sigmas()[whole : whole + 2])
+            alpha = 1 / (1 + np.exp(2 * (low + (timestep - whole) * (high - low))))
+        return np.sqrt(alpha), np.sqrt(1 - alpha)
+
     def nearest_timestep(self, sigma: float) -> int:
         """Returns the timestep whose noise is nearest to a standard deviation, on a logarithmic scale."""
         return int(np.abs(np.log(self.sigmas()) - math.log(sigma)).argmin())
@@ -228,6 +241,10 @@ class FlowSchedule:
     tables: Tables = field(default_factory=dict)
     """The model's own tables, which take precedence over evenly spread steps."""
     strongest = math.inf
+
+    def levels(self, timestep: float) -> tuple[float, float]:
+        """Returns the standard deviations of signal and noise at a timestep."""
+        return 1 - timestep / self.num_timesteps, timestep / self.num_timesteps
 
     @property
     def samplers(self) -> "dict[str, Sampler]":
@@ -333,7 +350,7 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[float, Step
             h = logs[i + 1] - logs[i]
             weight = signals[i + 1] * (np.exp(-h) - 1)
             result = noises[i + 1] / noises[i] * x - weight * image
-            if 0 < i < len(timesteps) - 1:
+            if len(images) == 2 and i < len(timesteps) - 1:
                 ratio = (logs[i] - logs[i - 1]) / h
                 result = result - np.float32(0.5) * weight * (image - images.pop(0)) / ratio
             return result
@@ -346,6 +363,11 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[float, Step
 
 SAMPLERS = ("ddim", "dpm++", "euler", "searched")
 """The names of all samplers: `euler` is for flow matching, and `searched` for numbers of steps with a table."""
+
+
+def default_sampler(schedule: AnySchedule, num_steps: int) -> str:
+    """Returns the sampler that is taken if none is named: the model's table for this number of steps if it has one."""
+    return "searched" if num_steps in schedule.tables else next(iter(schedule.samplers))
 
 
 def steps_of(
@@ -367,9 +389,9 @@ def steps_of(
     if sampler == "searched" and num_steps not in schedule.tables:
         known = ", ".join(map(str, sorted(schedule.tables))) or "none"
         raise ExportedModelError(f"this model has no searched schedule of {num_steps} steps (it has: {known})")
-    if sampler == "searched" or (sampler is None and num_steps in schedule.tables):
+    name = sampler or default_sampler(schedule, num_steps)
+    if name == "searched":
         return table(schedule, schedule.tables[num_steps], fresh)
-    name = sampler or next(iter(schedule.samplers))
     if name not in schedule.samplers:
         choices = ", ".join(schedule.samplers)
         raise ExportedModelError(f"sampler {name!r} does not fit this model; expected one of {choices}")
@@ -404,6 +426,26 @@ class ExportedModel:
         self.any_size = isinstance(shape[2], str)
         self.multiple_of = int(info["size_multiple_of"])
         self.num_classes: int | None = info["num_classes"]
+        """Number of classes, with the one that stands for any class; None for a model without classes."""
+        conditions: Info = info.get("conditions", {})
+        self.classes: list[str] | None = conditions.get("classes")
+        """The names of the classes by number, if they are known."""
+        self.null_class: int | None = conditions.get("null_class")
+        """The number of the class that stands for any class, if the model knows it."""
+        self.guidance_scale = float(conditions.get("guidance_scale", 1.0))
+        """The guidance scale if none is given."""
+        self.encoder: TextEncoder | None = None
+        """What encodes prompts; only models with text have it."""
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the model is given a text."""
+        return any(about["name"] == "encoder_hidden_states" for about in self.inputs)
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether the model knows images without a condition, which guidance leads away from."""
+        return self.null_class is not None or self.takes_text
 
     @property
     def schedule(self) -> AnySchedule:
@@ -428,9 +470,14 @@ class ExportedModel:
         if class_labels is not None and self.num_classes is None:
             raise ExportedModelError("a class was given, but this model was trained without classes")
         if self.num_classes is not None:
+            class_labels = self.null_class if class_labels is None else class_labels
             class_labels = _checked_labels(class_labels, count, self.num_classes - 1)
         given: Info = {"sample": sample, "timestep": timestep, "class_labels": class_labels, **conditions}
-        inputs = [(_as_input(about, given.get(about["name"]), count), is_per_image(about)) for about in self.inputs]
+        for about in self.inputs:
+            if given.get(about["name"]) is None:
+                default = about.get("default")
+                given[about["name"]] = given[default] if isinstance(default, str) else default
+        inputs = [(_as_input(about, given[about["name"]], count), is_per_image(about)) for about in self.inputs]
         unknown = sorted(set(conditions) - {about["name"] for about in self.inputs})
         if unknown:
             raise ExportedModelError(f"this model has no input {unknown[0]!r}; leave it out")
@@ -472,7 +519,6 @@ def is_per_image(about: Info) -> bool:
 
 def _as_input(about: Info, value: ArrayLike | None, count: int) -> np.ndarray:
     """Returns the value of an input for a number of images, of the type and shape that `export.json` lists."""
-    value = about.get("default") if value is None else value
     if value is None:
         raise ExportedModelError(f"this model needs {about['name']}, and none was given")
     array = np.asarray(value, about["dtype"])
@@ -546,6 +592,32 @@ def _is_shape(shape: object, batch: object) -> bool:
     return len(sides) < 4 and all(isinstance(side, str) or _is_whole(side, 1) for side in sides)
 
 
+def _is_default(value: object, names: list[str]) -> bool:
+    return value in names if isinstance(value, str) else value is None or _is_finite(value)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_conditions(about: Info, num_classes: int | None, files: Info) -> bool:
+    """Returns whether these are conditions of a model with that many classes, in an export of those files."""
+    null, text, classes = about.get("null_class"), about.get("text"), about.get("classes")
+    named = num_classes - (null is not None) if isinstance(num_classes, int) else 0
+    return (
+        (null is None or (num_classes is not None and null == num_classes - 1 and not isinstance(null, bool)))
+        and (
+            classes is None
+            or (isinstance(classes, list) and len(classes) == named and all(isinstance(name, str) for name in classes))
+        )
+        and _is_finite(about.get("guidance_scale", 1.0))
+        and (
+            text is None
+            or (text["network"] in files and text["vocabulary"] in files and _is_whole(text["max_length"], 2, 65536))
+        )
+    )
+
+
 def check_info(info: Info) -> None:
     """Raises ExportedModelError, by name, for a value in `export.json` that no export has."""
     files, shape, batch = info["files"], info["image_shape"], info["inputs"][0]["shape"][0]
@@ -564,12 +636,14 @@ def check_info(info: Info) -> None:
         "inputs": (isinstance(batch, str) or _is_whole(batch, 1))
         and names[:2] == ["sample", "timestep"]
         and ("class_labels" in names) == (info["num_classes"] is not None)
-        and all(entry["dtype"] in DTYPES and _is_shape(entry["shape"], batch) for entry in info["inputs"]),
+        and all(entry["dtype"] in DTYPES and _is_shape(entry["shape"], batch) for entry in info["inputs"])
+        and all(_is_default(entry.get("default"), names) for entry in info["inputs"]),
         "largest_batch": _is_whole(info.get("largest_batch", 1), 1),
         "task": task in TASKS,
         "options": task != "upscale"
         or (_is_whole(options["scale"], 1, 16) and 0 < float(options["residual_scale"]) < math.inf),
         "schedule": info["schedule"] is not None or task == "denoise",
+        "conditions": _are_conditions(info.get("conditions", {}), info["num_classes"], files),
     }
     for name, right in sound.items():
         if not right:
@@ -668,8 +742,32 @@ def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, 
     except Exception as error:  # every runtime has classes of its own
         raise ExportedModelError(f"{network} cannot be loaded ({_first_line(error)})") from error
     model = ExportedModel(opened, info)
+    text = info.get("conditions", {}).get("text")
+    if text is not None:
+        model.encoder = _open_encoder(Path(folder), text, openers[info["format"]])
     _check_network(model, network)
     return model
+
+
+def _open_encoder(folder: Path, text: Info, opener: Opener) -> "TextEncoder":
+    """Opens the text encoder of an export, and tries it."""
+    network, length = folder / text["network"], text["max_length"]
+    try:
+        vocabulary = json.loads((folder / text["vocabulary"]).read_text(encoding="utf-8"))
+        if not (isinstance(vocabulary, list) and all(isinstance(token, str) for token in vocabulary)):
+            raise ValueError(f"{text['vocabulary']} is no list of tokens")
+        encoder = TextEncoder(opener(network, None, ["input_ids"]), vocabulary, length)
+        encoder("")
+    except ExportedModelError:
+        raise
+    except Exception as error:  # every runtime has classes of its own
+        raise ExportedModelError(f"{network} cannot be loaded ({_first_line(error)})") from error
+    return encoder
+
+
+def text_inputs(model: ExportedModel) -> dict[str, Info]:
+    """Returns the inputs of a network that stand for a text, by name."""
+    return {about["name"]: about for about in model.inputs if about["name"].startswith("encoder_")}
 
 
 def _check_network(model: ExportedModel, path: Path) -> None:
@@ -677,7 +775,8 @@ def _check_network(model: ExportedModel, path: Path) -> None:
     sample = np.zeros((1, *model.shape), np.float32)
     try:
         expected = [model.info["outputs"][0]["shape"][1], *model.shape[1:]]
-        found = list(model(sample, 0, None if model.num_classes is None else 0).shape)[1:]
+        free = {name: np.zeros(about["shape"][1:]) for name, about in text_inputs(model).items()}
+        found = list(model(sample, 0, None if model.num_classes is None else 0, **free).shape)[1:]
         problem = "" if found == expected else f"it gives images of {found}, not {expected}"
     except MemoryError:
         raise
@@ -685,6 +784,141 @@ def _check_network(model: ExportedModel, path: Path) -> None:
         problem = " ".join(str(error).split())[:300] or type(error).__name__
     if problem:
         raise ExportedModelError(f"{path} is not the network that {INFO_FILE} describes ({problem}): export again")
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+Prompt = str | tuple[np.ndarray, np.ndarray]
+"""A text, or one that was encoded elsewhere: states `(L, D)`, and a mask `(L,)` that is False at padding."""
+PADDING, START, END, UNKNOWN = range(4)
+"""The first tokens of every vocabulary."""
+_WORDS = re.compile(r"[!-/:-@\[-`{-~]|[^ \t\n\r\f\v\u00a0\u3000!-/:-@\[-`{-~]+")
+"""Words are separated by spaces; a mark of punctuation of ASCII is a word of its own."""
+
+
+class TextEncoder:
+    """The text encoder of a model: a vocabulary of subwords, and a network.
+
+    Args:
+        network: `network(tokens) -> states, mask`, for int64 `(1, L)`.
+        vocabulary: tokens by number.
+        length: number of tokens of every text, padded or cut.
+    """
+
+    def __init__(self, network: Callable[..., Any], vocabulary: list[str], length: int) -> None:
+        self.network = network
+        self.length = length
+        self._number = {token: number for number, token in enumerate(vocabulary)}
+
+    def tokens(self, text: str) -> list[int]:
+        """Returns start, tokens, end and padding of a text: byte-pair encoding of its words in lower case."""
+        inner = [number for word in _WORDS.findall(text.lower()) for number in self._of_word(word + " ")]
+        kept = [START, *inner[: self.length - 2], END]
+        return kept + [PADDING] * (self.length - len(kept))
+
+    def _of_word(self, word: str) -> list[int]:
+        parts = list(word)
+        while len(parts) > 1:  # of all neighbours that make a token, those join first whose token was learned first
+            joined = [one + other for one, other in pairwise(parts)]
+            best = min(joined, key=lambda token: self._number.get(token, len(self._number)))
+            if best not in self._number:
+                break
+            at = joined.index(best)
+            parts[at : at + 2] = [best]
+        return [self._number.get(part, UNKNOWN) for part in parts]
+
+    def __call__(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the states `(L, D)` of a text, and a mask `(L,)` that is False at padding."""
+        tokens = np.array([self.tokens(text)], np.int64)
+        return self.network(tokens)[0], tokens[0] != PADDING
+
+
+def class_number(model: ExportedModel, label: int | str | None) -> int | None:
+    """Returns the number of a class that is given by name or number; None and `"any"` stand for any class.
+
+    Raises:
+        ExportedModelError: for a name that is unknown.
+    """
+    if label is None:
+        return model.null_class
+    if model.num_classes is None:
+        raise ExportedModelError("a class was given, but this model was trained without classes")
+    if isinstance(label, str):
+        names = model.classes or []
+        if label in names:
+            return names.index(label)
+        if label == "any" and model.null_class is not None:
+            return model.null_class
+        if not label.isdecimal():
+            known = ", ".join(names[:20]) or f"0 to {model.num_classes - 1}"
+            raise ExportedModelError(f"the class {label!r} is unknown; expected one of {known}")
+    return int(label)
+
+
+def conditions_of(model: ExportedModel, class_label: int | str | None = None, prompt: Prompt | None = None) -> Info:
+    """Returns what the network is asked for, as further arguments of `model(sample, timestep, …)`.
+
+    Raises:
+        ExportedModelError: for an unknown class, or a prompt that the model cannot be given.
+    """
+    label, conditions = class_number(model, class_label), {}
+    if model.num_classes is not None:
+        conditions["class_labels"] = label
+    if not model.takes_text:
+        if prompt is not None:
+            raise ExportedModelError("a prompt was given, but this model was trained without text; leave it out")
+        return conditions
+    if not isinstance(prompt, tuple):
+        if model.encoder is None:
+            raise ExportedModelError("this export has no text encoder: its prompts are encoded elsewhere, as arrays")
+        prompt = model.encoder(prompt or "")
+    return {**conditions, "encoder_hidden_states": prompt[0], "encoder_attention_mask": prompt[1]}
+
+
+def guided(
+    model: ExportedModel,
+    asked: Info,
+    free: Info | None = None,
+    scale: float = 1.0,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Network:
+    """Returns a network that has its conditions, and is led away from the prediction without them.
+
+    Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): `prediction = free + scale (asked - free)`, with both
+    evaluations in one batch.
+
+    Args:
+        model: what `load` returns.
+        asked: what `conditions_of` gives for the request.
+        free: the same without a request, or for what is not wanted.
+        scale: 1 is one evaluation, without guidance.
+        interval: the part of the noise range, 0 (no noise) to 1 (only noise), in which there is guidance.
+
+    Raises:
+        ExportedModelError: for numbers that make no sense, or a model that cannot be guided.
+    """
+    if not (math.isfinite(scale) and 0 <= scale <= 1000):
+        raise ExportedModelError(f"guidance {scale:g} must be 0 to 1000; 1 is without guidance")
+    if not 0 <= interval[0] < interval[1] <= 1:
+        raise ExportedModelError(f"guidance interval {interval[0]:g}:{interval[1]:g} must lie in 0:1, in this order")
+    if scale != 1 and (free is None or not model.can_be_guided):
+        raise ExportedModelError("this model was trained without dropping its condition, and cannot be guided")
+
+    def network(x: np.ndarray, timestep: float, class_labels: None = None, **more: ArrayLike) -> np.ndarray:
+        share = min(1.0, timestep / max(1, model.schedule.num_timesteps - 1))
+        if scale == 1 or free is None or not interval[0] <= share <= interval[1]:
+            return model(x, timestep, **asked, **more)
+        count = len(x)
+        both = {name: np.concatenate([_for_each(free[name], count), _for_each(asked[name], count)]) for name in asked}
+        without, wanted = np.split(model(np.concatenate([x, x]), timestep, **both, **more), 2)
+        return without + np.float32(scale) * (wanted - without)
+
+    return network
+
+
+def _for_each(value: ArrayLike, count: int) -> np.ndarray:
+    array = np.asarray(value)
+    return np.broadcast_to(array, (count, *array.shape))
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -703,13 +937,50 @@ def sample(
     class_labels: ArrayLike | None = None,
     on_step: Callable[[], None] = nothing,
     fresh: Fresh | None = None,
+    pictures: np.ndarray | None = None,
+    strength: float = 1.0,
 ) -> np.ndarray:
-    """Returns images made of noise `(B, C, H, W)`, of that shape, in [-1, 1] or a little beyond."""
+    """Returns images made of noise `(B, C, H, W)`, of that shape, in [-1, 1] or a little beyond.
+
+    With `pictures` of that shape, in [-1, 1], sampling starts from them at a strength, see `generate`.
+    """
+    skipped = 0 if pictures is None else num_steps - steps_to_take(num_steps, strength)
     x = noise
-    for timestep, step in steps_of(schedule, num_steps, sampler, fresh):
+    for number, (timestep, step) in enumerate(steps_of(schedule, num_steps, sampler, fresh)):
+        if number < skipped:
+            continue
+        if pictures is not None and number == skipped > 0:
+            signal, rest = schedule.levels(timestep)
+            x = (signal * pictures + rest * noise).astype(np.float32)
         on_step()
         x = step(x, network(x, timestep, class_labels)).astype(np.float32)
     return x
+
+
+def steps_to_take(num_steps: int, strength: float) -> int:
+    """Returns the number of sampling steps that are left for a strength: their product, rounded down.
+
+    Raises:
+        ExportedModelError: for a strength that is not in (0, 1], or that leaves no step.
+    """
+    if not 0 < strength <= 1:
+        raise ExportedModelError(f"strength {strength:g} must be above 0 and at most 1")
+    left = math.floor(num_steps * strength + 1e-9)  # 0.29 * 100 is less than 29 in floating point
+    if left == 0:
+        raise ExportedModelError(
+            f"strength {strength:g} of {num_steps} sampling steps is less than one step; take a higher strength, or at "
+            f"least {math.ceil(1 / strength - 1e-9)} steps"
+        )
+    return left
+
+
+def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns images `(B, C, H, W)`, scaled until they just cover a size, and cut out of the middle."""
+    scale = max(height / image.shape[2], width / image.shape[3])
+    tall, wide = max(height, round(image.shape[2] * scale)), max(width, round(image.shape[3] * scale))
+    large = _resized(image.astype(np.float32), tall, wide) if (tall, wide) != image.shape[2:] else image
+    top, left = round((tall - height) * 0.5), round((wide - width) * 0.5)
+    return large[:, :, top : top + height, left : left + width].clip(0, 1).astype(np.float32)
 
 
 def generate(
@@ -719,10 +990,16 @@ def generate(
     steps: int = 50,
     sampler: str | None = None,
     seed: int = 0,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     batch_size: int = 64,
     size: tuple[int, int] | None = None,
     on_step: Callable[[], None] = nothing,
+    prompt: Prompt | None = None,
+    negative_prompt: Prompt | None = None,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    image: np.ndarray | None = None,
+    strength: float = 0.8,
 ) -> np.ndarray:
     """Returns new images `(num_images, C, H, W)` in [0, 1]; image k depends on `(seed, k)` alone.
 
@@ -733,10 +1010,19 @@ def generate(
         sampler: one of `SAMPLERS`. If None, the model's table for this number of steps, or else the first sampler that
             fits the model.
         seed: the seed of the noise, see `normal_noise`; `cunet sample` makes other images from the same seed.
-        class_label: the class of the images, for class-conditional models.
+        class_label: the class of the images by number or name, for class-conditional models; any class if None.
         batch_size: the number of images at a time.
         size: height and width in pixels, for models exported with `--any-size`; those of training if None.
         on_step: called before each evaluation; what it raises ends the sampling.
+        prompt: what the images are to show, for models with text.
+        negative_prompt: what guidance leads away from; the empty text if None.
+        guidance_scale: how far the images are led away from those without a condition, see `guided`; the model's own
+            if None, and 1 if nothing is asked for.
+        guidance_interval: the part of the noise range in which there is guidance.
+        image: start from this image `(1, C, H, W)` in [0, 1], or from one for each, instead of pure noise. It is scaled
+            and cropped to the size of the new images.
+        strength: the fraction of the steps that are taken if there is an `image`, the last ones: 1 ignores the image,
+            and the less it is, the more is left of the image.
 
     Raises:
         ExportedModelError: for arguments that do not fit the model, and if the images have values that are not finite.
@@ -747,12 +1033,22 @@ def generate(
         raise ExportedModelError(f"this model was trained to {model.task} images: give one as input")
     shape = (model.shape[0], *(size or model.shape[1:]))
     model.check_shape((1, *shape))
+    if negative_prompt is not None and not model.takes_text:
+        raise ExportedModelError("a negative prompt was given, but this model was trained without text; leave it out")
+    asked, free = conditions_of(model, class_label, prompt), None
+    if guidance_scale is None:
+        guidance_scale = 1.0 if class_label is None and prompt is None else model.guidance_scale
+    if guidance_scale != 1 and model.can_be_guided:
+        free = conditions_of(model, model.null_class, negative_prompt)
+    network = guided(model, asked, free, guidance_scale, guidance_interval)
+    pictures = None if image is None else _pictures(image, num_images, shape)
     made = []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
         fresh = _noise_source(seed, numbers, shape)
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
-        made.append(sample(model, model.schedule, noise, steps, sampler, class_label, on_step, fresh))
+        begin = None if pictures is None else pictures[start : numbers.stop]
+        made.append(sample(network, model.schedule, noise, steps, sampler, None, on_step, fresh, begin, strength))
     return _to_unit(np.concatenate(made))
 
 
@@ -763,6 +1059,14 @@ def _noise_source(seed: int, numbers: range, shape: tuple[int, ...]) -> Fresh:
         return np.stack([normal_noise(seed, k, shape, FRESH_STREAM + step) for k in numbers])
 
     return fresh
+
+
+def _pictures(image: np.ndarray, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns images to start from, `(count, C, H, W)` in [-1, 1], of the shape of the new ones."""
+    if image.ndim != 4 or image.shape[1] != shape[0] or len(image) not in (1, count):
+        expected = f"(1, {shape[0]}, H, W), or {count} of them"
+        raise ExportedModelError(f"the images to start from have shape {image.shape}; expected {expected}")
+    return np.broadcast_to(fitted(image, *shape[1:]) * 2 - 1, (count, *shape))
 
 
 def denoise(
@@ -888,10 +1192,15 @@ def upscale(
 
 def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
     """Returns images enlarged by bicubic interpolation, `(B, C, scale H, scale W)`; values may leave their range."""
+    return _resized(images, images.shape[2] * scale, images.shape[3] * scale)
+
+
+def _resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns images `(B, C, height, width)` by antialiased bicubic interpolation; values may leave their range."""
     pillow = _pillow()
-    size = (images.shape[3] * scale, images.shape[2] * scale)
-    planes = [np.asarray(pillow.fromarray(p).resize(size, pillow.Resampling.BICUBIC)) for i in images for p in i]
-    return np.stack(planes).reshape(*images.shape[:2], size[1], size[0])
+    bicubic = pillow.Resampling.BICUBIC
+    planes = [np.asarray(pillow.fromarray(p).resize((width, height), bicubic)) for i in images for p in i]
+    return np.stack(planes).reshape(*images.shape[:2], height, width)
 
 
 def _padded(model: ExportedModel, images: np.ndarray) -> np.ndarray:
@@ -995,10 +1304,19 @@ def grid(images: np.ndarray, padding: int = 2) -> np.ndarray:
     return canvas
 
 
-def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = False) -> list[Path]:
+def save_images(
+    images: np.ndarray, path: str | os.PathLike, overwrite: bool = False, made_by: Info | None = None
+) -> list[Path]:
     """Writes images `(B, C, H, W)` in [0, 1]: as one grid if `path` ends in .png, else as one file each in a folder.
 
     Each file appears whole or not at all.
+
+    Args:
+        images: the images.
+        path: where they go.
+        overwrite: whether files that exist are replaced.
+        made_by: how they were made. It becomes a text of each PNG under the key `METADATA_KEY`, as JSON, with the
+            number of the image, or the number of images of a grid. Entries that are None are left out.
 
     Returns:
         The files.
@@ -1009,12 +1327,19 @@ def save_images(images: np.ndarray, path: str | os.PathLike, overwrite: bool = F
     pillow = _pillow()
     paths = image_paths(path, len(images), overwrite)
     pictures = to_pixels(images if len(paths) == len(images) else grid(images))
-    for file, pixels in zip(paths, pictures):
+    for number, (file, pixels) in enumerate(zip(paths, pictures)):
+        text = import_needed("PIL.PngImagePlugin", "pillow").PngInfo()
+        if made_by is not None:
+            which = {"number": number} if len(paths) == len(images) else {"images": len(images)}
+            known = {name: value for name, value in {**made_by, **which}.items() if value is not None}
+            text.add_text(METADATA_KEY, json.dumps(known, ensure_ascii=False))
         aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         new_folder = not os.path.lexists(file.parent)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(aside, format="PNG")
+            pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
+                aside, format="PNG", pnginfo=text
+            )
             os.replace(aside, file)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             reason = getattr(error, "strerror", None) or error
@@ -1075,7 +1400,18 @@ def run(
         if options.sigma is not None:
             raise ExportedModelError("sigma describes the noise of an input image; give --input, or leave --sigma out")
         about = {"sampler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size}
-        images = generate(model, options.num, class_label=options.class_label, **about, **common)
+        about = {**about, "class_label": options.class_label, "prompt": options.prompt}
+        about = {**about, "negative_prompt": options.negative_prompt, "guidance_scale": options.guidance}
+        if options.guidance_interval is not None:
+            about["guidance_interval"] = read_interval(options.guidance_interval)
+        if options.strength is not None:
+            if options.image is None:
+                raise ExportedModelError("strength is for an image to start from; give --image, or leave it out")
+            about["strength"] = options.strength
+        if options.image is not None:
+            about["image"] = read_image(options.image, model.shape[0])
+        images = generate(model, options.num, **about, **common)
+        return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options))
     elif model.task == "upscale":
         small = read_image(options.input, model.shape[0] // 2)
         images = upscale(model, small, mode=options.mode, seed=options.seed, **common)
@@ -1084,6 +1420,42 @@ def run(
         about = {"mode": options.mode, "class_label": options.class_label}
         images = denoise(model, noisy, options.sigma, **about, **common)
     return len(images), save_images(images, options.output, options.overwrite)
+
+
+def read_interval(text: str) -> tuple[float, float]:
+    """Returns the two numbers of LOW:HIGH.
+
+    Raises:
+        ExportedModelError: for anything else.
+    """
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError as error:
+        raise ExportedModelError(f"guidance interval {text!r}: expected LOW:HIGH, such as 0.2:0.8") from error
+    return low, high
+
+
+def _made_by(model: ExportedModel, options: Any) -> Info:
+    """Returns how images were made, without paths, for the metadata of their files."""
+    label = class_number(model, options.class_label)
+    named = model.classes is not None and label is not None and label < len(model.classes)
+    asked = options.class_label is not None or options.prompt is not None
+    scale = model.guidance_scale if options.guidance is None and asked else options.guidance
+    return {
+        "version": model.info.get("versions", {}).get("continuous-unet"),
+        "model": Path(options.model).resolve().name,
+        "format": model.info["format"],
+        "class": model.classes[label] if named and model.classes and label is not None else label,
+        "prompt": options.prompt,
+        "negative_prompt": options.negative_prompt,
+        "guidance_scale": scale,
+        "guidance_interval": options.guidance_interval,
+        "image": None if options.image is None else Path(options.image).name,
+        "strength": (0.8 if options.strength is None else options.strength) if options.image is not None else None,
+        "scheduler": options.scheduler or default_sampler(model.schedule, options.steps),
+        "steps": options.steps,
+        "seed": options.seed,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1096,7 +1468,13 @@ def main(argv: list[str] | None = None) -> int:
     default = "a searched schedule for this number of steps, else ddim, and euler for flow matching"
     parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, help=f"sampling method (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")
-    parser.add_argument("--class-label", type=int, help="class of the images, for class-conditional models")
+    parser.add_argument("--class", "--class-label", dest="class_label", help="class of the images, by name or number")
+    parser.add_argument("--prompt", help="what the images are to show, for models with text")
+    parser.add_argument("--negative-prompt", help="what guidance leads away from, for models with text")
+    parser.add_argument("--guidance", type=float, help="guidance scale; 1 is without (default: that of the model)")
+    parser.add_argument("--guidance-interval", help="LOW:HIGH, the part of the noise range with guidance")
+    parser.add_argument("--image", help="an image to start from, instead of noise alone")
+    parser.add_argument("--strength", type=float, help="how much of it is made anew, 0 to 1 (default: 0.8)")
     parser.add_argument("--input", help="an image to denoise or to upscale")
     parser.add_argument("--sigma", type=float, help="standard deviation of its noise, on the 0-255 scale")
     parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
