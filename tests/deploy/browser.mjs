@@ -16,11 +16,19 @@ await page.goto(url);
 await page.waitForFunction(() => !document.getElementById("go").disabled || document.getElementById("error").textContent);
 seen.about = await page.textContent("#about");
 seen.error = await page.textContent("#error");
+const fields = await Promise.all(["class", "guidance", "prompt", "negative"].map(async (name) => [name, await page.isVisible("#" + name)]));
+seen.fields = Object.fromEntries(fields);
 if (!seen.error) {
   await page.fill("#count", "3");
   await page.fill("#steps", "4");
   await page.fill("#seed", "4294967303"); // more than 32 bits
-  if (await page.isVisible("#class")) await page.selectOption("#class", "2");
+  seen.classes = await page.$$eval("#class option", (all) => all.map((option) => option.textContent));
+  seen.guidance = await page.textContent("#guidance-value");
+  await page.selectOption("#class", { label: "dog" });
+  await page.fill("#prompt", "A red circle, above!");
+  await page.fill("#negative", "a blue square");
+  await page.fill("#guidance", "4");
+  await page.focus("#seed");
   await page.keyboard.press("Enter");
   await page.waitForFunction(() => / in [\d.]+ s$/.test(document.getElementById("status").textContent));
   seen.progress = await page.evaluate(() => document.getElementById("progress").value);
@@ -32,7 +40,8 @@ if (!seen.error) {
   seen.values = await page.evaluate(async () => {
     const { Model } = await import("./diffusion.js");
     const model = await Model.load(new URL(".", location.href));
-    return Array.from(await model.generate({ count: 3, steps: 4, seed: 4294967303, label: 2 }));
+    const request = { label: 1, prompt: "A red circle, above!", negative: "a blue square", scale: 4 };
+    return Array.from(await model.generate({ count: 3, steps: 4, seed: 4294967303, ...request }));
   });
   await page.fill("#steps", "1000");
   await page.keyboard.press("Enter");

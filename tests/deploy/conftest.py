@@ -10,6 +10,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
+from continuous_unet.tasks.facts import ConditionFacts, Facts, TextFacts
+from continuous_unet.text.encoders import BuiltInEncoder
+from continuous_unet.text.subwords import learn_vocabulary
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -47,6 +50,22 @@ def discrete() -> UNet2DModel:
 def pipeline(unet, **schedule) -> DiffusionSamplingPipeline:
     options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", **schedule}
     return DiffusionSamplingPipeline(unet, DDPMScheduler(**options))
+
+
+def conditional(text: bool = True) -> DiffusionSamplingPipeline:
+    """A pipeline with two classes by name, and the built-in text encoder."""
+    captions = ["a red square above a blue circle", "a blue square", "a red circle", "a circle above a square"]
+    encoder, classes = (
+        BuiltInEncoder(learn_vocabulary(captions, 60), 8, width=16),
+        ConditionFacts(("cat", "dog"), 2, 2.5),
+    )
+    arguments = encoder.model_arguments() if text else {}
+    if text:
+        arguments["text_encoder_config"].update(layers=1, heads=2)
+    unet = continuous(num_class_embeds=3, block_out_channels=(8,), mid_block_type=None, **arguments)
+    scheduler = DDPMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2")
+    facts = Facts(conditions=classes, text=TextFacts(**encoder.describe()) if text else None)
+    return DiffusionSamplingPipeline(unet, scheduler, facts)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowM
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
-from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.export import ExportResult, export_model
 from continuous_unet.deploy.formats.to_torch import open_torch
 from continuous_unet.deploy.network import prepare_network
 from continuous_unet.deploy.options import ExportOptions
@@ -20,7 +20,8 @@ from continuous_unet.deploy.parity import ParityError
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import set_timesteps
-from tests.deploy.conftest import continuous, discrete, pipeline
+from continuous_unet.text.encoders import open_encoder
+from tests.deploy.conftest import conditional, continuous, discrete, pipeline
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 pytest.importorskip("onnxscript", reason="the export extra is not installed")
@@ -214,6 +215,69 @@ def test_a_failed_export_leaves_the_old_one(exported, tmp_path):
         export(continuous(**SMALL), folder, tolerance=1e-12, overwrite=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def sampled_by_torch(pipe, *, label, prompt, negative, scale, seed, steps):
+    """Images of one class and prompt, by two evaluations of the model at each step."""
+    encoder, unet = open_encoder(**vars(pipe.facts.text)), pipe.unet
+
+    def evaluate(x, timestep, number, text):
+        conditions = {
+            name: value.expand(len(x), *value.shape[1:]) for name, value in encoder.encode([text], unet).items()
+        }
+        labels = torch.full((len(x),), number)
+        with torch.no_grad():
+            return unet(torch.tensor(x), timestep, class_labels=labels, **conditions).sample.numpy()
+
+    def network(x, timestep, class_labels):
+        free = evaluate(x, timestep, 2, negative)
+        return free + scale * (evaluate(x, timestep, label, prompt) - free)
+
+    schedule = runtime.read_schedule({"schedule": process_of(pipe.scheduler).describe()})
+    noise = np.stack([runtime.normal_noise(seed, k, (1, 8, 8)) for k in range(2)])
+    return (runtime.sample(network, schedule, noise, steps) / 2 + 0.5).clip(0, 1)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_classes_prompts_and_guidance(name, tmp_path):
+    pytest.importorskip(name, reason=f"the {name} extra is not installed")
+    pipe = conditional()
+    info = export_model(pipe, ExportOptions(output=str(tmp_path / "x"), repeats=0, format=name))
+    assert info["parity"]["max_error"] < 1e-5
+    assert info["conditions"]["text"]["max_error"] < 1e-5
+    assert info["conditions"]["classes"] == ["cat", "dog"]
+    model = runtime.load(tmp_path / "x")
+    request = {"prompt": "a red circle", "seed": 3, "steps": 4}
+    made = runtime.generate(model, 2, class_label="dog", negative_prompt="a blue square", **request)
+    expected = sampled_by_torch(pipe, label=1, negative="a blue square", scale=2.5, **request)
+    assert np.abs(made - expected).max() < 1e-4
+    for more in ({}, {"class_label": "dog", "guidance_scale": 1.0}, {"class_label": "cat"}):
+        assert np.abs(runtime.generate(model, 2, **{**request, **more}) - expected).max() > 1e-3
+    (tmp_path / "x" / "vocabulary.json").write_text("[]")
+    with pytest.raises(runtime.ExportedModelError, match=r"vocabulary.json is not as it was exported"):
+        runtime.load(tmp_path / "x")
+
+
+def test_prompts_that_are_encoded_elsewhere(tmp_path):
+    """A format of networks alone, and a model whose encoder is one of transformers."""
+    pipe = conditional()
+    alone = export_model(pipe, ExportOptions(output=str(tmp_path / "x"), repeats=0, format="torch"))
+    assert "text" not in alone["conditions"]
+    assert "prompts must be encoded elsewhere" in ExportResult("x", alone).notes()[0]
+    assert not any("text_encoder" in name for name in torch.export.load(tmp_path / "x" / "network.pt2").state_dict)
+    model = runtime.ExportedModel(open_torch(tmp_path / "x" / "network.pt2"), alone)
+    states, mask = np.ones((8, 16), np.float32), np.arange(8) < 3
+    given = runtime.generate(model, 1, prompt=(states, mask), steps=1, guidance_scale=1.0)
+    assert (
+        np.abs(given - runtime.generate(model, 1, prompt=(2 * states, mask), steps=1, guidance_scale=1.0)).max() > 1e-4
+    )
+    with pytest.raises(runtime.ExportedModelError, match="has no text encoder: its prompts are encoded elsewhere"):
+        runtime.generate(model, 1, prompt="a red circle")
+    for options, message in (
+        ({"precision": "int8", "calibration_data": "digits"}, "int8 is not for models that read text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export_model(pipe, ExportOptions(output="unused", **options))
 
 
 class Restoration(DiffusionPipeline):

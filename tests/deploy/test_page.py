@@ -15,7 +15,7 @@ import pytest
 
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.standalone import runtime
-from tests.deploy.conftest import continuous, pipeline
+from tests.deploy.conftest import conditional
 from tests.deploy.test_runtime import PERFECT, TABLES, network_of, slope
 
 DRIVER = Path(__file__).parent / "browser.mjs"
@@ -74,12 +74,14 @@ def look(chromium, node_modules):
 @pytest.fixture
 def page(tmp_path, node_modules):
     pytest.importorskip("onnxscript", reason="the export extra is not installed")
-    small = {"block_out_channels": (8,), "mid_block_type": None}
-    pipeline(continuous(num_class_embeds=3, **small)).save_pretrained(tmp_path / "model")
+    conditional().save_pretrained(tmp_path / "model")
     options = [str(tmp_path / "model"), "--output", str(tmp_path / "page"), "--web", "--repeats", "0"]
     assert main(["export", *options]) == 0
     (tmp_path / "page" / "ort").symlink_to(node_modules / "onnxruntime-web" / "dist")
     return tmp_path / "page"
+
+
+TEXTS = {"prompt": "A red circle, above!", "negative_prompt": "a blue square", "guidance_scale": 4.0}
 
 
 def test_the_browser_makes_the_images_of_numpy(page, look):
@@ -87,13 +89,16 @@ def test_the_browser_makes_the_images_of_numpy(page, look):
     assert seen["problems"] == []
     assert seen["error"] == ""
     assert "8 by 8 pixels, grey" in seen["about"]
-    expected = runtime.generate(runtime.load(page), 3, steps=4, seed=4294967303, class_label=2)
+    expected = runtime.generate(runtime.load(page), 3, steps=4, seed=4294967303, class_label="dog", **TEXTS)
     values = np.array(seen["values"], np.float32).reshape(expected.shape)
     assert np.abs(values - expected).max() < 1e-5
     assert expected.std() > 0.05
     pixels = np.array(seen["pixels"]).reshape(3, 8, 8, 4)
     assert np.abs(pixels[..., :3] - runtime.to_pixels(expected).astype(int)).max() <= 1
     assert (pixels[..., 3] == 255).all()
+    assert seen["classes"] == ["cat", "dog", "any"]
+    assert seen["fields"] == {"class": True, "guidance": True, "prompt": True, "negative": True}
+    assert seen["guidance"] == "2.5"  # that of the model
     assert seen["progress"] == 1
     assert seen["overflow"] <= 0  # on a phone nothing sticks out
     assert seen["stopped"]
@@ -137,5 +142,6 @@ def test_the_page_samples_as_numpy_does(name, steps, tmp_path):
 def test_the_page_says_what_is_wrong(page, look):
     (page / "network.onnx").unlink()
     seen = look(page)
-    assert "network.onnx is not there (404)" in seen["error"]
+    assert "network.onnx is missing (404)" in seen["error"]
+    assert not any(seen["fields"].values())
     assert seen["problems"] == []

@@ -411,7 +411,7 @@ def test_starting_from_a_picture_is_that_of_the_pipelines(name):
 def test_pictures_are_fitted_as_in_the_pipelines():
     model = ExportedModel(lambda x, t: np.zeros_like(x), {**PERFECT, "inputs": inputs(["batch", 1, 8, 8])})
     picture = np.random.default_rng(0).uniform(size=(1, 1, 20, 12)).astype(np.float32)
-    expected = as_pictures(torch.tensor(picture), 1, 1, (8, 8), torch.device("cpu")).numpy()
+    expected = as_pictures(torch.tensor(picture), (1, 1, 8, 8), torch.device("cpu")).numpy()
     assert np.abs(runtime.fitted(picture, 8, 8) * 2 - 1 - expected).max() < 1e-5
     two = runtime.generate(model, 2, steps=1000, image=picture, strength=0.001)
     assert np.abs(two - runtime.fitted(picture, 8, 8)).max() < 0.05

@@ -23,6 +23,7 @@ def sampler():
 
 IMAGE, MASK = torch.full((1, 1, 16, 16), 0.7), torch.ones(1, 16, 16)
 PIPELINES = {
+    "generate": (sampler, {}, 0.5),
     "denoise": (test_denoising.gaussian, {"image": IMAGE, "sigma": 25.0, "mode": "sample"}, 0.5),
     "upscale": (upscaler, {"image": IMAGE, "mode": "sample"}, 0.7),  # a state of zero is a residual of zero
     "inpaint": (test_inpainting.pipeline, {"image": IMAGE, "mask": MASK, "jump_length": 1, "jump_n_sample": 1}, 0.5),

@@ -1,5 +1,6 @@
 """The library calls behind the verbs, from Python: on files, and on one photograph in memory."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from continuous_unet import ContinuousUNet2DModel, DenoisingPipeline, DiffusionSamplingPipeline
+from continuous_unet import ContinuousUNet2DModel, DenoisingPipeline, DiffusionSamplingPipeline, __version__
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.images.masks import mask_of
@@ -95,6 +96,41 @@ def test_sampling_to_a_grid_and_to_files(models):
     assert several.to_dict()["images_per_second"] > 0
     again = sample_images(SampleOptions(model="diffusion", num=1, steps=2, output="one/"))
     np.testing.assert_array_equal(pixels(again.files[0]), pixels(several.files[0]))
+
+
+def test_sampling_from_an_image(models):
+    Image.new("RGB", (20, 12), "white").save("white.png")
+
+    def made(output, **more):
+        result = sample_images(SampleOptions(model="diffusion", num=2, steps=20, output=output, **more))
+        return [pixels(file) for file in result.files]
+
+    noise, all_new = made("noise/"), made("new/", image="white.png", strength=1.0)
+    np.testing.assert_array_equal(noise, all_new)
+    little, much = made("little/", image="white.png", strength=0.05), made("much/", image="white.png", strength=0.5)
+    assert np.mean(little) > 235
+    assert np.abs(little[0].astype(int) - little[1]).max() > 0
+    assert np.mean(much) < np.mean(little)
+    for more, message in (
+        ({"strength": 0.5}, "--strength is for an image"),
+        ({"image": "none.png"}, "--image none.png cannot be read: the file does not exist"),
+        ({"image": "white.png", "strength": 0.01}, "less than one step"),
+    ):
+        with pytest.raises(InputError, match=message):
+            made("wrong/", **more)
+
+
+def test_files_say_how_their_images_were_made(models):
+    Image.new("L", (8, 8)).save("secret-folder.png")
+    options = {"model": str(Path("diffusion").resolve()), "num": 2, "steps": 4, "seed": 3}
+    image = {"image": str(Path("secret-folder.png").resolve()), "strength": 0.5}
+    files = sample_images(SampleOptions(**options, **image, output="many/")).files
+    texts = [Image.open(file).text["continuous-unet"] for file in files]
+    expected = {"version": __version__, "model": "diffusion", "scheduler": "DDIMScheduler", "steps": 4, "seed": 3}
+    expected_image = {"image": "secret-folder.png", "strength": 0.5}
+    assert [json.loads(text) for text in texts] == [{**expected, **expected_image, "number": k} for k in range(2)]
+    (grid,) = sample_images(SampleOptions(**options)).files
+    assert json.loads(Image.open(grid).text["continuous-unet"]) == {**expected, "images": 2}
 
 
 def test_sampling_that_is_stopped_says_what_is_there(models):

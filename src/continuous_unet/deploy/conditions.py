@@ -48,16 +48,11 @@ class TextStates(nn.Module):
             return torch.export.export(self, (example,), dynamic_shapes=shapes, strict=False)
 
 
-def text_of(facts: Facts) -> Any:
-    """Returns how the prompts of a model are encoded; None for a model without text."""
-    return getattr(facts, "text", None)
-
-
 def describe_conditions(facts: Facts) -> Json:
     """Returns what `export.json` says about the conditions of a model, without its text encoder."""
     known = facts.conditions
     entries: Json = {"classes": known.classes and list(known.classes), "null_class": known.null_class}
-    if known.null_class is not None or text_of(facts) is not None:
+    if known.null_class is not None or facts.text is not None:
         entries["guidance_scale"] = known.guidance_scale
     return {name: value for name, value in entries.items() if value is not None}
 
@@ -70,7 +65,7 @@ def check_exportable(unet: Any, facts: Facts, options: ExportOptions) -> None:
     """
     if unet.config.get("cross_attention_dim") is None:
         return
-    text = text_of(facts)
+    text = facts.text
     if text is None:
         raise InputError("this model reads text, and nothing says how: it has no continuous_unet.json beside its index")
     if options.precision == "int8":
@@ -96,7 +91,7 @@ def write_text_encoder(unet: Any, facts: Facts, folder: Path, options: ExportOpt
         InputError: if it cannot be traced.
         ParityError: if the file's error against PyTorch is above the tolerance.
     """
-    write, text = load_text_writer(options.format), text_of(facts)
+    write, text = load_text_writer(options.format), facts.text
     if text is None or text.vocabulary is None or not has_encoder(unet) or write is None:
         return [], {}
     length, vocabulary = text.max_length, list(text.vocabulary)

@@ -16,7 +16,7 @@ from continuous_unet.base.files import check_output, replace_folder, replace_tex
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
-from continuous_unet.deploy.conditions import check_exportable, describe_conditions, text_of, write_text_encoder
+from continuous_unet.deploy.conditions import check_exportable, describe_conditions, write_text_encoder
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
 from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_network
 from continuous_unet.deploy.options import ExportOptions
@@ -111,7 +111,7 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         options = replace(options, any_size=True)  # photographs are of any size
     facts: Facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
     check_exportable(pipeline.unet, facts, options)
-    text = text_of(facts)
+    text = facts.text
     network = prepare_network(pipeline.unet, options, 0 if text is None else text.max_length)
     if options.precision == "int8":
         network.calibration = _calibrate(pipeline, network, options)

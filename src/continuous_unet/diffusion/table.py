@@ -118,6 +118,15 @@ class TableSampler:
         self.next_timesteps = torch.tensor(following, dtype=torch.float32, device=device)
         self._taken = 0
 
+    def set_begin_index(self, begin_index: int) -> None:
+        """Makes a later row the first one, for samplings that start from an image."""
+        self._taken = begin_index
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Returns images with as much noise as there is before the next row, whatever `timesteps` says."""
+        row = self.rows[self._taken]
+        return row.signal * original_samples + row.noise * noise
+
     def step(
         self,
         model_output: Tensor,

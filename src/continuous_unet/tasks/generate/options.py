@@ -65,6 +65,15 @@ class SampleOptions(Options):
     guidance_interval: str | None = option(
         None, "LOW:HIGH, the part of the noise range with guidance, from 0, no noise, to 1 (default: all of it)"
     )
+    image: str | None = option(
+        None, "image file to start from, instead of noise alone; scaled and cropped to the model's size", metavar="FILE"
+    )
+    strength: float | None = option(
+        None,
+        f"fraction of the sampling steps that change --image; 1 ignores it (default: {DEFAULT_STRENGTH})",
+        above=0,
+        at_most=1,
+    )
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
     variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
@@ -77,6 +86,8 @@ class SampleOptions(Options):
     def validate(self) -> "Self":
         super().validate()
         self.interval()
+        if self.strength is not None and self.image is None:
+            raise InputError("--strength is for an image to start from; give --image, or leave it out")
         return self
 
     def interval(self) -> tuple[float, float]:

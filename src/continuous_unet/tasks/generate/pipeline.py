@@ -24,9 +24,12 @@ from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.diffusion.table import TableSampler, make_rows
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
 from continuous_unet.tasks.facts import Facts, read_facts, write_facts
+from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH
 from continuous_unet.tasks.generate.prediction import Predictor, check_solver_steps
 from continuous_unet.tasks.generate.request import ClassLabel, ClassLabels, ask
+from continuous_unet.tasks.generate.starting import Pictures, as_pictures, start
 from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
@@ -68,6 +71,10 @@ class DiffusionSamplingPipeline(Pipeline):
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_solver_steps: int | None = None,
+        image: Pictures | None = None,
+        strength: float = DEFAULT_STRENGTH,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Samples a batch of images.
 
@@ -87,6 +94,11 @@ class DiffusionSamplingPipeline(Pipeline):
                 guidance. If None, that of the model, which is 1 unless it was saved with another.
             guidance_interval: the part of the noise range with guidance: 0 is no noise, 1 is only noise.
             num_solver_steps: number of solver steps in each block; the model's own if None.
+            image: start from this picture, or from one for each image, instead of pure noise; see `as_pictures`.
+            strength: the fraction of the sampling steps that are taken if there is a picture, the last ones: 1 ignores
+                the picture, and the less it is, the more is left of the picture.
+            callback_on_step_end: called after each step, see `after_each_step`.
+            callback_on_step_end_tensor_inputs: names of the tensors that it is given.
 
         Raises:
             InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
@@ -99,7 +111,8 @@ class DiffusionSamplingPipeline(Pipeline):
             raise InputError("the model's config has no sample_size: set it (config.json) to say how large images are")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise InputError(f"{len(generator)} generators were given for batch_size={batch_size}; give one per image")
-        size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
+        sides = config.sample_size
+        height, width = (sides, sides) if isinstance(sides, int) else sides
         device, dtype = self._execution_device, self.unet.dtype
         asked = ask(
             config,
@@ -117,10 +130,13 @@ class DiffusionSamplingPipeline(Pipeline):
             set_timesteps(scheduler, num_inference_steps, device)
         except ValueError as error:
             raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
-        shape = (batch_size, config.in_channels, *size)
+        shape = (batch_size, config.in_channels, height, width)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        state, timesteps = self._start(scheduler, noise)
+        pictures = None if image is None else as_pictures(image, shape, device)
+        state, timesteps = start(scheduler, noise, num_inference_steps, pictures, strength)
+        jumps = getattr(scheduler, "next_timesteps", None)
+        after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         # flow matching schedulers of diffusers take the model's input as it is
         scaled = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
         accepted = inspect.signature(scheduler.step).parameters
@@ -132,12 +148,13 @@ class DiffusionSamplingPipeline(Pipeline):
             self.scheduler.config.num_train_timesteps,
             batch_size,
             num_solver_steps,
-            getattr(scheduler, "next_timesteps", None),
+            None if jumps is None else jumps[len(jumps) - len(timesteps) :],
         )
-        for timestep in self.progress_bar(timesteps):
+        for number, timestep in enumerate(self.progress_bar(timesteps)):
             on_step()
             prediction = predict(scaled(state, timestep).to(dtype), timestep)
             state = scheduler.step(prediction, timestep, state, **extra).prev_sample
+            state = after_step(number, timestep, state)
 
         result = to_output(self._finish(state), output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
@@ -157,11 +174,6 @@ class DiffusionSamplingPipeline(Pipeline):
         process = process_of(self.scheduler)
         tables = {len(times): make_rows(process, times, own.fresh_noise) for times in own.times}
         return TableSampler(process, tables)
-
-    def _start(self, scheduler: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the state that sampling starts from, `(B, C, H, W)` like the noise, and the timesteps to visit."""
-        # flow matching schedulers of diffusers start from plain noise
-        return noise * getattr(scheduler, "init_noise_sigma", 1.0), scheduler.timesteps
 
     def _finish(self, state: Tensor) -> Tensor:
         """Returns the images `(B, C, H, W)` in [0, 1] of the last state."""
@@ -221,10 +233,10 @@ def generate(
 
     Image k takes all its random numbers from `(seed, k)`: it is the same image whatever the batch size, the number of
     images, or the process that makes it. `request` has further arguments of the pipeline's call for all images, such as
-    `guidance_scale`.
+    `guidance_scale`, and `image`, which all of them start from.
     """
-    for start in range(first, first + num_images, batch_size):
-        numbers = range(start, min(start + batch_size, first + num_images))
+    for begin in range(first, first + num_images, batch_size):
+        numbers = range(begin, min(begin + batch_size, first + num_images))
         generators = [torch.Generator().manual_seed(derive_seed("sample", seed, k)) for k in numbers]
         steps, labels = num_inference_steps, class_label
         how = {"return_dict": False, "on_step": on_step, **request}

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from PIL import Image
 
 from continuous_unet.base.devices import pick_device
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import launched_processes
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
+from continuous_unet.images.decode import Unreadable, load_image
 from continuous_unet.images.grids import output_paths, save_images, write_png
-from continuous_unet.tasks.generate.options import SampleOptions
+from continuous_unet.tasks.generate.metadata import describe_image
+from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH, SampleOptions
 from continuous_unet.tasks.generate.pipeline import (
     DiffusionSamplingPipeline,
     choose_sampler,
@@ -74,17 +78,22 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     jobs = jobs_of(rows, options.num, options.batch_size)
     how: Json = {"seed": options.seed, "num_inference_steps": steps}
     how |= {"guidance_scale": options.guidance, "guidance_interval": options.interval()}
+    if options.image is not None:
+        strength = DEFAULT_STRENGTH if options.strength is None else options.strength
+        how |= {"image": _read(options.image), "strength": strength}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
-            made = generate_share(pipeline, jobs, processes=processes, stop=request, **how)
+            shares = generate_share(pipeline, jobs, processes=processes, stop=request, **how)
             if len(paths) == total:
-                for numbers, images in made:
-                    save_images(images.cpu(), [paths[k] for k in numbers])
+                for numbers, images in shares:
+                    made_by = [describe_image(options, pipeline, rows, steps, k) for k in numbers]
+                    save_images(images.cpu(), [paths[k] for k in numbers], made_by)
                 processes.wait()
             else:
-                picture = picture_of(rows, gather_images(made, processes))
-                processes.by_main(lambda: write_png(picture, paths[0]))
+                picture = picture_of(rows, gather_images(shares, processes))
+                made = describe_image(options, pipeline, rows, steps)
+                processes.by_main(lambda: write_png(picture, paths[0], made))
         except Stopped as stopped:
             stopped_by = stopped.signal
         finally:
@@ -101,3 +110,11 @@ def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[R
         return [Row("", {})]
     classes = given if isinstance(given, list) else [given]
     return class_rows(classes, pipeline.unet.config.num_class_embeds, pipeline.facts.conditions)
+
+
+def _read(path: str) -> Image.Image:
+    """Returns the picture to start from; raises InputError if it cannot be read."""
+    try:
+        return load_image(path)
+    except Unreadable as error:
+        raise InputError(f"--image {path} cannot be read: {error}") from error

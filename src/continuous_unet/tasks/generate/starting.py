@@ -21,8 +21,8 @@ Pictures = Image.Image | np.ndarray | Tensor | list[Any]
 """One picture or several, see `as_pictures`."""
 
 
-def as_pictures(image: Pictures, count: int, channels: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Returns pictures as a model takes them, `(count, channels, height, width)` in [-1, 1].
+def as_pictures(image: Pictures, shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Returns pictures as a model takes them, in [-1, 1].
 
     Each picture is scaled until it just covers the model's size, and its middle is cut out. A model of grey images gets
     the luma of a colour picture.
@@ -30,21 +30,19 @@ def as_pictures(image: Pictures, count: int, channels: int, size: tuple[int, int
     Args:
         image: a PIL image, an array `(H, W)`, `(H, W, C)` or `(B, H, W, C)`, a tensor `(C, H, W)` or `(B, C, H, W)`, or
             a list of them, in the ranges that `as_tensors` takes.
-        count: number of images that are made; there is one picture for all, or one for each.
-        channels: channels of the model's images, 1 or 3.
-        size: their height and width in pixels.
+        shape: the shape `(B, C, H, W)` of the images that are made; there is one picture for all, or one for each.
         device: where to put them.
 
     Raises:
         InputError: for pictures that cannot be used, or another number of them.
     """
+    count, channels, height, width = shape
     if channels not in (1, 3):
         raise InputError(
             f"the model's images have {channels} channels; sampling starts from an image of grey or RGB only"
         )
-    pictures = [
-        cover(to_channels(picture[None], channels), *size) for picture in as_tensors(_without_arrays(image), device)
-    ]
+    found = as_tensors(_without_arrays(image), device)
+    pictures = [cover(to_channels(picture[None], channels), height, width) for picture in found]
     if len(pictures) not in (1, count):
         raise InputError(f"{len(pictures)} images were given to start from, for {count} results; give one, or one each")
     return to_model_range(torch.cat(pictures).expand(count, -1, -1, -1).clamp(0, 1))
