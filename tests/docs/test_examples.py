@@ -10,10 +10,11 @@ import yaml
 from continuous_unet.cli.main import main
 from continuous_unet.comparison import CompareConfig, load_sides
 from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.distill import DistillOptions
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-KINDS = {"train": TrainConfig, "compare": CompareConfig}
+KINDS = {"train": TrainConfig, "compare": CompareConfig, "distill": DistillOptions}
 
 
 def commands(path):
