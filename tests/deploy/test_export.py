@@ -20,6 +20,9 @@ from continuous_unet.deploy.parity import ParityError
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import set_timesteps
+from continuous_unet.diffusion.table import TableSampler
+from continuous_unet.tasks.facts import Facts, SamplerFacts
+from continuous_unet.tasks.generate.pipeline import own_tables
 from continuous_unet.text.encoders import open_encoder
 from tests.deploy.conftest import conditional, continuous, discrete, pipeline
 
@@ -138,6 +141,30 @@ def test_a_flow_matching_model_is_sampled_by_its_export(tmp_path):
     exported = runtime.ExportedModel(open_torch(tmp_path / "x" / "network.pt2"), info)
     images = runtime.generate(exported, 1, steps=4, seed=5)
     np.testing.assert_allclose(images, (x.numpy() / 2 + 0.5).clip(0, 1), rtol=0, atol=1e-5)
+
+
+def test_a_distilled_model_is_sampled_by_its_export(tmp_path):
+    """It is told where each evaluation jumps to, and knows its own numbers of steps."""
+    unet = continuous(**SMALL, next_timestep_embedding=True)
+    torch.nn.init.normal_(unet.jump_embedding.linear_2.weight, std=0.3)
+    facts = Facts(sampler=SamplerFacts(((900.5,), (900.5, 400.25)), distilled=True))
+    made = DiffusionSamplingPipeline(unet, DDPMScheduler(), facts)
+    info = export_model(made, ExportOptions(output=str(tmp_path / "x"), format="torch", repeats=0))
+    assert info["only_tables"]
+    noise = runtime.normal_noise(5, 0, (1, 8, 8))[None]
+    process = process_of(made.scheduler)
+    sampler, x = TableSampler(process, own_tables(facts, process)), torch.tensor(noise)
+    sampler.set_timesteps(2)
+    for time, following in zip(sampler.timesteps, sampler.next_timesteps, strict=True):
+        with torch.no_grad():
+            x = sampler.step(unet(x, time, next_timestep=following).sample, time, x).prev_sample
+    exported = runtime.ExportedModel(open_torch(tmp_path / "x" / "network.pt2"), info)
+    images = runtime.generate(exported, 1, seed=5)
+    np.testing.assert_allclose(images, (x.numpy() / 2 + 0.5).clip(0, 1), rtol=0, atol=1e-5)
+    with pytest.raises(runtime.ExportedModelError, match="distilled for 1, 2 sampling steps, not 50"):
+        runtime.generate(exported, 1, steps=50)
+    with pytest.raises(runtime.ExportedModelError, match="ddim: this model was distilled"):
+        runtime.generate(exported, 1, sampler="ddim")
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])

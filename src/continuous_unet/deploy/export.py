@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.tasks.facts import Facts
+from continuous_unet.tasks.generate.pipeline import own_tables
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
@@ -156,12 +157,14 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
     options = {name: pipeline.config.get(name, default) for name, default in TASKS[task].export.items()}
     if scheduler is None and task == "denoise":
         return {"task": task, "options": options, "schedule": None, "scheduler": None}
-    config = json.loads(json.dumps(dict(scheduler.config), default=str))
+    config, process = json.loads(json.dumps(dict(scheduler.config), default=str)), process_of(scheduler)
+    tables = [[asdict(row) for row in rows] for rows in own_tables(pipeline.facts, process).values()]
     return {
         # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
         "task": "generation" if task in ("generate", "denoise") else task,
         "options": options,
-        "schedule": {**process_of(scheduler).describe(), "tables": []},
+        "schedule": {**process.describe(), "tables": tables},
+        "only_tables": pipeline.facts.sampler is not None and pipeline.facts.sampler.distilled,
         "scheduler": {"_class_name": type(scheduler).__name__, **config},
     }
 

@@ -111,7 +111,12 @@ class RunOptions(Options):
         "images.png", "PNG file (a grid if there are several images), or a folder", short="-o", required=True
     )
     num: int = option(16, "number of new images", at_least=1)
-    steps: int = option(50, "number of sampling steps: evaluations of the model per image", at_least=1)
+    steps: int | None = option(
+        None,
+        "number of sampling steps: evaluations of the model per image (default: 50, or the most that a distilled model "
+        "has)",
+        at_least=1,
+    )
     scheduler: Literal["ddim", "dpm++", "euler", "searched"] | None = option(
         None,
         "sampling method (default: a searched schedule for this number of steps, else ddim, and euler for flow "

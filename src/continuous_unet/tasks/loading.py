@@ -52,6 +52,9 @@ def load_restorer(
     if purpose not in usable:
         expected = f"a model of cunet train --task {' or '.join(usable)}"
         raise InputError(f"{name} was trained for {purpose}; expected {expected}")
+    own = read_facts(model_folder(path)).sampler
+    if own is not None and own.distilled:
+        raise InputError(f"{name} was distilled for a few sampling steps; {task} takes the model that it learned from")
     if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
         raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()

@@ -370,6 +370,23 @@ def default_sampler(schedule: AnySchedule, num_steps: int) -> str:
     return "searched" if num_steps in schedule.tables else next(iter(schedule.samplers))
 
 
+def number_of_steps(model: "ExportedModel", steps: int | None = None, sampler: str | None = None) -> int:
+    """Returns the number of sampling steps: 50 if None is given, or the most that a distilled model has.
+
+    Raises:
+        ExportedModelError: for a number or a sampler that a distilled model does not have.
+    """
+    if not model.only_tables:
+        return 50 if steps is None else steps
+    known = sorted(model.schedule.tables)
+    if sampler not in (None, "searched"):
+        raise ExportedModelError(f"sampler {sampler}: this model was distilled, and has a sampler of its own")
+    if steps is not None and steps not in known:
+        numbers = ", ".join(map(str, known))
+        raise ExportedModelError(f"this model was distilled for {numbers} sampling steps, not {steps}")
+    return known[-1] if steps is None else steps
+
+
 def steps_of(
     schedule: AnySchedule, num_steps: int, sampler: str | None = None, fresh: Fresh | None = None
 ) -> Iterator[tuple[float, Step]]:
@@ -416,6 +433,8 @@ class ExportedModel:
         self.options: Info = dict(info.get("options", {}))
         """Settings of the task: `sigma_conditioned` for denoising; `scale` and `residual_scale` for upscaling."""
         self._schedule = None if info["schedule"] is None else read_schedule(info)
+        self.only_tables: bool = info.get("only_tables") is True
+        """Whether the model was distilled, and samples from its own tables alone."""
         self.inputs: list[Info] = info["inputs"]
         """Name, type and shape of each input of the network, and the default of those that have one."""
         shape = self.inputs[0]["shape"]
@@ -939,11 +958,14 @@ def sample(
     fresh: Fresh | None = None,
     pictures: np.ndarray | None = None,
     strength: float = 1.0,
+    told: bool = False,
 ) -> np.ndarray:
     """Returns images made of noise `(B, C, H, W)`, of that shape, in [-1, 1] or a little beyond.
 
-    With `pictures` of that shape, in [-1, 1], sampling starts from them at a strength, see `generate`.
+    With `pictures` of that shape, in [-1, 1], sampling starts from them at a strength, see `generate`. A network that
+    is `told` gets the time after each step of a table as `next_timestep`.
     """
+    following = [row.next_timestep for row in schedule.tables.get(num_steps, [])] if told else []
     skipped = 0 if pictures is None else num_steps - steps_to_take(num_steps, strength)
     x = noise
     for number, (timestep, step) in enumerate(steps_of(schedule, num_steps, sampler, fresh)):
@@ -953,7 +975,8 @@ def sample(
             signal, rest = schedule.levels(timestep)
             x = (signal * pictures + rest * noise).astype(np.float32)
         on_step()
-        x = step(x, network(x, timestep, class_labels)).astype(np.float32)
+        more = {"next_timestep": following[number]} if following else {}
+        x = step(x, network(x, timestep, class_labels, **more)).astype(np.float32)
     return x
 
 
@@ -987,7 +1010,7 @@ def generate(
     model: ExportedModel,
     num_images: int,
     *,
-    steps: int = 50,
+    steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
     class_label: int | str | None = None,
@@ -1006,7 +1029,8 @@ def generate(
     Args:
         model: what `load` returns.
         num_images: the number of images.
-        steps: the number of sampling steps: evaluations of the network per image.
+        steps: the number of sampling steps: evaluations of the network per image. If None, 50, or the most that a
+            distilled model has.
         sampler: one of `SAMPLERS`. If None, the model's table for this number of steps, or else the first sampler that
             fits the model.
         seed: the seed of the noise, see `normal_noise`; `cunet sample` makes other images from the same seed.
@@ -1041,6 +1065,10 @@ def generate(
     if guidance_scale != 1 and model.can_be_guided:
         free = conditions_of(model, model.null_class, negative_prompt)
     network = guided(model, asked, free, guidance_scale, guidance_interval)
+    steps, told = (
+        number_of_steps(model, steps, sampler),
+        any(about["name"] == "next_timestep" for about in model.inputs),
+    )
     pictures = None if image is None else _pictures(image, num_images, shape)
     made = []
     for start in range(0, num_images, batch_size):
@@ -1048,7 +1076,7 @@ def generate(
         fresh = _noise_source(seed, numbers, shape)
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
         begin = None if pictures is None else pictures[start : numbers.stop]
-        made.append(sample(network, model.schedule, noise, steps, sampler, None, on_step, fresh, begin, strength))
+        made.append(sample(network, model.schedule, noise, steps, sampler, None, on_step, fresh, begin, strength, told))
     return _to_unit(np.concatenate(made))
 
 
@@ -1395,7 +1423,8 @@ def run(
     """
     image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
     model = load(options.model, options.threads, more)
-    common: Info = {"steps": options.steps, "on_step": on_step}
+    steps = number_of_steps(model, options.steps, options.scheduler)
+    common: Info = {"steps": steps, "on_step": on_step}
     if options.input is None:
         if options.sigma is not None:
             raise ExportedModelError("sigma describes the noise of an input image; give --input, or leave --sigma out")
@@ -1411,7 +1440,7 @@ def run(
         if options.image is not None:
             about["image"] = read_image(options.image, model.shape[0])
         images = generate(model, options.num, **about, **common)
-        return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options))
+        return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options, steps))
     elif model.task == "upscale":
         small = read_image(options.input, model.shape[0] // 2)
         images = upscale(model, small, mode=options.mode, seed=options.seed, **common)
@@ -1435,7 +1464,7 @@ def read_interval(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _made_by(model: ExportedModel, options: Any) -> Info:
+def _made_by(model: ExportedModel, options: Any, steps: int) -> Info:
     """Returns how images were made, without paths, for the metadata of their files."""
     label = class_number(model, options.class_label)
     named = model.classes is not None and label is not None and label < len(model.classes)
@@ -1452,8 +1481,8 @@ def _made_by(model: ExportedModel, options: Any) -> Info:
         "guidance_interval": options.guidance_interval,
         "image": None if options.image is None else Path(options.image).name,
         "strength": (0.8 if options.strength is None else options.strength) if options.image is not None else None,
-        "scheduler": options.scheduler or default_sampler(model.schedule, options.steps),
-        "steps": options.steps,
+        "scheduler": options.scheduler or default_sampler(model.schedule, steps),
+        "steps": steps,
         "seed": options.seed,
     }
 
@@ -1464,7 +1493,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default=str(Path(__file__).parent), help="an exported folder (default: this one)")
     parser.add_argument("--output", default="images.png", help="a .png file (a grid of several images), or a folder")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
-    parser.add_argument("--steps", type=int, default=50, help="number of sampling steps (default: 50)")
+    parser.add_argument(
+        "--steps", type=int, help="number of sampling steps (default: 50, or the most that a distilled model has)"
+    )
     default = "a searched schedule for this number of steps, else ddim, and euler for flow matching"
     parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, help=f"sampling method (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 from continuous_unet.images.grids import make_grid
+from continuous_unet.models.build import extended
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.base import PictureContext, StepContext
 from continuous_unet.tasks.distill.answers import teacher_path
@@ -66,18 +67,15 @@ class DistillTask(GenerateTask):
         return self._student(unet.eval().requires_grad_(False)), pipeline.scheduler
 
     def _student(self, teacher: Any) -> Any:
-        student = copy.deepcopy(teacher).requires_grad_(True)
-        if not self.options.needs_jumps or student.config.get("next_timestep_embedding"):
-            return student
+        if not self.options.needs_jumps or teacher.config.get("next_timestep_embedding"):
+            return copy.deepcopy(teacher).requires_grad_(True)
         if not isinstance(teacher, ContinuousUNet2DModel):
             how = "--method ect, or --method sfd with one number of --evaluations"
             raise InputError(
                 f"a {type(teacher).__name__} is not told where an evaluation jumps to, as --method "
                 f"{self.options.method} needs; use {how}"
             )
-        told: Any = ContinuousUNet2DModel.from_config({**student.config, "next_timestep_embedding": True})
-        told.load_state_dict(student.state_dict(), strict=False)
-        return told
+        return extended(teacher, next_timestep_embedding=True)
 
     def lesson(self, step: StepContext) -> Lesson:
         """Returns what a method has for a batch."""

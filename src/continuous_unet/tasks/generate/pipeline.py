@@ -19,9 +19,9 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.diffusion.samplers import set_timesteps
-from continuous_unet.diffusion.table import TableSampler, make_rows
+from continuous_unet.diffusion.table import Row, TableSampler, make_rows
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
@@ -172,8 +172,7 @@ class DiffusionSamplingPipeline(Pipeline):
             numbers = ", ".join(map(str, own.numbers))
             raise InputError(f"this model was distilled for {numbers} sampling steps, not {num_steps}")
         process = process_of(self.scheduler)
-        tables = {len(times): make_rows(process, times, own.fresh_noise) for times in own.times}
-        return TableSampler(process, tables)
+        return TableSampler(process, own_tables(self.facts, process))
 
     def _finish(self, state: Tensor) -> Tensor:
         """Returns the images `(B, C, H, W)` in [0, 1] of the last state."""
@@ -197,6 +196,12 @@ class DiffusionSamplingPipeline(Pipeline):
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"
+
+
+def own_tables(facts: Facts, process: Process) -> dict[int, list[Row]]:
+    """Returns the tables of steps that belong to a model, by their number of steps."""
+    own = facts.sampler
+    return {} if own is None else {len(times): make_rows(process, times, own.fresh_noise) for times in own.times}
 
 
 def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, steps: int | None) -> int:
