@@ -19,6 +19,7 @@ from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
 from continuous_unet.models import presets
+from continuous_unet.tasks.facts import ConditionFacts, Facts
 
 CPU = torch.device("cpu")
 
@@ -155,7 +156,8 @@ def test_every_class_is_sampled_alike():
         asked.append((class_labels, batch_size, [g.initial_seed() for g in generator]))
         return (torch.zeros(batch_size, 1, 2, 2),)
 
-    pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=3))
+    pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=4))
+    pipeline.facts = Facts(conditions=ConditionFacts(null_class=3))  # which is no class to be measured
     assert sum(len(batch) for batch in quality.samples(pipeline, 10, batch_size=4)) == 10
     assert [(label, number) for label, number, _ in asked] == [(0, 3), (1, 3), (2, 4)]
     seeds = [seed for _, _, own in asked for seed in own]

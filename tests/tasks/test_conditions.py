@@ -17,7 +17,7 @@ from continuous_unet.images.grids import make_grid
 from continuous_unet.tasks.facts import ConditionFacts, Facts
 from continuous_unet.tasks.generate import prediction
 from continuous_unet.tasks.generate.request import class_number
-from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.loading import load_pipeline, load_restorer
 
 STD = 0.1
 MEANS = torch.tensor([0.2, -0.1, 0.0])
@@ -184,6 +184,30 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(kind):
     with pytest.raises(InputError, match=message) as refused:
         pipeline(1, num_inference_steps=2, **request)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("task", ["denoise", "inpaint"])
+def test_restoration_takes_a_conditional_model_as_one_of_images_of_any_class(task, tmp_path):
+    """It is the same as a model without classes that has the embedding of "any class" built in."""
+    unet = conditional()
+    plain = conditional(num_class_embeds=None)
+    weights = unet.state_dict()
+    any_class = weights.pop("class_embedding.weight")[3]
+    weights["time_embedding.linear_2.bias"] = weights["time_embedding.linear_2.bias"] + any_class
+    plain.load_state_dict(weights)
+    results = []
+    for name, model, facts in (("conditional", unet, CATS), ("plain", plain, None)):
+        sampler(model, facts).save_pretrained(tmp_path / name)
+        pipeline, image = load_restorer(tmp_path / name, task), torch.full((1, 1, 8, 8), 0.3)
+        hole = torch.zeros(1, 8, 8)
+        hole[:, 2:6, 2:6] = 1
+        what = {"sigma": 25, "mode": "sample"} if task == "denoise" else {"mask": hole}
+        generator = torch.Generator().manual_seed(0)
+        if task == "denoise":
+            results.append(pipeline(image, sigma=25, output_type="pt").images)
+        results.append(pipeline(image, **what, num_inference_steps=20, generator=generator, output_type="pt").images)
+    for ours, theirs in zip(results[: len(results) // 2], results[len(results) // 2 :], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 def pixels(path):

@@ -120,7 +120,10 @@ def test_images_that_are_not_square(preset, tiny, tmp_path):
         ({"objective": "v_prediction"}, r"the objective \(epsilon, and here v_prediction\)"),
         ({"noise_schedule": "squaredcos_cap_v2"}, r"the noise schedule; make"),
         ({"num_train_timesteps": 500}, r"the noise schedule; make"),
-        ({"class_conditional": True}, r"the number of classes \(None, and here 4\)"),
+        (
+            {"class_conditional": True},
+            r"the number of classes, and one more with --condition-dropout \(None, and here 4\)",
+        ),
         ({"channels": 1}, r"the number of input channels \(3, and here 1\)"),
         ({"task": "upscale"}, r"the number of input channels \(3, and here 6\)"),
     ],

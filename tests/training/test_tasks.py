@@ -13,11 +13,14 @@ from safetensors.torch import load_file
 from continuous_unet.base.errors import InputError
 from continuous_unet.codecs.autoencoder import load_autoencoder
 from continuous_unet.data import open_dataset
+from continuous_unet.diffusion.draws import Stream, uniform
 from continuous_unet.images.resampling import compressed, enlarge, resize, to_8_bit
 from continuous_unet.tasks.base import StepContext
+from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
 from continuous_unet.tasks.registry import TRAINED
-from continuous_unet.training import train
+from continuous_unet.training import TrainConfig, train
+from continuous_unet.training.config import recorded
 from continuous_unet.training.run import make_task
 from tests.training.runs import records
 
@@ -304,3 +307,48 @@ def test_codecs_that_cannot_be_made_are_refused(changes, message, tiny, tmp_path
     with pytest.raises(InputError, match=message):
         train(codec(tiny, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "ddpm_small"])
+def test_a_class_conditional_run_knows_its_classes_and_images_of_any(preset, tiny, tmp_path, monkeypatch):
+    """Which images lose their class depends on seed and position alone; those of validation keep it."""
+    seen = {"loss": [], "error": []}
+    for name, kept in seen.items():
+        original = getattr(GenerateTask, name)
+
+        def method(self, step, *, original=original, kept=kept, **options):
+            kept.append(step.conditions["class_labels"].tolist())
+            return original(self, step, **options)
+
+        monkeypatch.setattr(GenerateTask, name, method)
+    model = {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1}
+    options = {"class_conditional": True, "condition_dropout": 0.5, "preset": preset, "model_options": model}
+    train(tiny(**options, steps=2, sample_every=2, num_samples=4, validate_every=2))
+    draws = uniform(0, Stream.CONDITIONS, range(8))
+    training = [labels for labels in seen["loss"] if labels not in seen["error"]]
+    assert [label == 3 for labels in training for label in labels] == (draws < 0.5).tolist()
+    assert all(label < 3 for labels in seen["error"] for label in labels)
+
+    pipeline = load_pipeline(tmp_path / "run")
+    known = pipeline.facts.conditions
+    assert (known.classes, known.null_class) == (("circle", "square", "triangle"), 3)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(1, num_inference_steps=2, class_labels="circle", guidance_scale=3).images[0].size == (8, 8)
+    assert pipeline(1, num_inference_steps=2).images[0].size == (8, 8)
+    picture = Image.open(tmp_path / "run" / "samples" / "step-00000002.png")
+    assert picture.height == 3 * 50 + 2
+
+
+def test_without_dropout_no_class_stands_for_any(tiny, tmp_path):
+    """So a run of an earlier version, which does not name the option, is the same as before."""
+    old = {"task": {"name": "generate", "class_conditional": True}}
+    assert recorded(old).task.condition_dropout == 0
+    assert recorded({"task": {"name": "generate", "class_conditional": False}}).task.condition_dropout == 0.1
+    assert TrainConfig.from_dict(old).task.condition_dropout == 0.1
+    train(tiny(class_conditional=True, condition_dropout=0.0, steps=1, sample_every=9, num_validation=0))
+    pipeline = load_pipeline(tmp_path / "run")
+    assert pipeline.unet.config.num_class_embeds == len(pipeline.facts.conditions.classes)
+    with pytest.raises(InputError, match="trained without dropping its classes"):
+        pipeline(1, class_labels="circle", guidance_scale=2.0)
+    with pytest.raises(InputError, match="needs a model that knows images of any class"):
+        load_restorer(tmp_path / "run", "denoise")

@@ -52,11 +52,18 @@ def load_restorer(
     if purpose not in usable:
         expected = f"a model of cunet train --task {' or '.join(usable)}"
         raise InputError(f"{name} was trained for {purpose}; expected {expected}")
-    own = read_facts(model_folder(path)).sampler
+    facts = read_facts(model_folder(path))
+    own = facts.sampler
     if own is not None and own.distilled:
         raise InputError(f"{name} was distilled for a few sampling steps; {task} takes the model that it learned from")
-    if purpose == "generate" and (config.num_class_embeds is not None or config.class_embed_type is not None):
-        raise InputError(f"{name} is class-conditional; {task} takes models that know no classes")
+    has_classes = config.num_class_embeds is not None or config.class_embed_type is not None
+    if purpose == "generate" and has_classes and facts.conditions.null_class is None:
+        raise InputError(
+            f"{name} was trained with classes and without dropping them; {task} needs a model that knows images of any "
+            "class"
+        )
+    if getattr(config, "cross_attention_dim", None) is not None:
+        raise InputError(f"{name} is conditioned on text; {task} takes models without text")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
         channels = f"{config.in_channels} channels in and {config.out_channels} out"
@@ -66,6 +73,8 @@ def load_restorer(
         process_of(scheduler)  # refuses other families
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
     pipeline = pipeline_class(unet, scheduler, **_saved_options(pipeline_class, index, path))
+    facts.check_model(config)
+    pipeline.facts = facts
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 

@@ -1,8 +1,9 @@
 """The parts that the restoration pipelines share: images in and out, channels, checks, tiles."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -120,18 +121,28 @@ class RestorationPipeline(Pipeline):
         restored = (one(image, k) for k, image in enumerate(as_tensors(images, self._execution_device)))
         return as_output([checked(torch.cat(list(bands), dim=1)) for bands in restored], output_type)
 
+    @property
+    def anything(self) -> dict[str, Tensor]:
+        """What a diffusion model with classes is asked for here, one row: images of any class."""
+        null = self.facts.conditions.null_class
+        return {} if null is None else {"class_labels": torch.tensor([null], device=self._execution_device)}
+
     def predict(self, state: Tensor, timestep: Tensor | float, options: RestoreOptions) -> Tensor:
         """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32."""
-        function, multiple = partial(evaluated, self.unet, timestep=timestep), size_multiple(self.unet)
+        function = partial(evaluated, self.unet, timestep=timestep, conditions=self.anything)
+        multiple = size_multiple(self.unet)
         bands = in_tiles(function, state, multiple=multiple, tiles=options.tiles, before_tile=options.before_tile)
         return torch.cat(list(bands), dim=2)
 
 
-def evaluated(unet: Network, sample: Tensor, timestep: Tensor | float) -> Tensor:
-    """Returns the U-Net's output in float32, whatever the precision of its weights."""
+def evaluated(
+    unet: Network, sample: Tensor, timestep: Tensor | float, conditions: Mapping[str, Tensor] = MappingProxyType({})
+) -> Tensor:
+    """Returns the U-Net's output in float32, whatever the precision of its weights; `conditions` have one row each."""
     if isinstance(timestep, float):
         timestep = torch.tensor(timestep, device=sample.device)  # a fraction would be lost otherwise
-    return unet(sample.to(unet.dtype), timestep).sample.float()
+    each = {name: row.expand(len(sample), *row.shape[1:]) for name, row in conditions.items()}
+    return unet(sample.to(unet.dtype), timestep, **each).sample.float()
 
 
 def checked(image: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         "sample_size": "the size of the images",
         "in_channels": "the number of input channels",
         "out_channels": "the number of output channels",
-        "num_class_embeds": "the number of classes",
+        "num_class_embeds": "the number of classes, and one more with --condition-dropout",
     }
     pairs = {word: (own.get(key), arguments.get(key)) for key, word in words.items()}
     if not task.sized:

@@ -119,8 +119,9 @@ def samples(pipeline: DiffusionSamplingPipeline, count: int, **options: Any) -> 
         count: number of images.
         options: of `generate`.
     """
-    classes = pipeline.unet.config.num_class_embeds
-    labels: list[int | None] = [None] if classes is None else list(range(classes))
+    rows = pipeline.unet.config.num_class_embeds
+    classes = 0 if rows is None else rows - (pipeline.facts.conditions.null_class is not None)
+    labels: list[int | None] = list(range(classes)) or [None]
     bounds = [count * k // len(labels) for k in range(len(labels) + 1)]
     for label, start, end in zip(labels, bounds, bounds[1:], strict=False):
         yield from generate(pipeline, end - start, first=start, class_label=label, **options)

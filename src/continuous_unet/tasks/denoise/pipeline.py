@@ -168,7 +168,7 @@ class DenoisingPipeline(RestorationPipeline):
                 clean = noisy - self.unet(noisy.to(self.unet.dtype), known).sample.float()
             else:
                 x_t = noisy * process.coefficients(time)[0]
-                clean = process.to_clean(evaluated(self.unet, x_t, time), x_t, time)
+                clean = process.to_clean(evaluated(self.unet, x_t, time, self.anything), x_t, time)
             return from_model_channels(clean, len(image))
 
         multiple, tiles = size_multiple(self.unet), options.tiles
