@@ -439,6 +439,20 @@ TABLES: dict[str, Callable[[], str]] = {
             "latency, 2 CPU cores": "{latency_ratio:.0%} ({latency_ratio_p25:.0%} to {latency_ratio_p75:.0%})",
         },
     ),
+    "conditions": Spec(
+        lambda: rows("conditions", precomputed="True"),
+        {
+            "condition": lambda row: {"none": "none", "class": "one of 10 classes", "text": "32 tokens of width 128"}[
+                row["condition"]
+            ],
+            "guidance scale": "{guidance_scale}",
+            "images at a time": "{batch_size}",
+            "parameters": "{parameters:,.0f}",
+            "MACs of one image": lambda row: f"{row['macs_per_image'] / 1e6:.1f} M",
+            "time of an evaluation": "{latency_ratio:.0%} ({latency_ratio_p25:.0%} to {latency_ratio_p75:.0%})",
+        },
+        missing="conditions.py",
+    ),
     "gradients": Spec(
         gradients,
         {
