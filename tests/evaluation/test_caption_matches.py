@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFilter
 
-from continuous_unet.data.sources.scenes import SHAPES, Scene, Shape, draw, scenes_of
+from continuous_unet.data.sources.scenes import OPPOSITES, SHAPES, Scene, Shape, draw, scenes_of
 from continuous_unet.evaluation.quality.captions import find_shapes, matches
 
 pytest.importorskip("scipy")
@@ -30,9 +30,6 @@ def test_right_captions_are_accepted(how, least):
     assert np.mean(right) >= least
 
 
-OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-
-
 def wrong(scene, rng):
     """Captions that differ in one thing: a shape, a colour, a relation, or one shape more or fewer."""
     others = [s for s in SHAPES if s not in (scene.first, scene.second)]
@@ -41,7 +38,7 @@ def wrong(scene, rng):
     if scene.second is None:
         yield Scene(scene.first, "above", other)
     else:
-        yield Scene(scene.first, OPPOSITE[scene.relation], scene.second)
+        yield Scene(scene.first, OPPOSITES[scene.relation], scene.second)
         yield Scene(scene.second, scene.relation, scene.first)
         yield Scene(scene.first, "above" if "of" in scene.relation else "left of", scene.second)
         yield Scene(scene.first)
@@ -54,7 +51,7 @@ def test_wrong_captions_are_rejected():
         image = pixels(draw(scene, i))
         assert not any(matches(image, str(caption)) for caption in wrong(scene, rng))
         if scene.second is not None:
-            assert matches(image, str(Scene(scene.second, OPPOSITE[scene.relation], scene.first)))
+            assert matches(image, str(Scene(scene.second, OPPOSITES[scene.relation], scene.first)))
 
 
 def test_what_is_no_shape_is_none():

@@ -6,7 +6,7 @@ import torch
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.base.errors import InputError
 from continuous_unet.tasks.facts import Facts, TextFacts, read_facts, write_facts
-from continuous_unet.text.encoders import learn_encoder, open_encoder
+from continuous_unet.text.encoders import learn_encoder
 from continuous_unet.text.transformer import TextEncoderConfig, TextTransformer
 
 from .encoders import CAPTIONS, KINDS, make_encoder
@@ -48,8 +48,8 @@ def test_an_encoder_is_found_again_by_the_facts(kind, tmp_path):
     write_facts(tmp_path, Facts(text=TextFacts(**encoder.describe())))
     facts = read_facts(tmp_path)
     facts.check_model(make_unet(encoder).config)
-    found = open_encoder(**vars(facts.text))
-    assert found is open_encoder(**vars(facts.text))
+    found = facts.text.make_encoder()
+    assert found is read_facts(tmp_path).text.make_encoder()
     assert all(map(torch.equal, found.tokenise(PROMPTS), encoder.tokenise(PROMPTS)))
     assert [found.is_cut(prompt) for prompt in PROMPTS] == [False, False, True]
 

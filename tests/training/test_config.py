@@ -57,7 +57,7 @@ def test_yaml_round_trip(tmp_path):
 def test_a_run_says_nothing_of_other_tasks(tmp_path):
     TrainConfig.from_dict({"data": "digits", "output": "x"}).save(tmp_path / "config.yaml")
     content = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    own = {"class_conditional": False, "condition_dropout": 0.1, "solver_steps": None}
+    own = {"class_conditional": False, "condition_dropout": 0.1, "solver_steps": None, "text_encoder": None}
     assert content["task"] == {"name": "generate", **own}
     assert not {"sigma", "scale", "regression_share"} & set(yaml.safe_dump(content).split(": "))
 

@@ -1,7 +1,7 @@
 """The contract of a training task. Everything that is the same for all tasks belongs to the trainer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -20,10 +20,12 @@ from continuous_unet.images.grids import make_grid
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.models.build import build_unet
 from continuous_unet.tasks.depths import Attempt, Shallow, loss_over_depths
+from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
+Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
 Chosen = TypeVar("Chosen", bound=TrainingOptions)
 
 
@@ -133,6 +135,23 @@ class Task(ABC, Generic[Chosen]):
                 `condition_dropout`. None keeps all conditions, as validation does.
         """
         return {}
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether the images must have captions."""
+        return False
+
+    def use_captions(self, captions: Sequence[str], start: Facts) -> Tokenise:
+        """Takes note of the captions of the data, and returns what makes tensors `(N, …)` of N captions for its items.
+
+        Args:
+            captions: those of all images.
+            start: the facts of the model that the run starts from; empty for a new model.
+
+        Raises:
+            InputError: if the captions, or the encoder that reads them, cannot be used.
+        """
+        raise NotImplementedError
 
     def use_data(self, report: DatasetReport) -> None:
         """Takes note of what the data offers as conditions, such as the names of the classes.

@@ -18,7 +18,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
 from continuous_unet.models.saved import read_json
-from continuous_unet.text.encoders import BUILT_IN
+from continuous_unet.text.encoders import BUILT_IN, TextEncoder, open_encoder
 from continuous_unet.text.subwords import SPECIAL
 from continuous_unet.text.transformer import TextEncoderConfig
 
@@ -83,6 +83,16 @@ class TextFacts(Section):
     """Number of tokens of a prompt, padded or cut."""
     vocabulary: tuple[str, ...] | None = None
     """The tokens of the built-in encoder, by number."""
+    empty_prompt: bool = True
+    """Whether the model was trained with the empty prompt, which stands for any image, beside the captions."""
+
+    def make_encoder(self) -> TextEncoder:
+        """Returns the encoder; the same one for the same facts.
+
+        Raises:
+            InputError: if it cannot be loaded.
+        """
+        return open_encoder(self.encoder, self.max_length, self.vocabulary)
 
     def __post_init__(self) -> None:
         if not 3 <= self.max_length <= 1024:

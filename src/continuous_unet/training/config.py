@@ -186,6 +186,9 @@ class TrainConfig(Options):
         places = {"output": str(Path(self.output).absolute()), "data": absolute_path(self.data.source)}
         if self.model.start_from is not None:
             places["start_from"] = absolute_path(self.model.start_from)
+        encoder = self.flat().get("text_encoder")
+        if encoder is not None:
+            places["text_encoder"] = absolute_path(encoder)
         return self.replaced(**places)
 
 

@@ -25,8 +25,10 @@ from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.base import Task
 from continuous_unet.tasks.depths import with_depths
+from continuous_unet.tasks.facts import Facts, read_facts
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.registry import TASKS
+from continuous_unet.tasks.saved import model_folder
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.quantization_aware import round_convolutions
@@ -142,15 +144,22 @@ def open_data(
     common |= {name: getattr(task, name) for name in names[:3] if common[name] is None}
     common["seed"] = config.seed
     if is_stream(settings.source):
-        if settings.num_validation or task.class_conditional:
-            raise InputError("a stream of shards has no images to hold out and no classes; leave these options out")
+        if settings.num_validation or task.class_conditional or task.needs_captions:
+            problem = "a stream of shards has no images to hold out, no classes and no captions"
+            raise InputError(f"{problem}; leave these options out")
         stream = open_stream(settings.source, **common, readers=processes.count * max(1, settings.num_workers))
         processes.say(stream.report.summary())
         return stream, None
     common |= {"on_bad_image": settings.on_bad_image, "progress": processes.main, **(recorded or {})}
+    if task.needs_captions:
+        common |= {"captions": settings.captions, "caption_column": settings.caption_column}
     dataset = open_dataset(settings.source, **common)
     processes.say(dataset.report.summary())
     task.use_data(dataset.report)
+    if task.needs_captions and dataset.captions is not None:
+        start = config.model.start_from
+        facts = Facts() if start is None else read_facts(model_folder(Path(start)))
+        dataset = dataset.with_tokens(task.use_captions(dataset.captions, facts))
     data, held_out = train_validation_split(dataset, settings.num_validation, config.seed)
     return data, held_out if len(held_out) else None
 
@@ -199,6 +208,7 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         "in_channels": "the number of input channels",
         "out_channels": "the number of output channels",
         "num_class_embeds": "the number of classes, and one more with --condition-dropout",
+        "cross_attention_dim": "the width of the text",
     }
     pairs = {word: (own.get(key), arguments.get(key)) for key, word in words.items()}
     if not task.sized:

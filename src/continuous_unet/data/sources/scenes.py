@@ -18,6 +18,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 KINDS = ("circle", "square", "triangle")
 RELATIONS: dict[str, tuple[int, int]] = {"above": (0, -1), "below": (0, 1), "left of": (-1, 0), "right of": (1, 0)}
 """The direction (right, down) from the second shape to the first."""
+OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 
 
 @dataclass(frozen=True)

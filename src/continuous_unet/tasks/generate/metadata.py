@@ -27,7 +27,7 @@ def describe_image(
         place: the place of the image among all images of all rows; None for a grid.
     """
     shown = rows if place is None else [rows[place // options.num]]
-    asked: Json = {"class": [row.label for row in shown if "class_label" in row.request]}
+    asked: Json = {"class": [row.class_name for row in shown if row.class_name]}
     asked["prompt"] = [row.request["prompt"] for row in shown if row.request.get("prompt") is not None]
     scale = options.guidance
     if scale is None and any(asked.values()):

@@ -21,10 +21,16 @@ class GenerateTraining(SolverTraining):
     name = "generate"
 
     class_conditional: bool = option(False, "condition the model on the classes of the data")
+    text_encoder: str | None = option(
+        None,
+        "condition the model on the captions of the data: built-in (subwords and a small transformer, trained with the "
+        "model), or the name or path of an encoder of transformers (default: no text)",
+        metavar="ENCODER",
+    )
     condition_dropout: float = option(
         0.1,
-        "fraction of the training images whose class is dropped, so that the model also learns images of any class and "
-        "can be sampled with guidance",
+        "fraction of the training images whose class and caption are dropped, so that the model also learns images of "
+        "any kind and can be sampled with guidance",
         between=(0, 1),
     )
 
@@ -39,7 +45,7 @@ class SampleOptions(Options):
     output: str = option(
         "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"
     )
-    num: int = option(16, "number of images, of each class if there are several", at_least=1)
+    num: int = option(16, "number of images, of each class or prompt if there are several", at_least=1)
     steps: int | None = option(
         None, "number of sampling steps (default: 50, or the largest number that a model was distilled for)", at_least=1
     )
@@ -55,6 +61,14 @@ class SampleOptions(Options):
         flat="class",
         old=("--class-label",),
         metavar="CLASS",
+    )
+    prompt: list[str] | str | None = option(
+        None,
+        "what the images show, in words, for models trained with captions; a row for each prompt (default: anything)",
+        metavar="TEXT",
+    )
+    negative_prompt: str | None = option(
+        None, "what guidance leads away from, in words (default: any image)", metavar="TEXT"
     )
     guidance: float | None = option(
         None,

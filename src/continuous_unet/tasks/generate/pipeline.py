@@ -28,6 +28,7 @@ from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_e
 from continuous_unet.tasks.facts import Facts, read_facts, write_facts
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH
 from continuous_unet.tasks.generate.prediction import Predictor, check_solver_steps
+from continuous_unet.tasks.generate.prompts import Prompt, text_conditions
 from continuous_unet.tasks.generate.request import ClassLabel, ClassLabels, ask
 from continuous_unet.tasks.generate.starting import Pictures, as_pictures, start
 from continuous_unet.tasks.network import Network, Pipeline
@@ -75,6 +76,8 @@ class DiffusionSamplingPipeline(Pipeline):
         strength: float = DEFAULT_STRENGTH,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
+        prompt: Prompt = None,
+        negative_prompt: Prompt = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Samples a batch of images.
 
@@ -99,6 +102,9 @@ class DiffusionSamplingPipeline(Pipeline):
                 the picture, and the less it is, the more is left of the picture.
             callback_on_step_end: called after each step, see `after_each_step`.
             callback_on_step_end_tensor_inputs: names of the tensors that it is given.
+            prompt: what all images show, or what each of them shows, in words; for models that were trained with
+                captions. None and the empty text stand for any image.
+            negative_prompt: what guidance leads away from; any image if None.
 
         Raises:
             InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
@@ -120,6 +126,7 @@ class DiffusionSamplingPipeline(Pipeline):
             batch_size,
             device,
             class_labels=class_labels,
+            text=text_conditions(self.unet, self.facts.text, prompt, negative_prompt, batch_size),
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
         )

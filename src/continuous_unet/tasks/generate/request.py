@@ -38,6 +38,7 @@ def ask(
     device: torch.device,
     *,
     class_labels: ClassLabels = None,
+    text: tuple[Conditions, Conditions] = ({}, {}),
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
 ) -> Asked:
@@ -49,6 +50,7 @@ def ask(
         batch_size: number of images.
         device: where the model is.
         class_labels: see `ClassLabels`.
+        text: what `prompts.text_conditions` returned.
         guidance_scale: that of the model if None, and 1 for any class.
         guidance_interval: the part of the noise range with guidance.
 
@@ -63,6 +65,8 @@ def ask(
         conditions["class_labels"] = numbers.to(device)
         if known.null_class is not None:
             free["class_labels"] = torch.full_like(conditions["class_labels"], known.null_class)
+    conditions |= text[0]
+    free |= text[1]
     nothing_asked = all(name in free and torch.equal(free[name], value) for name, value in conditions.items())
     if guidance_scale is None:
         guidance_scale = known.guidance_scale if free and not nothing_asked else 1.0
@@ -75,11 +79,13 @@ def ask(
         )
     if free.keys() != conditions.keys():
         raise InputError(
-            "this model was trained without dropping its classes, so guidance has nothing to lead away from; leave it "
-            "out, or train a model with --condition-dropout 0.1"
+            "this model was trained without dropping its classes or captions, so guidance has nothing to lead away "
+            "from; leave it out, or train a model with --condition-dropout 0.1"
         )
     if nothing_asked:
-        raise InputError("guidance leads towards a class, and none was asked for; give one, or leave guidance out")
+        raise InputError(
+            "guidance leads towards a class or a text, and none was asked for; give one, or leave guidance out"
+        )
     return Asked(conditions, free, guidance)
 
 

@@ -1,7 +1,7 @@
 """Pictures with a row of images for each thing that is asked for, such as each class."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
@@ -24,6 +24,8 @@ class Row:
     """What stands beside them."""
     request: Json
     """Arguments of `generate`, such as `class_label`."""
+    class_name: str = ""
+    """The class that is asked for, if there is one."""
 
 
 def class_rows(classes: Iterable[ClassLabel], rows: int | None, known: ConditionFacts) -> list[Row]:
@@ -48,8 +50,17 @@ def class_rows(classes: Iterable[ClassLabel], rows: int | None, known: Condition
             numbers = [class_number(label, rows, known)]
         for number in numbers:
             name = ANY if number == known.null_class else names[number] if names else str(number)
-            found.append(Row(name, {"class_label": number}))
+            found.append(Row(name, {"class_label": number}, name))
     return found
+
+
+def prompt_rows(prompts: Iterable[str], rows: Sequence[Row]) -> list[Row]:
+    """Returns a row for each prompt, in each of the rows that are asked for otherwise."""
+    return [
+        replace(row, label=f"{row.label}: {prompt}" if row.label else prompt, request={**row.request, "prompt": prompt})
+        for row in rows
+        for prompt in prompts
+    ]
 
 
 def jobs_of(rows: Sequence[Row], number: int, batch_size: int) -> list[tuple[Json, range]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +24,7 @@ from continuous_unet.tasks.generate.pipeline import (
     gather_images,
     generate_share,
 )
-from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of
+from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
 from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
 
 
@@ -104,12 +104,14 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
 
 
 def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
-    """Returns what is asked for: a row for each class, or one for images of any kind."""
-    given = options.classes
-    if given is None:
-        return [Row("", {})]
-    classes = given if isinstance(given, list) else [given]
-    return class_rows(classes, pipeline.unet.config.num_class_embeds, pipeline.facts.conditions)
+    """Returns what is asked for: a row for each class and each prompt, or one for images of any kind."""
+    given, prompt, rows = options.classes, options.prompt, [Row("", {})]
+    if given is not None:
+        classes = given if isinstance(given, list) else [given]
+        rows = class_rows(classes, pipeline.unet.config.num_class_embeds, pipeline.facts.conditions)
+    if options.negative_prompt is not None:
+        rows = [replace(row, request={**row.request, "negative_prompt": options.negative_prompt}) for row in rows]
+    return rows if prompt is None else prompt_rows([prompt] if isinstance(prompt, str) else prompt, rows)
 
 
 def _read(path: str) -> Image.Image:

@@ -1,7 +1,7 @@
 """Trains the diffusion model itself, which makes images from noise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,17 @@ from torch.nn.functional import mse_loss
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.tasks.base import PictureContext, StepContext, Task
+from continuous_unet.tasks.base import PictureContext, StepContext, Task, Tokenise
 from continuous_unet.tasks.depths import Attempt, loss_over_depths
-from continuous_unet.tasks.facts import ConditionFacts, Facts
+from continuous_unet.tasks.facts import ConditionFacts, Facts, TextFacts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
-from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of
+from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
 from continuous_unet.tasks.network import Network
+from continuous_unet.text.encoders import TextEncoder, Tokens, learn_encoder
 
+PROMPTS = 6
+"""Number of prompts of a picture."""
 BATCH = 16
 """Number of samples of a picture that are made at a time."""
 
@@ -28,6 +31,10 @@ class GenerateTask(Task[GenerateTraining]):
 
     class_names: tuple[str, ...] = ()
     """The names of the classes of the data, by number."""
+    text_encoder: TextEncoder | None = None
+    """What reads the captions of the data."""
+    prompts: tuple[str, ...] = ()
+    """Captions of the data that pictures of the progress are made for."""
 
     @property
     def class_conditional(self) -> bool:
@@ -35,7 +42,20 @@ class GenerateTask(Task[GenerateTraining]):
 
     @property
     def condition_dropout(self) -> float:
-        return self.options.condition_dropout if self.class_conditional else 0.0
+        return self.options.condition_dropout if self.class_conditional or self.needs_captions else 0.0
+
+    @property
+    def needs_captions(self) -> bool:
+        return self.options.text_encoder is not None
+
+    def use_captions(self, captions: Sequence[str], start: Facts) -> Tokenise:
+        if start.text is not None:
+            self.text_encoder = start.text.make_encoder()
+        else:
+            self.text_encoder = learn_encoder(str(self.options.text_encoder), captions)
+        self.prompts = spread(list(dict.fromkeys(captions)), PROMPTS)
+        encoder = self.text_encoder
+        return lambda lines: encoder.tokenise(lines)._asdict()
 
     def use_data(self, report: DatasetReport) -> None:
         if not self.class_conditional:
@@ -49,27 +69,41 @@ class GenerateTask(Task[GenerateTraining]):
         arguments = super().model_arguments(channels, preset)
         if self.class_conditional:
             arguments["num_class_embeds"] = len(self.class_names) + (self.condition_dropout > 0)
-        return arguments
+        return arguments | ({} if self.text_encoder is None else self.text_encoder.model_arguments())
 
     def conditions(
         self, batch: Mapping[str, Any], device: torch.device, draws: Tensor | None = None
     ) -> dict[str, Tensor]:
-        if not self.class_conditional:
-            return {}
-        labels = batch["label"].to(device)
-        if draws is not None:
-            labels = labels.masked_fill(draws < self.condition_dropout, len(self.class_names))
-        return {"class_labels": labels}
+        found: dict[str, Tensor] = {}
+        dropped = None if draws is None else draws < self.condition_dropout
+        if self.class_conditional:
+            found["class_labels"] = batch["label"].to(device)
+            if dropped is not None:
+                found["class_labels"] = found["class_labels"].masked_fill(dropped, len(self.class_names))
+        if self.text_encoder is not None:
+            tokens = Tokens(*(batch[name].to(device) for name in Tokens._fields))
+            if dropped is not None:
+                empty = self.text_encoder.tokenise([""])
+                replaced = (e.to(device).where(dropped[:, None], t) for e, t in zip(empty, tokens, strict=True))
+                tokens = Tokens(*replaced)
+            found |= self.text_encoder.arguments(tokens)
+        return found
 
     def trial_conditions(self) -> dict[str, Tensor]:
-        return {"class_labels": torch.zeros(1, dtype=torch.long)} if self.class_conditional else {}
+        found = {"class_labels": torch.zeros(1, dtype=torch.long)} if self.class_conditional else {}
+        if self.text_encoder is not None:
+            found |= self.text_encoder.arguments(self.text_encoder.tokenise([""]))
+        return found
 
     def facts(self) -> Facts:
         """Returns what is saved with the model."""
+        text, dropped = None, self.condition_dropout > 0
+        if self.text_encoder is not None:
+            text = TextFacts(**self.text_encoder.describe(), empty_prompt=dropped)
         if not self.class_conditional:
-            return Facts()
-        null = len(self.class_names) if self.condition_dropout > 0 else None
-        return Facts(conditions=ConditionFacts(self.class_names, null))
+            return Facts(text=text)
+        null = len(self.class_names) if dropped else None
+        return Facts(conditions=ConditionFacts(self.class_names, null), text=text)
 
     def loss(self, step: StepContext) -> Tensor:
         """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process."""
@@ -96,12 +130,13 @@ class GenerateTask(Task[GenerateTraining]):
         return picture_of(rows, gather_images(made, context.processes))
 
     def _rows(self) -> list[Row]:
-        """Returns what a picture of the progress shows: a row for each class where there are classes."""
-        known = self.facts().conditions
-        if not self.class_conditional:
-            return [Row("", {})]
-        rows = len(self.class_names) + (known.null_class is not None)
-        return class_rows(range(len(self.class_names)), rows, known)
+        """Returns what a picture of the progress shows: a row for each class, for some captions, or for both."""
+        facts = self.facts()
+        rows = [Row("", {})]
+        if self.class_conditional:
+            number = len(self.class_names) + (facts.conditions.null_class is not None)
+            rows = class_rows(range(len(self.class_names)), number, facts.conditions)
+        return prompt_rows(self.prompts, rows) if self.prompts else rows
 
     def pipeline(self, model: Network) -> DiffusionSamplingPipeline:
         return DiffusionSamplingPipeline(model, self.process.scheduler, self.facts())
@@ -112,3 +147,9 @@ class GenerateTask(Task[GenerateTraining]):
 
 def _mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
     return mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
+
+
+def spread(values: Sequence[str], number: int) -> tuple[str, ...]:
+    """Returns some of the values, evenly spread over all of them."""
+    number = min(number, len(values))
+    return tuple(values[i * len(values) // number] for i in range(number))
