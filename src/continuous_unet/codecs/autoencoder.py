@@ -13,8 +13,9 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.files import replace_folder
 from continuous_unet.codecs.base import Scale
-from continuous_unet.models.saved import load_network
+from continuous_unet.models.saved import load_network, read_json
 
 AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderTiny, AutoencoderKL, AutoencoderDC)}
 """The classes that may be made and loaded, by the name that a configuration gives as `_class_name`."""
@@ -68,6 +69,14 @@ class Autoencoder:
         latents = latents.to(self.device, torch.float32)
         return self.network.decode(latents if self.scale is None else self.scale.undo(latents)).sample
 
+    def to(self, device: torch.device | str) -> None:
+        """Moves the network to a device."""
+        self.network.to(device)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes the network as diffusers does, whole or not at all; the scale is not a part of it."""
+        replace_folder(folder, self.network.save_pretrained)
+
     def scaled(self, scale: Scale) -> "Autoencoder":
         """Returns the same codec with the scale of its latents."""
         return replace(self, scale=scale)
@@ -100,7 +109,10 @@ def load_autoencoder(name: str, scale: Scale | None = None) -> Autoencoder:
     Raises:
         InputError: if there is none, or a file is damaged, or it does not work.
     """
-    network = load_network(_find(name), AUTOENCODERS, rename=_present_name)
+    folder = _find(name)
+    tiny = read_json(folder / "config.json").get("_class_name") == AutoencoderTiny.__name__
+    added = ("block_out_channels",) if tiny else ()
+    network = load_network(folder, AUTOENCODERS, rename=_present_name, made_by_class=added)
     network.requires_grad_(False)
     codec = Autoencoder(network, scale)
     side = 2 * codec.factor

@@ -51,6 +51,9 @@ class Codec(Protocol):
     def factor(self) -> int:
         """How many times smaller the sides of the latents are than those of the images."""
 
+    def to(self, device: torch.device | str) -> None:
+        """Moves the weights to a device."""
+
     def encode(self, images: Tensor) -> Tensor:
         """Returns the latents `(B, c, H / factor, W / factor)` of images `(B, C, H, W)` in [-1, 1]; float32."""
 

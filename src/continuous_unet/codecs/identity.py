@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +21,9 @@ class Pixels:
     def latent_channels(self) -> int:
         """Number of channels of the images."""
         return self.channels
+
+    def to(self, device: torch.device | str) -> None:
+        """Does nothing: there are no weights."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the images."""

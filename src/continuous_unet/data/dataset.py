@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,16 @@ from continuous_unet.images.decode import Unreadable
 logger = logging.getLogger(__name__)
 
 
+class Stored(Protocol):
+    """Values of all images of a source that were made before, such as latents."""
+
+    shape: tuple[int, int, int]
+    """Channels, height and width of the values of an image."""
+
+    def __call__(self, position: int, mirrored: bool, /) -> Tensor:
+        """Returns the values of the image at a position of the source, float32, or those of the mirrored image."""
+
+
 @dataclass(eq=False)
 class ImageDataset(TrainingData, Dataset):
     """The images of one source, indexed by `index` (as epoch 0) or `(epoch, index)`; see the package for the items.
@@ -42,11 +53,17 @@ class ImageDataset(TrainingData, Dataset):
     seed: int
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     """What each item has besides, such as the tokens of its caption: tensors `(N, …)`, a row per image of `source`."""
+    stored: Stored | None = None
+    """Gives what a model sees of each image, where that was made from the image before."""
     _reported: set[str] = field(default_factory=set, init=False)
     """Names of images that have become unreadable, once a warning has named them."""
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return super().shape if self.stored is None else self.stored.shape
 
     @property
     def file_names(self) -> list[str] | None:
@@ -57,8 +74,13 @@ class ImageDataset(TrainingData, Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index %= len(self)
-        image, position, unreadable = self._load(index)
-        values = self.preparation(image, derive_seed("augment", self.seed, epoch, index))
+        seed = derive_seed("augment", self.seed, epoch, index)
+        if self.stored is None:
+            image, position, unreadable = self._load(index)
+            values = self.preparation(image, seed)
+        else:
+            position, unreadable = int(self.indices[index]), False
+            values = self.stored(position, self.preparation.mirrors(seed))
         item: Item = {"image": values, "index": index, "unreadable": unreadable}
         if self.source.labels is not None:
             item["label"] = self.source.labels[position]

@@ -30,6 +30,11 @@ class TrainingData(ABC):
         return None if self.report.class_names is None else len(self.report.class_names)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """The channels, height and width of what a model sees of an image."""
+        return (self.report.channels, *self.report.size)
+
+    @property
     def file_names(self) -> list[str] | None:
         """The names of all image files of the source, which `open_dataset(names=...)` takes; None if not files."""
         return None

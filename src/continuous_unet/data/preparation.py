@@ -40,3 +40,7 @@ class Preparation:
         if self.random_flip and flip < 0.5:
             values = np.ascontiguousarray(values[:, :, ::-1])
         return torch.from_numpy(values)
+
+    def mirrors(self, seed: int) -> bool:
+        """Returns whether an image with this seed is mirrored."""
+        return bool(self.random_flip and np.random.default_rng(seed).random(3)[2] < 0.5)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ def load_network(
     variant: str | None = None,
     *,
     rename: Callable[[str], str] = str,
+    made_by_class: Collection[str] = (),
 ) -> Any:
     """Returns the network of a folder (`config.json` and safetensors, in one file or several), in evaluation mode.
 
@@ -156,6 +157,7 @@ def load_network(
         folder: where it was saved.
         classes: the classes that may be made, by the name that a configuration gives as `_class_name`.
         variant: name of the variant of the weights. If None, the weights without a variant, or those of the only one.
+        made_by_class: entries of the configuration that a class adds by itself, and does not take.
         rename: gives the present name of a tensor in the files, for files of earlier versions of a class.
 
     Raises:
@@ -165,7 +167,7 @@ def load_network(
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in classes:
         raise InputError(f"{folder / 'config.json'} is for the class {name!r}; expected {' or '.join(classes)}")
-    network_class = classes[name]
+    network_class, config = classes[name], {k: v for k, v in config.items() if k not in made_by_class}
     check_numbers(config, folder / "config.json")
     files = _find_weights(folder, variant)
     _check_headers(network_class, config, files, rename)

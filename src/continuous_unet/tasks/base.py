@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.codecs.autoencoder import Autoencoder
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.options import ProcessOptions
@@ -103,6 +104,8 @@ class Task(ABC, Generic[Chosen]):
     """Whether a model is made for images of one size."""
     timed: ClassVar[bool] = True
     """Whether the error depends on the time, so that validation also records it for each quarter of the times."""
+    codec: Autoencoder | None = None
+    """What makes images of what the model makes; None for pixels. The run sets it."""
 
     def __init__(
         self, options: Chosen, process: Process, *, seed: int = 0, num_samples: int = 36, sampling_steps: int = 25

@@ -17,6 +17,8 @@ from typing import Any
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
+from continuous_unet.codecs.autoencoder import Autoencoder, fingerprint, load_autoencoder
+from continuous_unet.codecs.base import Scale
 from continuous_unet.models.saved import read_json
 from continuous_unet.text.encoders import BUILT_IN, TextEncoder, open_encoder
 from continuous_unet.text.subwords import SPECIAL
@@ -144,12 +146,51 @@ class SamplerFacts(Section):
 
 
 @dataclass(frozen=True)
+class CodecFacts(Section):
+    """How the latents that a model makes become images. The autoencoder itself is in the folder `codec`."""
+
+    factor: int
+    """How many times smaller the sides of the latents are than those of the images."""
+    channels: int
+    """Number of channels of the images."""
+    mean: tuple[float, ...]
+    """The mean of each channel of the latents of the training images; see `codecs.base.Scale`."""
+    std: tuple[float, ...]
+    """Their standard deviation."""
+    sha256: str
+    """The checksum of the autoencoder, see `codecs.autoencoder.fingerprint`."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.factor <= 1024 or not 1 <= self.channels <= 1024:
+            raise ValueError(f"factor is {self.factor} and channels {self.channels}; expected 1 to 1024")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; expected as many")
+        if not all(value > 0 for value in self.std):
+            raise ValueError("std has a value that is not above 0")
+
+    def check_model(self, config: Any) -> None:
+        if len(self.mean) != config.in_channels:
+            raise ValueError(f"mean has {len(self.mean)} values, and the model {config.in_channels} channels")
+
+    def scale(self) -> Scale:
+        """Returns the scale of the latents."""
+        return Scale(self.mean, self.std)
+
+    @staticmethod
+    def of(codec: Autoencoder) -> "CodecFacts":
+        """Returns the facts of a codec with a scale."""
+        assert codec.scale is not None
+        return CodecFacts(codec.factor, codec.channels, codec.scale.mean, codec.scale.std, fingerprint(codec))
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything in the file, one section for each kind of fact."""
 
     conditions: ConditionFacts = ConditionFacts()
     text: TextFacts | None = None
     sampler: SamplerFacts | None = None
+    codec: CodecFacts | None = None
 
     def check_model(self, config: Any) -> None:
         """Checks all sections against the configuration of a U-Net.
@@ -181,6 +222,22 @@ def read_facts(folder: Path) -> Facts:
         raise
     except ValueError as error:
         raise InputError(f"{path}: {error}; the model is damaged, or of a newer version") from error
+
+
+def load_codec(folder: Path, facts: Facts) -> Autoencoder | None:
+    """Returns the codec of a saved model, with the scale of its latents; None for a model of pixels.
+
+    Raises:
+        InputError: if it is missing or damaged, or another than the model was trained with.
+    """
+    if facts.codec is None:
+        return None
+    if not (folder / "codec").is_dir():
+        raise InputError(f"{folder / 'codec'} is missing; the model makes latents, and needs it to make images of them")
+    codec = load_autoencoder(str(folder / "codec"), facts.codec.scale())
+    if fingerprint(codec) != facts.codec.sha256:
+        raise InputError(f"{folder / 'codec'} is another codec than the model was trained with; the model is damaged")
+    return codec
 
 
 def write_facts(folder: Path, facts: Facts) -> None:

@@ -11,7 +11,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.saved import LARGEST
-from continuous_unet.tasks.facts import read_facts
+from continuous_unet.tasks.facts import load_codec, read_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
 from continuous_unet.tasks.registry import TASKS
@@ -64,6 +64,8 @@ def load_restorer(
         )
     if getattr(config, "cross_attention_dim", None) is not None:
         raise InputError(f"{name} is conditioned on text; {task} takes models without text")
+    if purpose == "generate" and facts.codec is not None:
+        raise InputError(f"{name} works on the latents of a codec; {task} takes models that work on pixels")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
     if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
         channels = f"{config.in_channels} channels in and {config.out_channels} out"
@@ -113,7 +115,9 @@ def load_pipeline(
     task = trained_for(index)
     if task != "generate":
         raise InputError(f"{path} was trained for `cunet {task}`, and makes no images from noise")
-    pipeline = DiffusionSamplingPipeline(unet, scheduler, read_facts(model_folder(Path(path))))
+    folder = model_folder(Path(path))
+    facts = read_facts(folder)
+    pipeline = DiffusionSamplingPipeline(unet, scheduler, facts, load_codec(folder, facts))
     return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
 
 

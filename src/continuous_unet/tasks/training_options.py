@@ -36,6 +36,8 @@ class TrainingOptions(Options):
 
     takes_preset: ClassVar[bool] = True
     """Whether the model is a U-Net, which a preset describes."""
+    takes_codec: ClassVar[bool] = False
+    """Whether the model can learn the latents of a codec instead of pixels."""
 
     def check_process(self, process: ProcessOptions) -> None:
         """Checks whether the task can be trained with a noise process.

@@ -65,6 +65,18 @@ class DataSettings(Options):
     caption_column: str | None = option(
         None, "column of an hf: set or of metadata files that holds captions (default: text, caption or prompt)"
     )
+    codec: str | None = option(
+        None,
+        "train on the latents of an autoencoder instead of pixels: a run of --task codec, a folder with an autoencoder "
+        "of diffusers, or OWNER/NAME on the Hugging Face hub",
+        metavar="CODEC",
+    )
+    latents: str | None = may_change(
+        None,
+        "folder of the latents, which other runs with the same images and codec may share; they are made where missing "
+        "(default: the folder latents of the run)",
+        metavar="FOLDER",
+    )
     num_validation: int = option(0, "number of images held out to measure the validation loss on", at_least=0)
     num_workers: int = may_change(0, "number of processes that load images", at_least=0)
 
@@ -72,6 +84,8 @@ class DataSettings(Options):
         super().validate()
         parse_image_size(self.image_size)
         parse_value_range(self.value_range)
+        if self.latents is not None and self.codec is None:
+            raise InputError("--latents is where the latents of a codec are kept; give --codec too, or leave it out")
         return self
 
 
@@ -166,6 +180,10 @@ class TrainConfig(Options):
                 if getattr(self.model, name) != default:
                     flag = name.replace("_", "-")
                     raise InputError(f"--{flag} is for U-Nets, and --task {self.task.name} trains none; leave it out")
+        if self.data.codec is not None and not self.task.takes_codec:
+            raise InputError(
+                f"--codec is for --task generate, and --task {self.task.name} works on pixels; leave it out"
+            )
         self.task.check_process(self.process)
         return self
 
@@ -189,6 +207,10 @@ class TrainConfig(Options):
         encoder = self.flat().get("text_encoder")
         if encoder is not None:
             places["text_encoder"] = absolute_path(encoder)
+        if self.data.codec is not None:
+            places["codec"] = absolute_path(self.data.codec)
+        if self.data.latents is not None:
+            places["latents"] = str(Path(self.data.latents).absolute())
         return self.replaced(**places)
 
 

@@ -20,6 +20,7 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest, stop_on_signals
+from continuous_unet.codecs.autoencoder import Autoencoder
 from continuous_unet.data import ImageDataset, TrainingData, open_dataset, train_validation_split
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.diffusion.process import process_of
@@ -31,6 +32,7 @@ from continuous_unet.tasks.registry import TASKS
 from continuous_unet.tasks.saved import model_folder
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
+from continuous_unet.training.latents import of_latents, open_codec, provide_latents
 from continuous_unet.training.quantization_aware import round_convolutions
 from continuous_unet.training.report import TrainResult
 from continuous_unet.training.state import Learner
@@ -89,8 +91,9 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     accelerator = make_accelerator(config)
     processes = Processes(accelerator.state)
     task = make_task(config)
-    data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None)
-    task.process = task.process.for_images(*data.report.size)
+    codec = open_codec(config, folder, resume)
+    data, held_out = open_data(config, task, processes, folder.recorded_names() if resume else None, codec)
+    task.process = task.process.for_images(*data.shape[1:])
     set_seed(derive_seed("weights", config.seed) % 2**32)
     kept = resume and folder.teacher.is_dir()  # a resumed student keeps its teacher, whatever has become of it
     origin = replace(config.model, start_from=str(folder.teacher)) if kept else config.model
@@ -105,6 +108,9 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
         trainer.teacher = task.teacher.to(accelerator.device).unet
         if not kept:
             processes.by_main(lambda: replace_folder(folder.teacher, task.teacher.save_pretrained))
+    if codec is not None:
+        codec.to(accelerator.device)
+        provide_latents(config, folder, task, data, codec, processes)
     if resume:
         trainer.restore()
     if config.records.logger != "none":
@@ -125,7 +131,11 @@ def make_task(config: TrainConfig) -> Task:
 
 
 def open_data(
-    config: TrainConfig, task: Task, processes: Processes, recorded: Json | None = None
+    config: TrainConfig,
+    task: Task,
+    processes: Processes,
+    recorded: Json | None = None,
+    codec: Autoencoder | None = None,
 ) -> tuple[TrainingData, ImageDataset | None]:
     """Returns the data to train on, and the images held out for validation (None without any).
 
@@ -134,6 +144,7 @@ def open_data(
         task: decides what the configuration leaves open.
         processes: the processes that share the data.
         recorded: names of the images and classes that a resumed run was started with, as `open_dataset` takes them.
+        codec: makes the latents to train on; None for pixels.
 
     Raises:
         InputError: for data that cannot be used.
@@ -147,6 +158,10 @@ def open_data(
         if settings.num_validation or task.class_conditional or task.needs_captions:
             problem = "a stream of shards has no images to hold out, no classes and no captions"
             raise InputError(f"{problem}; leave these options out")
+        if codec is not None:
+            raise InputError(
+                "a stream of shards is not encoded before training; leave --codec out, or unpack the shards"
+            )
         stream = open_stream(settings.source, **common, readers=processes.count * max(1, settings.num_workers))
         processes.say(stream.report.summary())
         return stream, None
@@ -160,6 +175,8 @@ def open_data(
         start = config.model.start_from
         facts = Facts() if start is None else read_facts(model_folder(Path(start)))
         dataset = dataset.with_tokens(task.use_captions(dataset.captions, facts))
+    if codec is not None:
+        dataset = of_latents(dataset, codec)
     data, held_out = train_validation_split(dataset, settings.num_validation, config.seed)
     return data, held_out if len(held_out) else None
 
@@ -172,8 +189,9 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     Raises:
         InputError: for settings that do not fit together, or to the data.
     """
-    settings, report = config.model, data.report
-    arguments = {"sample_size": report.image_size, **task.model_arguments(report.channels, settings.preset)}
+    settings, (channels, height, width) = config.model, data.shape
+    size = height if height == width else (height, width)
+    arguments = {"sample_size": size, **task.model_arguments(channels, settings.preset)}
     if settings.start_from is not None:
         model = _load_start(settings.start_from, task, arguments)
     else:
@@ -184,14 +202,14 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     model = with_depths(model, config.depths)
     if settings.quantization_aware:
         round_convolutions(model)
-    height, width = report.size
     task.check_size(model, height, width)
     image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
     try:
         with torch.no_grad():
             model.eval()(image, 0, **task.trial_conditions())
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"the model does not work on images of {height}x{width} pixels: {error}") from error
+        what = "images" if data.shape[1:] == data.report.size else "latents"
+        raise InputError(f"the model does not work on {what} of {height}x{width} pixels: {error}") from error
     return model
 
 

@@ -19,6 +19,7 @@ class GenerateTraining(SolverTraining):
     """Options of training a model that makes images from noise."""
 
     name = "generate"
+    takes_codec = True
 
     class_conditional: bool = option(False, "condition the model on the classes of the data")
     text_encoder: str | None = option(

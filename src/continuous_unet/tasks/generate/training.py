@@ -120,7 +120,7 @@ class GenerateTask(Task[GenerateTraining]):
 
     def picture(self, context: PictureContext) -> Image.Image:
         """Returns samples, with the same seeds each time; with a row for each class where there are classes."""
-        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler(None), self.facts())
+        pipeline = DiffusionSamplingPipeline(context.model, self.process.make_sampler(None), self.facts(), self.codec)
         pipeline.set_progress_bar_config(disable=True)
         rows = self._rows()[: self.num_samples]
         number = math.ceil(self.num_samples / len(rows))
@@ -139,7 +139,7 @@ class GenerateTask(Task[GenerateTraining]):
         return prompt_rows(self.prompts, rows) if self.prompts else rows
 
     def pipeline(self, model: Network) -> DiffusionSamplingPipeline:
-        return DiffusionSamplingPipeline(model, self.process.scheduler, self.facts())
+        return DiffusionSamplingPipeline(model, self.process.scheduler, self.facts(), self.codec)
 
     def usage(self, run: str) -> str:
         return f"cunet sample {run} --num 16 --steps 50 --output samples.png"
