@@ -98,13 +98,12 @@ def downscaling_factor(network: nn.Module) -> int:
     return 2 ** (len(blocks) - 1)
 
 
-def load_autoencoder(name: str, scale: Scale | None = None) -> Autoencoder:
-    """Loads the autoencoder of a run, of a folder, or of a model on the Hugging Face hub.
+def load_autoencoder(name: str) -> Autoencoder:
+    """Loads the autoencoder of a run, of a folder, or of a model on the Hugging Face hub; without a scale.
 
     Args:
         name: a run folder of `cunet train --task codec`, a folder with `config.json` and safetensors, a saved pipeline
             that has one as its part `vae` or `codec`, or the name of such a repository on the hub, `OWNER/NAME`.
-        scale: the scale of its latents.
 
     Raises:
         InputError: if there is none, or a file is damaged, or it does not work.
@@ -114,7 +113,7 @@ def load_autoencoder(name: str, scale: Scale | None = None) -> Autoencoder:
     added = ("block_out_channels",) if tiny else ()
     network = load_network(folder, AUTOENCODERS, rename=_present_name, made_by_class=added)
     network.requires_grad_(False)
-    codec = Autoencoder(network, scale)
+    codec = Autoencoder(network)
     side = 2 * codec.factor
     images = torch.zeros(1, codec.channels, side, side)
     try:
@@ -129,12 +128,17 @@ def load_autoencoder(name: str, scale: Scale | None = None) -> Autoencoder:
 def fingerprint(codec: Autoencoder) -> str:
     """Returns the SHA-256 of a codec's weights and configuration; the scale is left out."""
     digest = hashlib.sha256(type(codec.network).__name__.encode())
-    config = {key: value for key, value in sorted(codec.network.config.items()) if not key.startswith("_")}
-    digest.update(repr(config).encode())
+    entries = {key: _as_lists(value) for key, value in sorted(codec.network.config.items()) if not key.startswith("_")}
+    digest.update(repr(entries).encode())
     for name, tensor in sorted(codec.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _as_lists(value: Any) -> Any:
+    """Returns tuples as lists, which they are in a saved configuration."""
+    return [_as_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _find(name: str) -> Path:

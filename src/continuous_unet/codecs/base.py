@@ -81,6 +81,6 @@ def check_channels(codec: Codec, channels: int, what: str) -> None:
     if codec.channels != channels:
         remedy = f" (--channels {codec.channels})" if codec.channels in (1, 3, 4) else ""
         raise InputError(
-            f"the codec takes images of {codec.channels} channels, and {what} {'has' if channels == 1 else 'have'} "
-            f"{channels}; give a codec for such images, or convert them{remedy}"
+            f"the codec takes images of {codec.channels} channels, and {what} have {channels}; give a codec for such "
+            f"images, or convert them{remedy}"
         )

@@ -228,12 +228,13 @@ def _real_images(
     size: Any = options.image_size  # diffusers annotates sample_size as a tuple of any length
     channels = None
     for name, pipeline in pipelines.items():
-        config = pipeline.unet.config
-        size, channels = size or config.sample_size, channels or config.in_channels
-        if (config.sample_size, config.in_channels) != (size, channels):
+        own_channels, height, width = pipeline.image_shape
+        own = height if height == width else (height, width)
+        size, channels = size or own, channels or own_channels
+        if (own, own_channels) != (size, channels):
             raise InputError(
-                f"{name} makes images of {config.sample_size} pixels and {config.in_channels} channels, and the others "
-                f"are of {size} pixels and {channels} channels; evaluate it by itself"
+                f"{name} makes images of {own} pixels and {own_channels} channels, and the others are of {size} pixels "
+                f"and {channels} channels; evaluate it by itself"
             )
     data = open_dataset(options.data, image_size=size, channels=channels, fit="crop", seed=0)
     if len(data) < 2.5 * generation.FEWEST:
