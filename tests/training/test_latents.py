@@ -12,6 +12,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.codecs.autoencoder import load_autoencoder
 from continuous_unet.codecs.stored import StoredLatents
 from continuous_unet.tasks.facts import FILE, read_facts
+from continuous_unet.tasks.generate import pipeline as generation
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
 from continuous_unet.training import train
 from tests.codecs import kinds
@@ -46,11 +47,12 @@ def test_a_run_and_its_resumption_without_the_codec_it_began_with(run, codec, tm
     assert_same_runs(tmp_path / "whole", tmp_path / "part")
 
 
-def test_what_a_model_of_latents_makes_is_decoded(run, codec, tmp_path):
+def test_what_a_model_of_latents_makes_is_decoded(run, codec, tmp_path, monkeypatch):
     train(run())
     pipeline = load_pipeline(tmp_path / "run")
     assert pipeline.image_shape == (1, 8, 8)
     assert (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size) == (2, 4)
+    assert not pipeline.scheduler.config.clip_sample, "latents are not bounded by [-1, 1]"
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     images = pipeline(2, generators, 2, output_type="pt", return_dict=False)[0]
     assert images.shape == (2, 1, 8, 8)
@@ -62,6 +64,12 @@ def test_what_a_model_of_latents_makes_is_decoded(run, codec, tmp_path):
     raw = load_autoencoder(str(codec))
     decoded = raw.decode(pipeline.facts.codec.scale().undo(finished[0]))
     torch.testing.assert_close(images, (decoded / 2 + 0.5).clamp(0, 1))
+
+    begin, started = generation.start, []
+    monkeypatch.setattr(generation, "start", lambda *a: started.append(a[3]) or begin(*a))
+    picture = torch.rand(1, 8, 8)
+    pipeline(1, num_inference_steps=4, image=picture, strength=0.5, output_type="pt")
+    torch.testing.assert_close(started[0], pipeline.codec.encode(picture[None] * 2 - 1))
 
     pipeline.save_pretrained(tmp_path / "copy")
     for again in (load_pipeline(tmp_path / "copy"), DiffusionSamplingPipeline.from_pretrained(tmp_path / "copy")):

@@ -120,6 +120,9 @@ class Flow:
         scheduler = type(self.scheduler).from_config(self.scheduler.config, shift=shift)
         return Flow(scheduler, self.logit_mean, self.logit_std)
 
+    def for_latents(self) -> "Flow":
+        return self
+
     def options(self) -> FlowOptions:
         return FlowOptions(self.logit_mean, self.logit_std, self.shift, self.num_train_timesteps).validate()
 

@@ -98,6 +98,9 @@ class Process(Protocol):
     def for_images(self, height: int, width: int) -> "Process":
         """Returns the process for images of a size, where its options leave something to the size."""
 
+    def for_latents(self) -> "Process":
+        """Returns the process for values that are not bounded by [-1, 1], which no sampler may clip."""
+
     def options(self) -> ProcessOptions:
         """Returns the options that make this process; raises InputError if `cunet train` cannot make it."""
 

@@ -183,6 +183,10 @@ class VariancePreserving:
     def for_images(self, height: int, width: int) -> "VariancePreserving":
         return self
 
+    def for_latents(self) -> "VariancePreserving":
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, clip_sample=False)
+        return VariancePreserving(scheduler, self.min_snr_gamma)
+
     def options(self) -> VariancePreservingOptions:
         config = self.scheduler.config
         values = {

@@ -109,6 +109,7 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
         if not kept:
             processes.by_main(lambda: replace_folder(folder.teacher, task.teacher.save_pretrained))
     if codec is not None:
+        task.process = task.process.for_latents()
         codec.to(accelerator.device)
         provide_latents(config, folder, task, data, codec, processes)
     if resume:

@@ -139,12 +139,9 @@ class DiffusionSamplingPipeline(Pipeline):
         config = self.unet.config
         check_choice("output_type", output_type, OUTPUT_TYPES)
         _check_channels(config, self.scheduler)
-        if config.sample_size is None:
-            raise InputError("the model's config has no sample_size: set it (config.json) to say how large images are")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise InputError(f"{len(generator)} generators were given for batch_size={batch_size}; give one per image")
-        sides = config.sample_size
-        height, width = (sides, sides) if isinstance(sides, int) else sides
+        height, width = (side // self.codec.factor for side in self.image_shape[1:])
         device, dtype = self._execution_device, self.unet.dtype
         asked = ask(
             config,
@@ -166,7 +163,9 @@ class DiffusionSamplingPipeline(Pipeline):
         shape = (batch_size, config.in_channels, height, width)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        pictures = None if image is None else as_pictures(image, shape, device)
+        pictures = None
+        if image is not None:
+            pictures = self.codec.encode(as_pictures(image, (batch_size, *self.image_shape), device))
         state, timesteps = start(scheduler, noise, num_inference_steps, pictures, strength)
         jumps = getattr(scheduler, "next_timesteps", None)
         after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
