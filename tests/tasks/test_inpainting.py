@@ -1,10 +1,17 @@
 """Inpainting: what is known stays as it is, what is filled has the distribution that the model knows."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
 
-from continuous_unet import InpaintingPipeline
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline, InpaintingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.cli.main import main
+from continuous_unet.tasks.facts import ConditionFacts, Facts
 from tests.tasks.test_generation import MEAN, STD, GaussianDenoiser, training_scheduler
 
 
@@ -45,6 +52,62 @@ def test_one_mask_for_all_and_one_each():
     both = fill(images, torch.stack([mask, 1 - mask]))
     assert torch.equal(both[1, :, :4], images[1, :, :4])
     assert not torch.equal(both[1, :, 4:], images[1, :, 4:])
+
+
+def conditional():
+    """A model with two classes by name and one for any class."""
+    sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "norm_num_groups": 4}
+    unet = ContinuousUNet2DModel(**sizes, block_out_channels=(8,), num_class_embeds=3, mid_block_type=None)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return unet.eval(), DDPMScheduler(), Facts(conditions=ConditionFacts(("cat", "dog"), 2))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_class_and_guidance_reach_every_evaluation(colours):
+    """As many evaluations by hand give the same, also for a grey model that sees colours as a batch."""
+    unet, scheduler, facts = conditional()
+    image, mask = torch.rand(colours, 8, 12), torch.ones(1, 8, 12)
+    how = {"num_inference_steps": 6, "jump_length": 2, "jump_n_sample": 2, "output_type": "pt"}
+
+    def filled(model, **more):
+        pipeline = InpaintingPipeline(model, scheduler, facts if more else None)
+        return pipeline(image, mask, generator=torch.Generator().manual_seed(0), **how, **more).images
+
+    class ByHand(ModelMixin):
+        def __init__(self):
+            super().__init__()
+            self.nothing, self._config = torch.nn.Parameter(torch.zeros(1)), SimpleNamespace(**unet.config)
+            self._config.num_class_embeds = None
+
+        @property
+        def config(self):
+            return self._config
+
+        def forward(self, sample, timestep):
+            of_class = [unet(sample, timestep, torch.full((len(sample),), number)).sample for number in (2, 1)]
+            return SimpleNamespace(sample=of_class[0] + 3 * (of_class[1] - of_class[0]))
+
+    guided = filled(unet, class_labels="dog", guidance_scale=3.0)
+    assert (guided - filled(ByHand())).abs().max() < 1e-4
+    assert (guided - filled(unet, class_labels="cat", guidance_scale=3.0)).abs().max() > 1e-3
+    assert (guided - filled(unet, class_labels="dog")).abs().max() > 1e-3
+    with pytest.raises(InputError, match="class 'bird' is unknown"):
+        filled(unet, class_labels="bird")
+    with pytest.raises(InputError, match="trained without text"):
+        filled(unet, prompt="a cat")
+
+
+def test_a_conditional_model_from_the_verb(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    DiffusionSamplingPipeline(*conditional()).save_pretrained("model")
+    Image.new("L", (8, 8), 128).save("grey.png")
+    Image.linear_gradient("L").resize((8, 8)).save("half.png")
+    options = ["--model", "model", "--mask", "half.png", "--steps", "4", "--jump-length", "1", "--resamples", "1"]
+    for name, more in (("any", []), ("dog", ["--class", "dog"]), ("guided", ["--class", "dog", "--guidance", "4"])):
+        assert main(["inpaint", "grey.png", *options, *more, "--output", f"{name}.png"]) == 0
+    pictures = {Image.open(f"{name}.png").tobytes() for name in ("any", "dog", "guided")}
+    assert len(pictures) == 3
 
 
 def test_arguments_that_cannot_be():

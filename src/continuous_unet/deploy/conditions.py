@@ -54,6 +54,8 @@ def describe_conditions(facts: Facts) -> Json:
     entries: Json = {"classes": known.classes and list(known.classes), "null_class": known.null_class}
     if known.null_class is not None or facts.text is not None:
         entries["guidance_scale"] = known.guidance_scale
+    if facts.text is not None and not facts.text.empty_prompt:
+        entries["needs_prompt"] = True
     return {name: value for name, value in entries.items() if value is not None}
 
 

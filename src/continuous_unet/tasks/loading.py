@@ -38,7 +38,7 @@ def load_restorer(
         name: one of `pretrained_models()`, or what `load_pipeline` takes. A folder takes precedence over a model of
             that name.
         task: `"denoise"` (a model trained for it, or any unconditional diffusion model), `"upscale"` or `"inpaint"`
-            (any unconditional diffusion model).
+            (any diffusion model).
         device: where to put it; the CPU if None.
         dtype: type of the weights; float32 if None, whatever they were saved as.
         variant: see `load_pipeline`.
@@ -57,12 +57,13 @@ def load_restorer(
     if own is not None and own.distilled:
         raise InputError(f"{name} was distilled for a few sampling steps; {task} takes the model that it learned from")
     has_classes = config.num_class_embeds is not None or config.class_embed_type is not None
-    if purpose == "generate" and has_classes and facts.conditions.null_class is None:
+    can_ask = task == "inpaint"  # for a class or a text
+    if purpose == "generate" and has_classes and facts.conditions.null_class is None and not can_ask:
         raise InputError(
             f"{name} was trained with classes and without dropping them; {task} needs a model that knows images of any "
             "class"
         )
-    if getattr(config, "cross_attention_dim", None) is not None:
+    if getattr(config, "cross_attention_dim", None) is not None and not can_ask:
         raise InputError(f"{name} is conditioned on text; {task} takes models without text")
     if purpose == "generate" and facts.codec is not None:
         raise InputError(f"{name} works on the latents of a codec; {task} takes models that work on pixels")

@@ -1,7 +1,7 @@
 """The parts that the restoration pipelines share: images in and out, channels, checks, tiles."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +23,7 @@ from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.options import FileOptions
 
 Images = Image.Image | Tensor | list
+Evaluate = Callable[..., Tensor]
 MODES = ("mean", "sample")
 OUTPUT_TYPES = ("pil", "np", "pt")
 LUMA = (0.299, 0.587, 0.114)
@@ -44,6 +45,8 @@ class RestoreOptions:
         tiles: see `Tiles`.
         before_tile: called before each tile; an exception that it raises ends the work.
         after_step: called after each sampling step with its number, its timestep and the state; returns the state.
+        request: what is asked for, as arguments of `request.ask` and `prompts.text_conditions`; inpainting alone uses
+            it.
 
     Raises:
         InputError: for an unknown mode, or no step.
@@ -55,6 +58,7 @@ class RestoreOptions:
     tiles: Tiles | None = None
     before_tile: Callable[[], None] = nothing
     after_step: AfterStep = unchanged
+    request: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -127,9 +131,19 @@ class RestorationPipeline(Pipeline):
         null = self.facts.conditions.null_class
         return {} if null is None else {"class_labels": torch.tensor([null], device=self._execution_device)}
 
-    def predict(self, state: Tensor, timestep: Tensor | float, options: RestoreOptions) -> Tensor:
-        """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32."""
-        function = partial(evaluated, self.unet, timestep=timestep, conditions=self.anything)
+    def predict(
+        self, state: Tensor, timestep: Tensor | float, options: RestoreOptions, evaluate: Evaluate | None = None
+    ) -> Tensor:
+        """Evaluates the network once on an input `(B, C, H, W)` of any size, in tiles; float32.
+
+        Args:
+            state: the input.
+            timestep: the timestep.
+            options: how to work.
+            evaluate: `evaluate(tile, timestep=timestep)` in place of the network without conditions.
+        """
+        evaluate = evaluate or partial(evaluated, self.unet, conditions=self.anything)
+        function = partial(evaluate, timestep=timestep)
         multiple = size_multiple(self.unet)
         bands = in_tiles(function, state, multiple=multiple, tiles=options.tiles, before_tile=options.before_tile)
         return torch.cat(list(bands), dim=2)

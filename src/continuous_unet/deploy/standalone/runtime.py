@@ -453,6 +453,8 @@ class ExportedModel:
         """The number of the class that stands for any class, if the model knows it."""
         self.guidance_scale = float(conditions.get("guidance_scale", 1.0))
         """The guidance scale if none is given."""
+        self.needs_prompt = bool(conditions.get("needs_prompt", False))
+        """Whether the model was trained without the empty prompt, which stands for any image."""
         self.encoder: TextEncoder | None = None
         """What encodes prompts; only models with text have it."""
 
@@ -464,7 +466,7 @@ class ExportedModel:
     @property
     def can_be_guided(self) -> bool:
         """Whether the model knows images without a condition, which guidance leads away from."""
-        return self.null_class is not None or self.takes_text
+        return self.null_class is not None or (self.takes_text and not self.needs_prompt)
 
     @property
     def schedule(self) -> AnySchedule:
@@ -890,6 +892,8 @@ def conditions_of(model: ExportedModel, class_label: int | str | None = None, pr
     if not isinstance(prompt, tuple):
         if model.encoder is None:
             raise ExportedModelError("this export has no text encoder: its prompts are encoded elsewhere, as arrays")
+        if prompt is None and model.needs_prompt:
+            raise ExportedModelError("this model was trained with captions, none of which was dropped: give a prompt")
         prompt = model.encoder(prompt or "")
     return {**conditions, "encoder_hidden_states": prompt[0], "encoder_attention_mask": prompt[1]}
 

@@ -107,8 +107,16 @@ class SampleOptions(Options):
 
     def interval(self) -> tuple[float, float]:
         """Returns the part of the noise range with guidance."""
-        text = self.guidance_interval
-        low, high = (0.0, 1.0) if text is None else number_range("--guidance-interval", text, 0, 1, "0.2:0.8")
-        if low == high:
-            raise InputError(f"--guidance-interval {text} is empty; expected LOW:HIGH, for example 0.2:0.8")
-        return low, high
+        return guidance_interval(self.guidance_interval)
+
+
+def guidance_interval(text: str | None) -> tuple[float, float]:
+    """Returns the part of the noise range with guidance that `--guidance-interval` says; all of it for None.
+
+    Raises:
+        InputError: for anything that is no part of 0:1.
+    """
+    low, high = (0.0, 1.0) if text is None else number_range("--guidance-interval", text, 0, 1, "0.2:0.8")
+    if low == high:
+        raise InputError(f"--guidance-interval {text} is empty; expected LOW:HIGH, for example 0.2:0.8")
+    return low, high

@@ -1,6 +1,6 @@
-"""Fills holes in images by any unconditional diffusion model, not trained for it: RePaint (arXiv 2201.09865)."""
+"""Fills holes in images by any diffusion model, not trained for it: RePaint (arXiv 2201.09865)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
+from continuous_unet.tasks.facts import Facts
+from continuous_unet.tasks.generate.prediction import Predictor
+from continuous_unet.tasks.generate.prompts import text_conditions
+from continuous_unet.tasks.generate.request import ClassLabel, ask
+from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.restoration import (
+    Evaluate,
     Images,
     RestorationPipeline,
     RestoreOptions,
@@ -33,11 +39,20 @@ class InpaintingPipeline(RestorationPipeline):
     """Fills what a mask marks; every other pixel stays as it was.
 
     Args:
-        unet: an unconditional diffusion model of 1 or 3 channels.
+        unet: a diffusion model of 1 or 3 channels.
         scheduler: a scheduler of its noise schedule.
+        facts: what is saved with the model, such as the names of its classes.
+
+    Raises:
+        InputError: if the facts do not fit the U-Net.
     """
 
     task = "inpaint"
+
+    def __init__(self, unet: Network, scheduler: Any, facts: Facts | None = None) -> None:
+        super().__init__(unet, scheduler)
+        self.facts = Facts() if facts is None else facts
+        self.facts.check_model(unet.config)
 
     @torch.no_grad()
     def __call__(
@@ -54,6 +69,11 @@ class InpaintingPipeline(RestorationPipeline):
         before_tile: Callable[[], None] = nothing,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
+        class_labels: ClassLabel | None = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Fills one image or several.
 
@@ -72,6 +92,11 @@ class InpaintingPipeline(RestorationPipeline):
             callback_on_step_end: called after each step, also those that are repeated, see `after_each_step`; its
                 `latents` are those of one image.
             callback_on_step_end_tensor_inputs: names of the tensors that it is given.
+            class_labels: the class of all images, by name or by number; class-conditional models only.
+            prompt: what all images show, in words, for models that were trained with captions.
+            negative_prompt: what guidance leads away from; any image if None.
+            guidance_scale: see `DiffusionSamplingPipeline`.
+            guidance_interval: the part of the noise range with guidance.
 
         Raises:
             InputError: for arguments that do not fit, and if the model does not make finite values.
@@ -84,7 +109,14 @@ class InpaintingPipeline(RestorationPipeline):
             bounds = f"more than jump_length={jump_length}, and at most {count}"
             raise InputError(f"num_inference_steps={num_inference_steps} must be {bounds}")
         after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile, after_step)
+        request = {
+            "class_labels": class_labels,
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
+        }
+        options = RestoreOptions("sample", num_inference_steps, generator, tiles, before_tile, after_step, request)
         images, holes = as_tensors(image, self._execution_device), self._holes(mask)
         if len(holes) not in (1, len(images)):
             raise InputError(f"{len(holes)} masks were given for {len(images)} images; give one, or one each")
@@ -118,7 +150,8 @@ class InpaintingPipeline(RestorationPipeline):
         known = self.to_model(image[None])
         keep = (~hole).float()[None].expand_as(known)
         if process.name == FlowOptions.name:
-            state = self._fill_flow(process, known, keep, options, (jump_length, jump_n_sample))
+            evaluate = self._evaluate(options.request, process.sampling_times(options.num_inference_steps), len(known))
+            state = self._fill_flow(process, known, keep, options, (jump_length, jump_n_sample), evaluate)
             filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
             return torch.where(hole, filled, image)
         # RePaint must follow the noise schedule that the model was trained with
@@ -128,9 +161,10 @@ class InpaintingPipeline(RestorationPipeline):
         scheduler.set_timesteps(options.num_inference_steps, jump_length, jump_n_sample)
         state = randn_tensor(known.shape, generator=options.generator, device=known.device)
         before, number = int(scheduler.timesteps[0]) + 1, 0
+        evaluate = self._evaluate(options.request, scheduler.timesteps.tolist(), len(known))
         for time in scheduler.timesteps:
             if time < before:
-                prediction = self.predict(state, time, options)
+                prediction = self.predict(state, time, options, evaluate)
                 # RePaint's scheduler knows one kind of prediction only
                 noise = process.to_noise(prediction, state, int(time))
                 state = scheduler.step(noise, time, state, known, keep, options.generator).prev_sample
@@ -141,8 +175,31 @@ class InpaintingPipeline(RestorationPipeline):
         filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
         return torch.where(hole, filled, image)
 
+    def _evaluate(self, request: Mapping[str, Any], times: Sequence[float], batch: int) -> Evaluate | None:
+        """Returns the evaluation of a conditional model for a batch; None for a model without conditions.
+
+        Raises:
+            InputError: for a request that the model cannot be asked for.
+        """
+        request = dict(request)
+        prompts = request.pop("prompt", None), request.pop("negative_prompt", None)
+        device = self._execution_device
+        text = text_conditions(self.unet, self.facts.text, *prompts, 1)
+        asked = ask(self.unet.config, self.facts, 1, device, text=text, **request)
+        if not asked.conditions:
+            return None
+        distinct = torch.tensor(sorted(set(times), reverse=True), device=device)
+        predict = Predictor(self.unet, asked, distinct, self.scheduler.config.num_train_timesteps, batch)
+        return lambda tile, timestep: predict(tile.to(self.unet.dtype), torch.as_tensor(timestep, device=device))
+
     def _fill_flow(
-        self, process: Process, known: Tensor, keep: Tensor, options: RestoreOptions, jumps: tuple[int, int]
+        self,
+        process: Process,
+        known: Tensor,
+        keep: Tensor,
+        options: RestoreOptions,
+        jumps: tuple[int, int],
+        evaluate: Evaluate | None,
     ) -> Tensor:
         """Returns the filled state of a flow-matching model: RePaint with the levels of its own samplers.
 
@@ -152,6 +209,7 @@ class InpaintingPipeline(RestorationPipeline):
             keep: 1 where it is known, of that shape.
             options: how to work.
             jumps: the length of a jump back, and how many times each stretch is run.
+            evaluate: see `RestorationPipeline.predict`.
         """
         rows = make_rows(process, process.sampling_times(options.num_inference_steps))[::-1]  # by number of the level
         scheduler = RePaintScheduler(num_train_timesteps=len(rows))  # only for the order of the levels
@@ -160,12 +218,15 @@ class InpaintingPipeline(RestorationPipeline):
         def noise() -> Tensor:
             return randn_tensor(known.shape, generator=options.generator, device=known.device)
 
-        state, before = noise(), len(rows)
+        state, before, number = noise(), len(rows), 0
         for level in scheduler.timesteps.tolist():
             if level < before:
                 row = rows[level]
-                filled = row.ancestral_step(process, state, self.predict(state, row.timestep, options), noise())
+                filled = row.ancestral_step(
+                    process, state, self.predict(state, row.timestep, options, evaluate), noise()
+                )
                 state = keep * (row.next_signal * known + row.next_noise * noise()) + (1 - keep) * filled
+                state, number = options.after_step(number, row.timestep, state), number + 1
             else:  # adds the noise between two levels
                 row = rows[before]
                 share = row.signal / row.next_signal

@@ -1,6 +1,7 @@
 """Fills holes in photographs: the library call behind `cunet inpaint`, and its work on one of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from continuous_unet.images.decode import Unreadable, open_image
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.photographs import Photograph
 from continuous_unet.tasks.files import Work, file_call
+from continuous_unet.tasks.generate.options import guidance_interval
 from continuous_unet.tasks.inpaint.options import InpaintOptions
 from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline
 from continuous_unet.tasks.loading import open_restorer
@@ -53,11 +55,18 @@ def inpaint_photograph(
 
     Args:
         pipeline: what `load_restorer` gives.
-        options: `steps`, `jump_length`, `resamples`, `seed`, `tile` and `overlap` are used.
+        options: `steps`, `jump_length`, `resamples`, `seed`, `tile` and `overlap` are used, and what is asked for.
         mask: what is filled, bool `(1, H, W)`.
         photograph: the one with a hole.
         before_tile: called before each tile; an exception that it raises ends the work.
     """
-    how = how_to_restore(options, "inpaint", "sample", options.steps, before_tile)
+    request = {
+        "class_labels": options.class_label,
+        "prompt": options.prompt,
+        "negative_prompt": options.negative_prompt,
+        "guidance_scale": options.guidance,
+        "guidance_interval": guidance_interval(options.guidance_interval),
+    }
+    how = replace(how_to_restore(options, "inpaint", "sample", options.steps, before_tile), request=request)
     image = photograph.tensor().to(pipeline.device)
     return photograph.from_bands([pipeline.fill(image, mask, how, options.jump_length, options.resamples)]), {}

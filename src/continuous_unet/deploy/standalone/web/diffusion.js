@@ -184,7 +184,7 @@ export class Model {
   constructor(ort, session, info, encoder = null) {
     Object.assign(this, { ort, session, info, encoder, shape: info.image_shape });
     this.conditions = info.conditions ?? {};
-    this.canBeGuided = this.conditions.null_class !== undefined || encoder !== null;
+    this.canBeGuided = this.conditions.null_class !== undefined || (encoder !== null && !this.conditions.needs_prompt);
     const batch = info.inputs[0].shape[0];
     this.batch = typeof batch === "number" ? batch : null;
   }
