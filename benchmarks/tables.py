@@ -86,6 +86,14 @@ def presets() -> Iterator[dict[str, Any]]:
         yield {**row, "first": sides[0]}
 
 
+def few_steps() -> Iterator[dict[str, Any]]:
+    """Rows with their FID as a share of the best one of the teacher at 50 evaluations, both above the floor."""
+    found = rows("few-steps")
+    for row in found:
+        best = [r["fid"] - r["floor"] for r in found if r["data"] == row["data"] and r["evaluations"] == 50]
+        yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
+
+
 def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
@@ -474,6 +482,20 @@ TABLES: dict[str, Callable[[], str]] = {
             "at most": "{limit:g}",
             "": lambda row: "met" if row["met"] == "True" else "**missed**",
         },
+    ),
+    "few-steps": Spec(
+        few_steps,
+        {
+            "data": "{data}",
+            "model": "{model}",
+            "sampler": "{sampler}",
+            "evaluations": "{evaluations}",
+            "GMACs of an image": lambda row: f"{row['macs'] * row['evaluations'] / 1e9:.2f}",
+            "FID above the floor": lambda row: f"{row['fid'] - row['floor']:.3g}",
+            "of the teacher's best at 50": lambda row: f"{row['share']:.2f}" if row["share"] else "–",
+            "recall": lambda row: f"{row['recall']:.2f}" if "recall" in row and row["recall"] != "" else "–",
+        },
+        missing="distill.py measure",
     ),
     "solver-loops": Spec(
         lambda: rows("solver-loops"),
