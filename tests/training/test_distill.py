@@ -169,7 +169,7 @@ class Knows:
         self.process, self.mean, self.variance, self.error = process, mean, deviation**2, error
         self.config = SimpleNamespace(num_class_embeds=None)
 
-    def __call__(self, x_t, times, next_timestep=None):
+    def __call__(self, x_t, times, next_timestep=None, class_labels=None):
         levels = [self.process.coefficients(float(time)) for time in times]
         signal, noise = torch.tensor(levels).T[:, :, None, None, None]
         share = signal * self.variance / (signal**2 * self.variance + noise**2)
@@ -192,6 +192,46 @@ def test_a_student_that_knows_everything_has_nothing_to_learn(method, process):
     assert loss(0.0).shape == (8,)
     assert float(loss(0.0).max()) < 2e-2
     assert float(loss(0.5).max()) > 20 * float(loss(0.0).max())
+
+
+class Jumps(Knows):
+    """The same model, which knows where the path from one level to the next ends."""
+
+    def __call__(self, x_t, times, next_timestep, class_labels=None):
+        def levels(part):
+            found = [self.process.coefficients(float(time)) if time else (1.0, 0.0) for time in part]
+            return torch.tensor(found).T[:, :, None, None, None]
+
+        (signal, noise), (next_signal, next_noise) = levels(times), levels(next_timestep)
+        level, lower, start = noise / signal, next_noise / next_signal, x_t / signal - self.mean
+        end = start * ((self.variance + lower**2) / (self.variance + level**2)).sqrt()
+        jump = (end - lower / level * start) / (1 - lower / level).clamp(min=1e-6)
+        still = start * self.variance / (self.variance + level**2)
+        clean = self.mean + torch.where(level == lower, still, jump)
+        return SimpleNamespace(sample=self.process.add_noise(clean, (x_t - signal * clean) / noise, times).target)
+
+
+def test_meanflow_learns_where_paths_end():
+    """Of two students, the one whose jumps end on the path has less to learn than one that goes straight on."""
+    process = process_of(FlowMatchEulerDiscreteScheduler())
+    mean, losses = torch.full((1, 1, 4, 4), 0.5), []
+    noise = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for kind in (Jumps, Knows):
+        student, right = (model(process, mean, 0.5) for model in (kind, Guided))
+        clean = mean + 0.5 * noise.flip(0)
+        labels = {"class_labels": torch.zeros(64, dtype=torch.long)}
+        step = StepContext(student, process, clean, noise, torch.zeros(64), labels, positions=range(64))
+        choice = DistillTraining(method="meanflow", m=32, teacher_guidance=2.0, class_conditional=True)
+        losses.append(float(LOSSES["meanflow"](Lesson(step, right, choice, 0, NoiseRange.of(process))).mean()))
+    assert losses[0] < 0.5 * losses[1]
+
+
+class Guided(Knows):
+    """The same model, as a teacher of which every class is all of the data."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.config = SimpleNamespace(num_class_embeds=2)
 
 
 def test_the_path_of_the_teacher_is_that_of_the_ode(process):
