@@ -12,7 +12,7 @@ from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.base import StepContext
-from continuous_unet.tasks.distill.answers import guided_answer, teacher_path
+from continuous_unet.tasks.distill.answers import Teacher
 from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.methods import METHODS as LOSSES
 from continuous_unet.tasks.distill.methods import Lesson, same_dropout
@@ -140,6 +140,18 @@ def test_a_discrete_student_has_one_number_of_evaluations(tmp_path):
     assert load_pipeline(tmp_path / "run").facts.sampler.numbers == [2]
 
 
+def test_a_guided_model_of_texts_can_be_distilled(tiny, tmp_path):
+    for i in range(8):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / f"{('red', 'blue')[i % 2]} square {i}.png")
+    common = {"data": str(tmp_path), "captions": "filename", "steps": 1, "lr_schedule": "constant"}
+    train(tiny(**common, text_encoder="built-in", objective="v_prediction", output=str(tmp_path / "teacher")))
+    del common["captions"]  # known from the teacher's run
+    distill(options(tmp_path, **common, method="sfd", teacher_guidance=3.0))
+    pipeline = load_pipeline(tmp_path / "run")
+    assert pipeline.facts.text == load_pipeline(tmp_path / "teacher").facts.text
+    assert pipeline(num_inference_steps=1, prompt="blue square", output_type="pt").images.shape == (1, 1, 8, 8)
+
+
 PROCESSES = {
     **{kind: lambda kind=kind: DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
        for kind in ("epsilon", "v_prediction", "sample")},
@@ -169,7 +181,7 @@ class Knows:
         self.process, self.mean, self.variance, self.error = process, mean, deviation**2, error
         self.config = SimpleNamespace(num_class_embeds=None)
 
-    def __call__(self, x_t, times, next_timestep=None, class_labels=None):
+    def __call__(self, x_t, times, next_timestep=None):
         levels = [self.process.coefficients(float(time)) for time in times]
         signal, noise = torch.tensor(levels).T[:, :, None, None, None]
         share = signal * self.variance / (signal**2 * self.variance + noise**2)
@@ -187,7 +199,7 @@ def test_a_student_that_knows_everything_has_nothing_to_learn(method, process):
         student, right = Knows(process, mean, error=error), Knows(process, mean)
         noise = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         step = StepContext(student, process, mean.expand_as(noise), noise, torch.zeros(8), positions=range(8))
-        return LOSSES[method](Lesson(step, right, choice, 0, NoiseRange.of(process)))
+        return LOSSES[method](Lesson(step, Teacher(right, process, {}, {}), choice, 0, NoiseRange.of(process)))
 
     assert loss(0.0).shape == (8,)
     assert float(loss(0.0).max()) < 2e-2
@@ -197,7 +209,7 @@ def test_a_student_that_knows_everything_has_nothing_to_learn(method, process):
 class Jumps(Knows):
     """The same model, which knows where the path from one level to the next ends."""
 
-    def __call__(self, x_t, times, next_timestep, class_labels=None):
+    def __call__(self, x_t, times, next_timestep):
         def levels(part):
             found = [self.process.coefficients(float(time)) if time else (1.0, 0.0) for time in part]
             return torch.tensor(found).T[:, :, None, None, None]
@@ -217,21 +229,12 @@ def test_meanflow_learns_where_paths_end():
     mean, losses = torch.full((1, 1, 4, 4), 0.5), []
     noise = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for kind in (Jumps, Knows):
-        student, right = (model(process, mean, 0.5) for model in (kind, Guided))
-        clean = mean + 0.5 * noise.flip(0)
-        labels = {"class_labels": torch.zeros(64, dtype=torch.long)}
-        step = StepContext(student, process, clean, noise, torch.zeros(64), labels, positions=range(64))
-        choice = DistillTraining(method="meanflow", m=32, teacher_guidance=2.0, class_conditional=True)
+        student, clean = kind(process, mean, 0.5), mean + 0.5 * noise.flip(0)
+        step = StepContext(student, process, clean, noise, torch.zeros(64), positions=range(64))
+        right = Teacher(Knows(process, mean, 0.5), process, {}, {}, guidance=2.0)
+        choice = DistillTraining(method="meanflow", m=32)
         losses.append(float(LOSSES["meanflow"](Lesson(step, right, choice, 0, NoiseRange.of(process))).mean()))
     assert losses[0] < 0.5 * losses[1]
-
-
-class Guided(Knows):
-    """The same model, as a teacher of which every class is all of the data."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.config = SimpleNamespace(num_class_embeds=2)
 
 
 def test_the_path_of_the_teacher_is_that_of_the_ode(process):
@@ -242,7 +245,8 @@ def test_the_path_of_the_teacher_is_that_of_the_ode(process):
     start = signal * mean + math.hypot(signal * deviation, sigma) * noise
     errors = []
     for steps in (10, 40):
-        end = teacher_path(Knows(process, mean, deviation), process, start, levels.levels(steps, 2.0), {})[-1]
+        right = Teacher(Knows(process, mean, deviation), process, {}, {})
+        end = right.path(start, levels.levels(steps, 2.0))[-1]
         errors.append(float((end - mean - deviation * noise).abs().max()))
     assert errors[0] < 0.1
     assert errors[1] < errors[0] / 3
@@ -254,10 +258,10 @@ def test_a_guided_teacher_goes_beyond_the_class():
     def model(x_t, times, class_labels):
         return SimpleNamespace(sample=class_labels[:, None, None, None].float().expand_as(x_t))
 
-    model.config = SimpleNamespace(num_class_embeds=4)
     x_t, times, labels = torch.randn(2, 1, 4, 4), torch.tensor([500.0, 10.0]), torch.tensor([1, 2])
-    seen = guided_answer(model, process, x_t, times, {"class_labels": labels}, 2.0)
-    torch.testing.assert_close(seen.clean, torch.tensor([-1.0, 1.0])[:, None, None, None].expand_as(x_t))  # 3 is null
+    free = {"class_labels": torch.tensor([3, 3])}
+    seen = Teacher(model, process, {"class_labels": labels}, free, guidance=2.0).answer(x_t, times)
+    torch.testing.assert_close(seen.clean, torch.tensor([-1.0, 1.0])[:, None, None, None].expand_as(x_t))
     torch.testing.assert_close(seen.at(process, times), x_t)
 
 

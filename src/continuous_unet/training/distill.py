@@ -87,25 +87,27 @@ def config_of(options: DistillOptions, resume: bool = False) -> TrainConfig:
     config, known = pipeline.unet.config, pipeline.facts.conditions
     if pipeline.facts.sampler is not None and pipeline.facts.sampler.distilled:
         raise InputError(f"{teacher} was distilled itself, and takes too few steps to teach; name its teacher")
-    text = config.get("cross_attention_dim") is not None
-    if text or config.get("class_embed_type") is not None or config.in_channels != config.out_channels:
-        raise InputError(f"{teacher} takes conditions that a student cannot be given; expected classes, or none")
+    if config.get("class_embed_type") is not None or config.in_channels != config.out_channels:
+        raise InputError(f"{teacher} takes conditions other than classes and texts, which students are not given")
+    text = pipeline.facts.text
+    if config.get("cross_attention_dim") is not None and text is None:
+        raise InputError(f"{teacher} takes a text, and does not say how prompts are encoded; name a run of cunet train")
+    dropped = known.null_class is not None or (text is not None and text.empty_prompt)
     task = options.student.replaced(
         class_conditional=config.num_class_embeds is not None,
-        condition_dropout=0.0 if known.null_class is None else options.student.condition_dropout,
+        text_encoder=None if text is None else text.encoder,
+        condition_dropout=options.student.condition_dropout if dropped else 0.0,
     )
-    if task.teacher_guidance != 1 and known.null_class is None:
-        raise InputError(f"--teacher-guidance: {teacher} was not trained with dropped classes; leave it out")
     size = config.sample_size
     if size is None:
         raise InputError(f"{teacher} does not say how large its images are (sample_size in config.json)")
-    given = options.data.to_dict()
+    given, default = options.data.to_dict(), DataSettings().to_dict()
     ours: Json = {
         "image_size": size if isinstance(size, int) else "x".join(map(str, size)),
         "channels": config.in_channels,
         **_data_of(options.teacher),
     }
-    data = {**given, **{name: value for name, value in ours.items() if not given[name]}}
+    data = {**given, **{name: value for name, value in ours.items() if given[name] == default[name]}}
     return TrainConfig.from_dict(
         {
             **{name: getattr(options, name) for name in ("output", "steps", "seed", "device")},
@@ -129,4 +131,5 @@ def _data_of(teacher: str) -> Json:
     if not saved.is_file():
         return {}
     data = TrainConfig.load(saved).data
-    return {name: getattr(data, name) for name in ("fit", "random_flip", "random_crop", "value_range")}
+    names = ("fit", "random_flip", "random_crop", "value_range", "captions", "caption_column")
+    return {name: getattr(data, name) for name in names}

@@ -4,12 +4,15 @@ A noisy image is `signal clean + noise unit_noise` in every process. A predictio
 step to another noise level puts them together again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from continuous_unet.diffusion.guidance import Guidance
 from continuous_unet.diffusion.process import Process
 from continuous_unet.tasks.network import Network
 
@@ -50,58 +53,55 @@ def answer(
     return Parts(process.to_clean(prediction, x_t, times), process.to_noise(prediction, x_t, times))
 
 
-@torch.no_grad()
-def guided_answer(
-    model: Network, process: Process, x_t: Tensor, times: Tensor, conditions: Conditions, scale: float
-) -> Parts:
-    """Returns the parts that a model sees with a guidance scale; see `answer`."""
-    if scale == 1:
-        return answer(model, process, x_t, times, conditions)
-    labels = conditions["class_labels"]
-    null = torch.full_like(labels, model.config.num_class_embeds - 1)  # type: ignore[operator]
-    both = {"class_labels": torch.cat([null, labels])}
-    seen = answer(model, process, torch.cat([x_t, x_t]), torch.cat([times, times]), both)
-    (clean, with_clean), (noise, with_noise) = seen.clean.chunk(2), seen.unit_noise.chunk(2)
-    return Parts(clean + scale * (with_clean - clean), noise + scale * (with_noise - noise))
+@dataclass(frozen=True)
+class Teacher:
+    """A model that is asked for something, perhaps with guidance."""
 
+    model: Network
+    process: Process
+    conditions: Conditions
+    """What the images are asked for: keyword arguments of the model's call."""
+    free: Conditions
+    """The same arguments where nothing is asked for; guidance leads away from these."""
+    guidance: float = 1.0
 
-@torch.no_grad()
-def teacher_path(
-    model: Network,
-    process: Process,
-    x_t: Tensor,
-    levels: Sequence[float],
-    conditions: Conditions,
-    scale: float = 1.0,
-) -> list[Tensor]:
-    """Returns the states of DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2) at all levels but the first.
+    @torch.no_grad()
+    def answer(self, x_t: Tensor, times: Tensor) -> Parts:
+        """Returns the parts that the teacher sees in noisy images `(B, C, H, W)`; see `answer`."""
+        if self.guidance == 1:
+            return answer(self.model, self.process, x_t, times, self.conditions)
+        both = {name: torch.cat([self.free[name], asked]) for name, asked in self.conditions.items()}
+        seen = answer(self.model, self.process, torch.cat([x_t, x_t]), torch.cat([times, times]), both)
+        combine = Guidance(self.guidance).combine
+        return Parts(combine(seen.clean), combine(seen.unit_noise))
 
-    Args:
-        model: the teacher.
-        process: its noise process.
-        x_t: its noisy images at the first level, `(B, C, H, W)`.
-        levels: falling ratios of noise to signal; after the last the clean images follow.
-        conditions: keyword arguments of the model's call.
-        scale: guidance scale.
+    @torch.no_grad()
+    def path(self, x_t: Tensor, levels: Sequence[float]) -> list[Tensor]:
+        """Returns the states of DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2) at all levels but the first.
 
-    Returns:
-        As many states `(B, C, H, W)` as there are levels, the clean images last.
-    """
-    times = process.time_at(torch.tensor(levels, dtype=torch.float64)).tolist()
-    parts = [*(process.coefficients(time) for time in times), (1.0, 0.0)]
-    states: list[Tensor] = []
-    before: tuple[Tensor, float] | None = None
-    for k, time in enumerate(times):
-        clean, _ = guided_answer(model, process, x_t, torch.full((len(x_t),), time).to(x_t), conditions, scale)
-        (signal, noise), (next_signal, next_noise) = parts[k], parts[k + 1]
-        ratio = next_noise / noise
-        extrapolated = clean
-        # the length of a step is that of the logarithm of the ratio of noise to signal
-        length = (torch.tensor(signal * next_noise / (noise * next_signal)).log() * -1).item() if next_noise else None
-        if before is not None and length:
-            last, last_length = before
-            extrapolated = clean + length / (2 * last_length) * (clean - last)
-        before = (clean, length) if length else None
-        x_t = ratio * x_t + (next_signal - signal * ratio) * extrapolated
-        states.append(x_t)
-    return states
+        Args:
+            x_t: noisy images at the first level, `(B, C, H, W)`.
+            levels: falling ratios of noise to signal; after the last the clean images follow.
+
+        Returns:
+            As many states `(B, C, H, W)` as there are levels, the clean images last.
+        """
+        process = self.process
+        times = process.time_at(torch.tensor(levels, dtype=torch.float64)).tolist()
+        parts = [*(process.coefficients(time) for time in times), (1.0, 0.0)]
+        states: list[Tensor] = []
+        before: tuple[Tensor, float] | None = None
+        for k, time in enumerate(times):
+            clean, _ = self.answer(x_t, torch.full((len(x_t),), time).to(x_t))
+            (signal, noise), (next_signal, next_noise) = parts[k], parts[k + 1]
+            ratio = next_noise / noise
+            extrapolated = clean
+            # the length of a step is that of the logarithm of the ratio of noise to signal
+            length = math.log(noise * next_signal / (signal * next_noise)) if next_noise and signal else None
+            if before is not None and length:
+                last, last_length = before
+                extrapolated = clean + length / (2 * last_length) * (clean - last)
+            before = (clean, length) if length else None
+            x_t = ratio * x_t + (next_signal - signal * ratio) * extrapolated
+            states.append(x_t)
+        return states

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from continuous_unet.diffusion.draws import Stream, normal, uniform
 from continuous_unet.tasks.base import StepContext
-from continuous_unet.tasks.distill.answers import Parts, answer, guided_answer, teacher_path
+from continuous_unet.tasks.distill.answers import Parts, Teacher, answer
 from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.options import DistillTraining
-from continuous_unet.tasks.network import Network
 
 LOG_LEVEL_MEAN, LOG_LEVEL_STD = -1.1, 2.0
 """Mean and standard deviation of the logarithm of the noise level in ect (Geng et al. 2024, arXiv 2406.14548)."""
@@ -36,7 +35,7 @@ class Lesson:
     """What a method has for one batch of B images."""
 
     step: StepContext
-    teacher: Network
+    teacher: Teacher
     options: DistillTraining
     seed: int
     range: NoiseRange
@@ -55,10 +54,9 @@ class Lesson:
 
         They are those that the images were made of, which are right on average; or a guided teacher's answer.
         """
-        scale = self.options.teacher_guidance
-        if scale == 1:
+        if self.teacher.guidance == 1:
             return Parts(self.step.clean, self.step.noise)
-        return guided_answer(self.teacher, self.step.process, x_t, times, self.step.conditions, scale)
+        return self.teacher.answer(x_t, times)
 
 
 def ect(lesson: Lesson) -> Tensor:
@@ -98,9 +96,7 @@ def sfd(lesson: Lesson) -> Tensor:
     count = numbers[chosen]
     parts = max(REFINEMENT, math.ceil(FEWEST_TEACHER_STEPS / count))
     path = lesson.range.levels(count * parts, options.mid_noise)
-    goals = teacher_path(
-        lesson.teacher, process, step.noise, path, step.conditions, options.teacher_guidance
-    )[parts - 1 :: parts]  # fmt: skip
+    goals = lesson.teacher.path(step.noise, path)[parts - 1 :: parts]
     times = [lesson.times(torch.full_like(step.clean[:, 0, 0, 0], level)) for level in path[::parts]]
     x_t, losses = step.noise, list[Tensor]()
     for k, goal in enumerate(goals):

@@ -32,7 +32,7 @@ class DistillTraining(GenerateTraining):
     )
     teacher_guidance: float = option(
         1.0,
-        "guidance scale of a class-conditional teacher, which the student learns to do without; 1 for no guidance",
+        "guidance scale of a teacher with classes or texts, which the student learns to do without; 1 for no guidance",
         between=(0, 1000),
     )
     mid_noise: float = option(

@@ -17,7 +17,7 @@ from continuous_unet.images.grids import make_grid
 from continuous_unet.models.build import extended
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.base import PictureContext, StepContext
-from continuous_unet.tasks.distill.answers import teacher_path
+from continuous_unet.tasks.distill.answers import Teacher
 from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.methods import METHODS, Lesson
 from continuous_unet.tasks.distill.options import DistillTraining
@@ -60,8 +60,8 @@ class DistillTask(GenerateTask):
             raise InputError(
                 f"the classes of {name} are {shown(names)}, and those of the data {shown(self.class_names)}"
             )
-        if self.options.teacher_guidance != 1 and not self.class_conditional:
-            raise InputError("--teacher-guidance is for class-conditional teachers; leave it out")
+        if self.options.teacher_guidance != 1 and not self.condition_dropout:
+            raise InputError(f"--teacher-guidance: {name} was not trained with dropped classes or texts; leave it out")
         self.teacher = pipeline
         unet: Any = pipeline.unet
         return self._student(unet.eval().requires_grad_(False)), pipeline.scheduler
@@ -80,7 +80,17 @@ class DistillTask(GenerateTask):
     def lesson(self, step: StepContext) -> Lesson:
         """Returns what a method has for a batch."""
         assert step.teacher is not None, "the trainer gives every task that has a teacher its teacher"
-        return Lesson(step, step.teacher, self.options, self.seed, self.range)
+        teacher = Teacher(
+            step.teacher, step.process, step.conditions, self._free(step.conditions), self.options.teacher_guidance
+        )
+        return Lesson(step, teacher, self.options, self.seed, self.range)
+
+    def _free(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the conditions that stand for "anything", as many as there are."""
+        free = self.trial_conditions()
+        if self.class_conditional:
+            free["class_labels"] = torch.tensor([len(self.class_names)])
+        return {name: free[name].to(value.device).expand_as(value) for name, value in conditions.items()}
 
     def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
         """Returns the loss of the method for each image, `(B,)`."""
@@ -91,8 +101,7 @@ class DistillTask(GenerateTask):
         """Returns the mean squared difference between the student's and the teacher's images of a noise, `(B,)`."""
         lesson, options = self.lesson(step), self.options
         levels = self.range.levels(TEACHER_STEPS, options.mid_noise)
-        guidance = options.teacher_guidance
-        goal = teacher_path(lesson.teacher, self.process, step.noise, levels, step.conditions, guidance)[-1]
+        goal = lesson.teacher.path(step.noise, levels)[-1]
         table = max(self.sampler().times, key=len)
         times = [torch.full((len(goal),), time).to(goal) for time in (*table, 0.0)]
         x_t = step.noise
