@@ -98,13 +98,14 @@ def config_of(options: DistillOptions, resume: bool = False) -> TrainConfig:
         text_encoder=None if text is None else text.encoder,
         condition_dropout=options.student.condition_dropout if dropped else 0.0,
     )
-    size = config.sample_size
-    if size is None:
+    if config.sample_size is None:
         raise InputError(f"{teacher} does not say how large its images are (sample_size in config.json)")
+    channels, height, width = pipeline.image_shape
     given, default = options.data.to_dict(), DataSettings().to_dict()
     ours: Json = {
-        "image_size": size if isinstance(size, int) else "x".join(map(str, size)),
-        "channels": config.in_channels,
+        "image_size": height if height == width else f"{height}x{width}",
+        "channels": channels,
+        "codec": None if pipeline.facts.codec is None else options.teacher,
         **_data_of(options.teacher),
     }
     data = {**given, **{name: value for name, value in ours.items() if given[name] == default[name]}}
