@@ -134,6 +134,7 @@ MISSING = {
     "profile": "MODEL is missing",
     "export": "RUN_OR_MODEL is missing",
     "prune": "RUN_OR_MODEL is missing",
+    "depths": "RUN_OR_MODEL is missing",
     "run": "is missing",
 }
 

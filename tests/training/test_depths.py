@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.processes import Processes
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.depths import Shallow, draw_shallow
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import train
-from continuous_unet.training.run import make_task
+from continuous_unet.training.depths import choose_depths, losses_by_depth
+from continuous_unet.training.run import make_task, open_data
 
 
 def test_the_loss_of_both_depths(tiny):
@@ -82,8 +84,11 @@ def test_an_elastic_model_is_made_from_a_preset_and_from_a_trained_model(tiny, t
     more = {"start_from": str(tmp_path / "plain"), "model_options": {}, "learning_rate": 1e-9}
     train(tiny(**options, **more, output=str(tmp_path / "more")))
     for name in ("new", "more"):
-        unet = load_pipeline(tmp_path / name).unet
-        config = unet.config
+        pipeline = load_pipeline(tmp_path / name)
+        unet, config = pipeline.unet, pipeline.unet.config
+        measured = pipeline.facts.solver_steps
+        assert (measured.depths, measured.timesteps, len(measured.steps)) == ((1, 4), 1000, 8)
+        assert choose_depths(dict(zip(measured.depths, measured.losses, strict=True))) == measured.steps
         assert (config.elastic_depth, config.num_solver_steps, config.integration_time) == (True, 4, 2.0)
     x = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
@@ -93,6 +98,61 @@ def test_an_elastic_model_is_made_from_a_preset_and_from_a_trained_model(tiny, t
     train(tiny(solver_steps=3, steps=1, output=str(tmp_path / "one")))
     config = load_pipeline(tmp_path / "one").unet.config
     assert (config.elastic_depth, config.num_solver_steps, config.integration_time) == (False, 3, 2.0)
+
+
+def test_a_finished_run_that_is_resumed_measures_again(tiny, tmp_path):
+    """Where a stop came before the measurement, the model has no table yet."""
+    config = tiny(solver_steps="1,2", steps=2)
+    train(config)
+    (file,) = (tmp_path / "run").glob("model/continuous_unet.json")
+    content = file.read_text()
+    file.unlink()
+    train(config, resume=True)
+    assert file.read_text() == content
+
+
+def test_the_choice_of_depths():
+    """Each band gets what its loss is worth; the largest gain for each further solver step comes first."""
+    losses = {1: [1.0, 1.0, 1.0], 2: [1.0, 0.5, 0.9], 4: [1.0, 0.45, 0.5]}
+    assert choose_depths(losses, tolerance=0) == (1, 4, 4)
+    assert choose_depths(losses, tolerance=0.05) == (1, 2, 4)
+    assert choose_depths(losses, tolerance=0.5) == (1, 2, 1)
+    assert choose_depths(losses, tolerance=9) == (1, 1, 1)
+    # with 4 solver steps for three bands, the second one's gain is the largest that fits
+    assert choose_depths(losses, tolerance=0, budget=4 / 3) == (1, 2, 1)
+    assert choose_depths(losses, tolerance=0, budget=1) == (1, 1, 1)
+    # what the model predicts changes the scale of a band, and not the choice
+    scaled = {depth: [7 * row[0], 0.01 * row[1], 3 * row[2]] for depth, row in losses.items()}
+    assert choose_depths(scaled, tolerance=0.05) == (1, 2, 4)
+    # more steps that do no good are not taken
+    assert choose_depths({2: [1.0], 4: [1.1], 8: [1.2]}, tolerance=0) == (2,)
+
+
+def test_losses_by_depth_see_the_same_images_and_noise(tiny):
+    config = tiny(num_validation=5, channels=1)
+    task = make_task(config)
+    _, held_out = open_data(config, task, Processes())
+    seen = []
+
+    class Model:
+        device, dtype, config = torch.device("cpu"), torch.float32, None
+
+        def __call__(self, x, times, num_solver_steps):
+            seen.append((num_solver_steps, x, times))
+            return SimpleNamespace(sample=x * 0 + num_solver_steps)
+
+    losses = losses_by_depth(task, Model(), held_out, (1, 3), seed=0, bands=4, measurements=64)
+    assert {depth: len(row) for depth, row in losses.items()} == {1: 4, 3: 4}
+    # the error of predicting n for standard normal noise is 1 + n^2
+    assert losses[1] == pytest.approx([2] * 4, rel=0.1)
+    assert losses[3] == pytest.approx([10] * 4, rel=0.1)
+    ours, theirs = ([call[1:] for call in seen if call[0] == depth] for depth in (1, 3))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+    noisy, times = (torch.cat(parts) for parts in zip(*ours, strict=True))
+    assert len(times.unique()) == len(times) == 65
+    assert len(noisy.flatten(1).unique(dim=0)) == 65
 
 
 @pytest.mark.parametrize("text", ["0", "1,1", "1,,2", "2,x", "65", "1.5", "-1,2", ""])

@@ -30,6 +30,7 @@ VERBS = {
     "data check": "data:CHECK",
     "profile": "profile:PROFILE",
     "export": "export:EXPORT",
+    "depths": "depths:DEPTHS",
     "prune": "prune:PRUNE",
     "run": "run:RUN",
 }

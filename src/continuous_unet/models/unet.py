@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -360,6 +360,21 @@ class ContinuousUNet(nn.Module):
             stats[block.name] = {name: getattr(solver, name) for name in ("method", "gradient", "num_steps")}
             stats[block.name]["nfe"] = None if times is None else len(times)
         return stats
+
+    def field_evaluations(self, calls: Mapping[int | None, int]) -> int | None:
+        """Returns how many times all fields together are evaluated in some calls; None for adaptive methods.
+
+        Args:
+            calls: the number of calls by their number of solver steps, None for the model's own.
+        """
+        total = 0
+        for num_steps, count in calls.items():
+            for block in self._blocks():
+                times = block.times(num_steps)
+                if times is None:
+                    return None
+                total += count * len(times)
+        return total
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.modules() if isinstance(module, Block)]

@@ -20,6 +20,7 @@ from continuous_unet.base.results import Json
 from continuous_unet.codecs.autoencoder import Autoencoder, fingerprint, load_autoencoder
 from continuous_unet.codecs.base import Scale
 from continuous_unet.models.saved import read_json
+from continuous_unet.tasks.training_options import MOST_SOLVER_STEPS
 from continuous_unet.text.encoders import BUILT_IN, TextEncoder, open_encoder
 from continuous_unet.text.subwords import SPECIAL
 from continuous_unet.text.transformer import TextEncoderConfig
@@ -184,6 +185,39 @@ class CodecFacts(Section):
 
 
 @dataclass(frozen=True)
+class SolverStepFacts(Section):
+    """The number of solver steps by noise level: what `num_solver_steps="auto"` takes."""
+
+    steps: tuple[int, ...]
+    """For each band of the timesteps, from least noise up; all bands are equally wide."""
+    timesteps: int
+    """Number of timesteps of the noise process."""
+    depths: tuple[int, ...]
+    """The numbers of solver steps that were measured."""
+    losses: tuple[tuple[float, ...], ...]
+    """The loss on held-out images for each of them, in each band."""
+
+    def __post_init__(self) -> None:
+        if not self.steps or self.timesteps < 1:
+            raise ValueError(f"steps has {len(self.steps)} bands of {self.timesteps} timesteps; expected some")
+        if not self.depths or not all(1 <= depth <= MOST_SOLVER_STEPS for depth in self.depths):
+            raise ValueError(f"depths must be numbers of solver steps, 1 to {MOST_SOLVER_STEPS}")
+        if not set(self.steps) <= set(self.depths):
+            raise ValueError("steps has a number that is not among depths")
+        if len(self.losses) != len(self.depths) or any(len(row) != len(self.steps) for row in self.losses):
+            raise ValueError("losses must have a row for each of depths, and a value for each of steps")
+
+    def check_model(self, config: Any) -> None:
+        if getattr(config, "num_solver_steps", None) is None:
+            raise ValueError("steps is for continuous U-Nets, and this model has no solver steps")
+
+    def at(self, timestep: float) -> int:
+        """Returns the number of solver steps at a timestep."""
+        band = int(timestep * len(self.steps) / self.timesteps)
+        return self.steps[min(max(band, 0), len(self.steps) - 1)]
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything in the file, one section for each kind of fact."""
 
@@ -191,6 +225,7 @@ class Facts:
     text: TextFacts | None = None
     sampler: SamplerFacts | None = None
     codec: CodecFacts | None = None
+    solver_steps: SolverStepFacts | None = None
 
     def check_model(self, config: Any) -> None:
         """Checks all sections against the configuration of a U-Net.

@@ -8,11 +8,14 @@ from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import ImageDataset
 from continuous_unet.tasks.base import Task
 from continuous_unet.tasks.depths import AtDepth
+from continuous_unet.tasks.facts import SolverStepFacts
 from continuous_unet.tasks.network import Network
 from continuous_unet.training.validation import errors_and_times
 
 BANDS = 8
 """The number of noise levels that are told apart; each is the same share of the timesteps."""
+TOLERANCE = 0.01
+"""The mean relative excess over the best loss that a table of solver steps accepts."""
 MEASUREMENTS = 1024
 """The number of noisy images that each number of solver steps is measured on, at least."""
 
@@ -59,8 +62,31 @@ def losses_by_depth(
     return found
 
 
+def measure_depths(
+    task: Task,
+    model: Network,
+    dataset: ImageDataset,
+    depths: Sequence[int],
+    *,
+    seed: int,
+    tolerance: float = TOLERANCE,
+    budget: float | None = None,
+    processes: Processes | None = None,
+    stop: StopRequest | None = None,
+) -> SolverStepFacts:
+    """Returns the table of solver steps by noise level of a model; the arguments are those of the functions here.
+
+    Raises:
+        Stopped: if a process is asked to stop.
+    """
+    losses = losses_by_depth(task, model, dataset, depths, seed=seed, processes=processes, stop=stop)
+    chosen = choose_depths(losses, tolerance=tolerance, budget=budget)
+    timesteps = task.process.num_train_timesteps
+    return SolverStepFacts(chosen, timesteps, tuple(losses), tuple(losses.values()))
+
+
 def choose_depths(
-    losses: Mapping[int, Sequence[float]], *, tolerance: float = 0.01, budget: float | None = None
+    losses: Mapping[int, Sequence[float]], *, tolerance: float = TOLERANCE, budget: float | None = None
 ) -> tuple[int, ...]:
     """Returns a number of solver steps for each band of noise levels.
 
@@ -94,3 +120,9 @@ def choose_depths(
             break
         chosen[-band] = depth
     return tuple(chosen)
+
+
+def describe(facts: SolverStepFacts) -> str:
+    """Returns a line about a table of solver steps."""
+    steps, mean = " ".join(map(str, facts.steps)), sum(facts.steps) / len(facts.steps)
+    return f"solver steps by noise level, from least noise up: {steps} ({mean:.2f} in the mean)"

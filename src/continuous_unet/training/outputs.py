@@ -17,9 +17,12 @@ from continuous_unet.base.signals import Stopped, StopRequest
 from continuous_unet.data import ImageDataset, TrainingData
 from continuous_unet.images.grids import write_png
 from continuous_unet.tasks.base import PictureContext, Task
+from continuous_unet.tasks.facts import SolverStepFacts
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.network import Network
 from continuous_unet.training import checkpoints
 from continuous_unet.training.config import TrainConfig
+from continuous_unet.training.depths import describe, measure_depths
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.guards import Guard, TrainingDiverged
 from continuous_unet.training.state import Learner, TrainState
@@ -48,6 +51,8 @@ class TrainingRun:
     """Number of the signal that ends the run."""
     validation_loss: float | None = None
     """Result of the last validation."""
+    solver_steps: SolverStepFacts | None = None
+    """Solver steps by noise level, measured at the end of a run of an elastic model."""
 
     def __post_init__(self) -> None:
         self.state = TrainState(draws=DRAWS, num_processes=self.processes.count)
@@ -93,6 +98,26 @@ class TrainingRun:
             self.validation_loss = metrics["validation_loss"]
             self.record(**metrics)
 
+    def measure_depths(self) -> None:
+        """Measures which number of solver steps is worth its cost at which noise level, for an elastic model.
+
+        This needs held-out images, and a model that is sampled from. A signal ends it early.
+        """
+        pipeline = self.task.pipeline(self.learner.bare)
+        if len(self.depths) < 2 or self.held_out is None or not isinstance(pipeline, DiffusionSamplingPipeline):
+            return
+        with self._until_stopped(), self.learner.averaged():
+            self.solver_steps = measure_depths(
+                self.task,
+                self.learner.bare,
+                self.held_out,
+                self.depths,
+                seed=self.config.seed,
+                processes=self.processes,
+                stop=self.stop,
+            )
+            self.processes.say(describe(self.solver_steps))
+
     def picture(self) -> None:
         """Makes a picture from the averaged weights, with all processes; a signal ends this early."""
         with self._until_stopped(), self.learner.averaged():
@@ -136,7 +161,10 @@ class TrainingRun:
     def _write_model(self) -> None:
         """Writes the model to use, with the averaged weights, in the main process."""
         with self.learner.averaged():
-            replace_folder(self.folder.model, self.task.pipeline(self.learner.bare).save_pretrained)
+            pipeline = self.task.pipeline(self.learner.bare)
+            if isinstance(pipeline, DiffusionSamplingPipeline) and self.solver_steps is not None:
+                pipeline.facts = dataclasses.replace(pipeline.facts, solver_steps=self.solver_steps)
+            replace_folder(self.folder.model, pipeline.save_pretrained)
 
     def restore(self) -> None:
         """Restores the run from its newest complete checkpoint, which every process reads for itself.
@@ -178,6 +206,8 @@ class TrainingRun:
         step, every = self.state.step, self.config.records
         if step == 0:
             return
+        if step == self.config.steps:
+            self.measure_depths()
         self.processes.by_main(self._write_model)  # it may be that of an older checkpoint, or of a damaged one
         validated = any(r["step"] == step and "validation_loss" in r for r in self.folder.records())
         validated, drawn = self.processes.from_main((validated, self.folder.picture(step).is_file()))

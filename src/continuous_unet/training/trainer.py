@@ -64,6 +64,8 @@ class Trainer(TrainingRun):
                     self.record(loss=loss, gradient_norm=float(gradient_norm), images_per_second=round(speed, 2))
                 if self.is_due(every.validate_every):
                     self.validate()
+                if last and self.stopped_by is None:
+                    self.measure_depths()
                 if last or self.stopped_by or state.step % every.checkpoint_every == 0:
                     self.save()
                 if self.is_due(every.sample_every):

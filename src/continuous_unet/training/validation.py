@@ -75,27 +75,28 @@ def errors_and_times(
     """
     processes, stop = processes or Processes(), stop or StopRequest()
     device = model.device
-    own: list[tuple[tuple[int, int], list[float], list[float]]] = []
-    jobs = [(number, start) for number in range(rounds) for start in range(0, len(dataset), BATCH)]
-    for (number, start), ours in processes.rounds(jobs):
+    own: list[tuple[int, list[float], list[float]]] = []
+    total = rounds * len(dataset)
+    for start, ours in processes.rounds(range(0, total, BATCH)):
         processes.check(stop)
-        places = range(start, min(start + BATCH, len(dataset)))
-        items = [dataset[i] for i in places]
+        numbers = range(start, min(start + BATCH, total))
+        items = [dataset[number % len(dataset)] for number in numbers]
         rest = [{key: value for key, value in item.items() if key != "image"} for item in items]
         clean: Tensor = torch.stack([item["image"] for item in items]).to(device)
-        positions = [item["index"] + number * ROUND for item in items]
+        pairs = zip(items, numbers, strict=True)
+        positions = [item["index"] + number // len(dataset) * ROUND for item, number in pairs]
         step = StepContext(
             model=model,
             process=task.process,
             clean=clean,
             noise=normal(seed, Stream.VALIDATION, positions, clean.shape[1:], device),
-            times=task.process.spread_times([number * len(dataset) + place for place in places]).to(device),
+            times=task.process.spread_times(numbers).to(device),
             conditions=task.conditions(default_collate(rest), device),
             teacher=teacher,
         )
         errors = task.error(step)
         if ours:
-            own.append(((number, start), errors.tolist(), step.times.tolist()))
+            own.append((start, errors.tolist(), step.times.tolist()))
     batches = sorted(processes.gather(own))
     errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
     return errors, torch.tensor([time for _, _, batch in batches for time in batch])

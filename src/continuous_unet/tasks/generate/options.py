@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STRENGTH = 0.8
 """How much of an image to start from is made anew; that of diffusers' pipelines."""
+AUTO = "auto"
+"""What is given in place of a number of solver steps for the numbers that are saved with the model."""
 
 
 @dataclass
@@ -89,7 +91,11 @@ class SampleOptions(Options):
         above=0,
         at_most=1,
     )
-    solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)")
+    solver_steps: int | str | None = option(
+        None,
+        "number of solver steps in each block, or auto: by noise level, as saved with the model (default: as trained)",
+        metavar="STEPS",
+    )
     variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
     dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "precision of the weights")

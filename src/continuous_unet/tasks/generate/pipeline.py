@@ -31,7 +31,7 @@ from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
 from continuous_unet.tasks.facts import CodecFacts, Facts, load_codec, read_facts, write_facts
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH
-from continuous_unet.tasks.generate.prediction import Predictor, check_solver_steps
+from continuous_unet.tasks.generate.prediction import Predictor, find_solver_steps
 from continuous_unet.tasks.generate.prompts import Prompt, text_conditions
 from continuous_unet.tasks.generate.request import ClassLabel, ClassLabels, ask
 from continuous_unet.tasks.generate.starting import Pictures, as_pictures, start
@@ -97,7 +97,7 @@ class DiffusionSamplingPipeline(Pipeline):
         on_step: Callable[[], None] = lambda: None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        num_solver_steps: int | None = None,
+        num_solver_steps: int | str | None = None,
         image: Pictures | None = None,
         strength: float = DEFAULT_STRENGTH,
         callback_on_step_end: StepCallback | None = None,
@@ -122,7 +122,8 @@ class DiffusionSamplingPipeline(Pipeline):
             guidance_scale: how strongly images are led towards what is asked for, see `Guidance`: 1 is without
                 guidance. If None, that of the model, which is 1 unless it was saved with another.
             guidance_interval: the part of the noise range with guidance: 0 is no noise, 1 is only noise.
-            num_solver_steps: number of solver steps in each block; the model's own if None.
+            num_solver_steps: number of solver steps in each block; the model's own if None. With `"auto"` each
+                evaluation takes the number that is saved with the model for its noise level.
             image: start from this picture, or from one for each image, instead of pure noise; see `as_pictures`.
             strength: the fraction of the sampling steps that are taken if there is a picture, the last ones: 1 ignores
                 the picture, and the less it is, the more is left of the picture.
@@ -153,7 +154,7 @@ class DiffusionSamplingPipeline(Pipeline):
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
         )
-        check_solver_steps(self.unet, num_solver_steps)
+        solver_steps = find_solver_steps(self.unet, self.facts, num_solver_steps)
 
         scheduler = self._sampler(num_inference_steps)
         try:
@@ -179,7 +180,7 @@ class DiffusionSamplingPipeline(Pipeline):
             timesteps,
             self.scheduler.config.num_train_timesteps,
             batch_size,
-            num_solver_steps,
+            solver_steps,
             None if jumps is None else jumps[len(jumps) - len(timesteps) :],
         )
         for number, timestep in enumerate(self.progress_bar(timesteps)):

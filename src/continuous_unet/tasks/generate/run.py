@@ -24,8 +24,9 @@ from continuous_unet.tasks.generate.pipeline import (
     gather_images,
     generate_share,
 )
+from continuous_unet.tasks.generate.prediction import field_evaluations, find_solver_steps
 from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
-from continuous_unet.tasks.loading import load_pipeline, set_solver_steps
+from continuous_unet.tasks.loading import load_pipeline
 
 
 @dataclass
@@ -37,11 +38,15 @@ class SampleResult(CallResult):
     seconds: float
     stopped_by: int | None = None
     """The signal that ended the work, if one did."""
+    field_evaluations: int | None = None
+    """Evaluations of the fields of a continuous U-Net for one image; twice as many with guidance."""
 
     def to_dict(self) -> Json:
         rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
         result = {"images": self.images, "files": self.files, "seconds": round(self.seconds, 3)}
-        return {**result, "images_per_second": rate, "stopped_by": self.stopped_by}
+        return {**result, "images_per_second": rate, "stopped_by": self.stopped_by} | (
+            {} if self.field_evaluations is None else {"field_evaluations_per_image": self.field_evaluations}
+        )
 
     def to_text(self) -> str:
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
@@ -67,7 +72,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     pipeline = load_pipeline(options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant)
     steps = choose_sampler(pipeline, options.scheduler, options.steps)
     pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
-    set_solver_steps(pipeline.unet, options.solver_steps)
+    solver_steps = find_solver_steps(pipeline.unet, pipeline.facts, options.solver_steps)
     if options.compile:
         cast(torch.nn.Module, pipeline.unet).compile()  # in place
     rows = _rows(options, pipeline)
@@ -81,6 +86,13 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     if options.image is not None:
         strength = DEFAULT_STRENGTH if options.strength is None else options.strength
         how |= {"image": _read(options.image), "strength": strength}
+    visited: dict[int, float] = {}  # the timestep of each step, the same for all images
+
+    def note(pipeline: Any, number: int, timestep: Any, tensors: Json) -> Json:
+        visited[number] = float(timestep)
+        return {}
+
+    how |= {"num_solver_steps": options.solver_steps, "callback_on_step_end": note}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
@@ -100,7 +112,10 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
             processes.end()
     files = [str(path) for path in paths if stopped_by is None or (path.exists() and path not in before)]
     number = total if stopped_by is None else len(files)
-    return SampleResult(number, files, time.perf_counter() - started, stopped_by)
+    evaluations = None
+    if stopped_by is None:
+        evaluations = field_evaluations(pipeline.unet, list(visited.values()), solver_steps)
+    return SampleResult(number, files, time.perf_counter() - started, stopped_by, evaluations)
 
 
 def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
