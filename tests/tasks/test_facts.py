@@ -49,8 +49,23 @@ HOSTILE = {
     '{"conditions": {"guidance_scale": 1e999}}': "guidance_scale is inf; expected a number",
     '{"conditions": {"guidance_scale": 1' + 400 * "0" + "}}": "expected a smaller number",
     '{"conditions": {"guidance_scale": null}}': "guidance_scale is None; expected a number",
+    '{"solver_steps": {"steps": [1]}}': "solver_steps.timesteps is missing",
     "{": "cannot be read as JSON",
 }
+
+
+TABLES = {
+    ("[]", "9", "[1]", "[[]]"): "steps has 0 bands of 9 timesteps",
+    ("[1]", "0", "[1]", "[[1]]"): "steps has 1 bands of 0 timesteps",
+    ("[1]", "9", "[]", "[]"): "depths must be numbers of solver steps, 1 to 64",
+    ("[65]", "9", "[65]", "[[1]]"): "depths must be numbers of solver steps, 1 to 64",
+    ("[2]", "9", "[1]", "[[1]]"): "steps has a number that is not among depths",
+    ("[1]", "9", "[1]", "[[1, 2]]"): "losses must have a row for each of depths",
+}
+for values, message in TABLES.items():
+    names = ("steps", "timesteps", "depths", "losses")
+    table = ", ".join(f'"{name}": {value}' for name, value in zip(names, values, strict=True))
+    HOSTILE[f'{{"solver_steps": {{{table}}}}}'] = message
 
 
 @pytest.mark.parametrize("content", HOSTILE)
