@@ -61,11 +61,17 @@ def find_depths(options: DepthsOptions, *, stop: StopRequest | None = None) -> D
     unet, known = pipeline.unet, pipeline.facts
     if not isinstance(unet, ContinuousUNet2DModel) or unet.config.method in ADAPTIVE_METHODS:
         raise InputError(f"{options.model} has no number of solver steps to choose; this is for continuous U-Nets")
-    if known.text is not None:
-        raise InputError(
-            f"{options.model} is conditioned on text, which the images would need as well; `cunet train "
-            "--solver-steps` with held-out images measures the same"
-        )
+    kinds = {
+        "is conditioned on text": known.text is not None,
+        "makes latents": known.codec is not None,
+        "was distilled": known.sampler is not None and known.sampler.distilled,
+    }
+    for kind, has in kinds.items():
+        if has:
+            raise InputError(
+                f"{options.model} {kind}, and images alone cannot measure its loss; train it with --solver-steps and "
+                "held-out images, which measures the same"
+            )
     own = unet.config.num_solver_steps
     depths = options.depths() or tuple(sorted({own, *(2**k for k in range(10) if 2**k < own)}))
     if len(depths) < 2:
