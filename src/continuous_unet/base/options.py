@@ -166,9 +166,14 @@ def flatten(
     known = leaves(kind)
     former = {old.lstrip("-").replace("-", "_"): leaf.name for leaf in known.values() for old in _old(leaf)}
     sections = {leaf.field.name: leaf for leaf in own_leaves(kind) if _classes(leaf)}
+    by_field = {
+        leaf.field.name: leaf.name for leaf in known.values() if leaf.section is None
+    }  # as `to_dict` writes them
     found: Json = {}
     was_flat = False
     for key, value in values.items():
+        if key not in known and key in by_field:
+            key = by_field[key]
         if key in sections and isinstance(value, Mapping):
             inner = {leaf.field.name: leaf.name for leaf in known.values() if leaf.section == key}
             if "variants" in sections[key].field.metadata:
