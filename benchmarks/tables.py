@@ -461,6 +461,28 @@ TABLES: dict[str, Callable[[], str]] = {
         },
         missing="conditions.py",
     ),
+    "text-check": Spec(
+        lambda: rows("text-check"),
+        {
+            "drawn scenes": lambda row: (
+                {"noisy": "with noise of 5 %", "blurred": "blurred by 0.7 pixels"}.get(row["images"], row["images"])
+                + f" ({row['scenes']:,.0f})"
+            ),
+            "right captions accepted": "{right_accepted:.2%}",
+            "wrong captions accepted": "{wrong_accepted:.2%}",
+        },
+        missing="text.py check",
+    ),
+    "text-matches": Spec(
+        lambda: rows("text-matches"),
+        {
+            "shapes together": "{pairs}",
+            "guidance scale": "{guidance}",
+            "samples": "{samples}",
+            "samples that match their caption": "{matches:.1%} (± {margin_95:.1%})",
+        },
+        missing="text.py matches runs/text-scenes",
+    ),
     "gradients": Spec(
         gradients,
         {

@@ -2,7 +2,6 @@
 
     python benchmarks/text.py check                       # the program that finds the shapes, on drawn scenes
     python benchmarks/text.py matches runs/text-scenes    # share of samples that match, by guidance scale; a grid
-    python benchmarks/text.py costs                       # what conditions cost: parameters, MACs, latency
 
 Rows go to results/text-*.csv, the grid to docs/images/text-scenes.png.
 """
@@ -113,7 +112,7 @@ def draw_grid(pipeline: DiffusionSamplingPipeline, steps: int, scale: float, see
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("check", "matches", "costs"))
+    parser.add_argument("what", choices=("check", "matches"))
     parser.add_argument("run", nargs="?", default="runs/text-scenes")
     parser.add_argument("--num", type=int, default=416)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0])
@@ -122,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "check":
         check(options.num)
-    elif options.what == "matches":
+    else:
         measure_matches(options.run, options.num, options.guidance, options.steps, options.seed)
 
 

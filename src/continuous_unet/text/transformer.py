@@ -70,7 +70,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.settings = config
         self.tokens = nn.Embedding(config.vocabulary_size, config.width)
-        self.positions = nn.Parameter(torch.randn(config.max_length, config.width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(config.max_length, config.width) * 0.2)
         self.layers = nn.ModuleList(TextLayer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.tokens.weight, std=0.2)
