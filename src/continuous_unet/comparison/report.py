@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from continuous_unet.base.files import replace_text
@@ -118,6 +119,10 @@ def _cost_columns(reference: SideRow) -> Columns:
     }
 
 
+def _share(name: str, row: QualityRow) -> str:
+    return figure(getattr(row, name), 3, seeds=False)
+
+
 QUALITY: dict[str, Callable[[QualityRow], object]] = {
     "learning rate": lambda row: f"{row.learning_rate:g}",
     "images": lambda row: f"{row.training_images:,}",
@@ -131,6 +136,7 @@ QUALITY: dict[str, Callable[[QualityRow], object]] = {
     "most noise": lambda row: figure(row.validation_loss_quarter_4, 4, seeds=False),
     "FID": lambda row: figure(row.fid, 2),
     "KID x 1000": lambda row: kid(row.kid, row.kid_std, 2),
+    **{name: partial(_share, name) for name in ("precision", "recall", "density", "coverage")},
 }
 
 
@@ -142,7 +148,9 @@ def _quality_table(scale: Scale, rows: Sequence[SideRow]) -> Table:
         ("real images against other real images", scale.floor),
         ("noise against real images", scale.noise),
     ):
-        body.append([label, *[""] * 10, f"{found.fid:.2f}", kid(found.kid, found.kid_std, 2)])
+        shares = [found.precision, found.recall, found.density, found.coverage]
+        texts = [MISSING if share is None else f"{share:.3f}" for share in shares]
+        body.append([label, *[""] * 10, f"{found.fid:.2f}", kid(found.kid, found.kid_std, 2), *texts])
     return Table(["side", *QUALITY], body)
 
 

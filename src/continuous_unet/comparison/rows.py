@@ -85,6 +85,11 @@ def over_runs(of: Callable[[Measured, Training], float | None]) -> Any:
     return column(lambda measured: Spread.of([of(measured, run) for run in measured.trained.runs]))
 
 
+def over_distances(name: str) -> Any:
+    """Declares a field of a row by a figure of the distance of each seed's samples to the real images."""
+    return column(lambda measured: Spread.of([getattr(found, name) for found in measured.trained.distances]))
+
+
 def last(run: Training) -> Losses:
     """Returns the last validation of a run."""
     return run.curve[-1] if run.curve else Losses()
@@ -156,11 +161,15 @@ class QualityRow(Row):
     validation_loss_quarter_2: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_2)
     validation_loss_quarter_3: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_3)
     validation_loss_quarter_4: Spread | None = over_runs(lambda m, run: last(run).validation_loss_quarter_4)
-    fid: Spread | None = column(lambda m: Spread.of([found.fid for found in m.trained.distances]))
-    kid: Spread | None = column(lambda m: Spread.of([found.kid for found in m.trained.distances]))
+    fid: Spread | None = over_distances("fid")
+    kid: Spread | None = over_distances("kid")
     kid_std: float = column(lambda m: statistics.fmean(found.kid_std for found in m.trained.distances))
     """Mean over seeds of the standard deviation over subsets of the samples."""
     num_samples: int = column(lambda m: m.trained.distances[0].num_images or 0)
+    precision: Spread | None = over_distances("precision")
+    recall: Spread | None = over_distances("recall")
+    density: Spread | None = over_distances("density")
+    coverage: Spread | None = over_distances("coverage")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from continuous_unet.comparison.sides import Side, load_sides, resolve_cuts, squ
 from continuous_unet.comparison.verdicts import Verdict
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.evaluation.costs.profile import refusing
-from continuous_unet.evaluation.quality.extractors import extractor_class
+from continuous_unet.evaluation.quality.extractors import chosen_extractor, extractor_class
 
 
 @dataclass
@@ -34,6 +34,8 @@ class CompareResult(CallResult):
     results: list[SideRow] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     stopped_by: int | None = None
+    note: str | None = None
+    """What a person should know about the choice of the features."""
 
     def to_dict(self) -> Json:
         return {**super().to_dict(), "results": [row.cells() for row in self.results]}
@@ -45,7 +47,8 @@ class CompareResult(CallResult):
         return "\n".join([*lines, f"report: {self.report}"])
 
     def notes(self) -> list[str]:
-        return [] if self.stopped_by is None else [f"stopped; the same command continues {self.output}"]
+        stopped = [] if self.stopped_by is None else [f"stopped; the same command continues {self.output}"]
+        return stopped if self.note is None else [f"note: {self.note}", *stopped]
 
 
 def compare(config: CompareConfig, *, stop: StopRequest | None = None) -> CompareResult:
@@ -69,19 +72,30 @@ def compare(config: CompareConfig, *, stop: StopRequest | None = None) -> Compar
         _try(side, size, channels)
     for name in ("torchmetrics", "matplotlib", "jinja2"):
         import_extra(name, f"a comparison needs the package {name}", "compare")
+    folder = Path(config.output)
+    name, note = _extractor(config, folder, channels)
+    config = replace(config, extractor=name)
     if not config.costs_only:
         extractor_class(config.extractor).check(device)
 
-    folder = Path(config.output)
     with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as request:
         pieces = PieceStore(folder, request, config.jobs)
         pieces.claim(config, sides)
         try:
             comparison = Protocol(config, data, held_out, sides, pieces, device).run(machine(device))
         except Stopped as stopped:
-            return CompareResult(config.output, stopped_by=stopped.signal)
+            return CompareResult(config.output, stopped_by=stopped.signal, note=note)
         rows, verdicts = write_reports(folder, comparison)
-    return CompareResult(config.output, str(folder / "report.html"), rows, verdicts)
+    return CompareResult(config.output, str(folder / "report.html"), rows, verdicts, note=note)
+
+
+def _extractor(config: CompareConfig, folder: Path, channels: int) -> tuple[str, str | None]:
+    """Returns the extractor, and a note on it; `auto` is what the comparison in the folder has, if one was begun."""
+    begun = folder / "compare.yaml"
+    if config.extractor == "auto" and begun.is_file():
+        config = CompareConfig.load(begun)
+    name, note = chosen_extractor(config.extractor, channels)
+    return name, None if config.costs_only else note
 
 
 def _open_data(config: CompareConfig) -> tuple[ImageDataset, ImageDataset]:

@@ -59,8 +59,17 @@ class EvaluateUpscaleOptions(RestorationOptions):
     )
 
 
-EXTRACTORS = {"classifier": "classifier:Classifier", "inception": "inception:Inception"}
+EXTRACTORS = {
+    "efficientnet-lite0": "efficientnet:EfficientNetLite0",
+    "classifier": "classifier:Classifier",
+    "inception": "inception:Inception",
+}
 """Feature extractors by name: file and class in `quality/extractors`."""
+EXTRACTOR_HELP = (
+    "features of the distances: efficientnet-lite0 (ImageNet; the extra `features`), a small classifier trained here "
+    "on the real images, or inception (torch-fidelity); auto: efficientnet-lite0 for colour images if it is installed, "
+    "otherwise the classifier"
+)
 
 
 @dataclass
@@ -81,11 +90,7 @@ class EvaluateGenerateOptions(Options):
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
     seed: int = option(0, "seed of the samples, of the choice of real images and of the classifier")
     batch_size: int = option(128, "number of images at a time, which does not change them", at_least=1)
-    extractor: str = option(
-        "classifier",
-        "features of FID and KID: a small classifier trained here on the real images, or inception (torch-fidelity)",
-        choices=EXTRACTORS,
-    )
+    extractor: str = option("auto", EXTRACTOR_HELP, choices=("auto", *EXTRACTORS))
     extractor_steps: int = option(1500, "training steps of the classifier", at_least=1)
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
 

@@ -1,11 +1,11 @@
-"""FID and KID between generated and real images, in the features of a named extractor.
+"""How far generated images are from real ones, in the features of a named extractor.
 
-The distances themselves are those of torchmetrics.
+FID and KID are those of torchmetrics; precision, recall, density and coverage are those of `neighbours`.
 """
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from continuous_unet.base.packages import import_extra
 from continuous_unet.data import ImageDataset
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.quality.extractors import Extractor
+from continuous_unet.evaluation.quality.neighbours import neighbours
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate
 from continuous_unet.tasks.loading import load_pipeline
 
@@ -37,10 +38,15 @@ class Distance:
     kid_std: float
     """Standard deviation of the KID over subsets of the images."""
     num_images: int | None = None
+    precision: float | None = None
+    """See `Neighbours`; None for distances that were measured by an earlier version, as for the next three."""
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
 
 
 def distances(real: Tensor, fake: Tensor) -> Distance:
-    """Returns FID and KID between features `(N, F)` and `(M, F)`.
+    """Returns the distances between features `(N, F)` of real images and `(M, F)` of others.
 
     Raises:
         InputError: for fewer than 100 features on a side, or without torchmetrics.
@@ -62,7 +68,8 @@ def distances(real: Tensor, fake: Tensor) -> Distance:
             metric.update(real, real=True)
             metric.update(fake, real=False)
         mean, deviation = kid.compute()
-        return Distance(float(fid.compute()), float(mean), float(deviation), len(fake))
+        near = neighbours(real, fake)
+        return Distance(float(fid.compute()), float(mean), float(deviation), len(fake), **asdict(near))
 
 
 def real_halves(data: ImageDataset, most: int, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -103,11 +110,12 @@ def fake_features(images: Iterable[Tensor], extractor: Extractor, device: torch.
     return torch.cat(parts), torch.cat(kept)[:64]
 
 
-def noise_images(count: int, channels: int, size: int) -> Iterator[Tensor]:
+def noise_images(count: int, channels: int, size: int | tuple[int, int]) -> Iterator[Tensor]:
     """Yields batches of pure noise in [0, 1]: the output of a model that has learned nothing."""
     generator = torch.Generator().manual_seed(0)
+    height, width = (size, size) if isinstance(size, int) else size
     for start in range(0, count, BATCH):
-        shape = (min(BATCH, count - start), channels, size, size)
+        shape = (min(BATCH, count - start), channels, height, width)
         yield (torch.randn(shape, generator=generator).clamp(-1, 1) + 1) / 2
 
 

