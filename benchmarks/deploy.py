@@ -41,7 +41,7 @@ from continuous_unet.deploy.standalone.runtime import OPENERS
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, count_macs, measure_latency
-from continuous_unet.evaluation.quality.extractors.classifier import Classifier
+from continuous_unet.evaluation.quality.extractors.classifier import SmallClassifier
 from continuous_unet.evaluation.quality.generation import distances, fake_features, real_features
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import generate
@@ -432,9 +432,9 @@ class Judge:
         if not facts.is_file():
             print("classifier", flush=True)
             steps = arguments.extractor_steps
-            trained = Classifier.prepare(self.data, self.held_out, steps=steps, seed=0, device=CPU, path=path)
+            trained = SmallClassifier.prepare(self.data, self.held_out, steps=steps, seed=0, device=CPU, path=path)
             facts.write_text(json.dumps(trained), encoding="utf-8")
-        self.extractor = Classifier(path, json.loads(facts.read_text(encoding="utf-8")), CPU)
+        self.extractor = SmallClassifier(path, json.loads(facts.read_text(encoding="utf-8")), CPU)
         numbers = np.random.default_rng(0).permutation(len(self.data))[: arguments.samples].tolist()
         self.real = real_features(self.data, numbers, self.extractor, CPU)
 

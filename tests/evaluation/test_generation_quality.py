@@ -18,6 +18,7 @@ from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality import extractors
 from continuous_unet.evaluation.quality import generation as quality
+from continuous_unet.evaluation.quality.classes import wanted_classes
 from continuous_unet.evaluation.quality.extractors import (
     Extractor,
     Preparation,
@@ -25,13 +26,15 @@ from continuous_unet.evaluation.quality.extractors import (
     efficientnet,
     extractor_class,
 )
-from continuous_unet.evaluation.quality.extractors.classifier import Classifier
+from continuous_unet.evaluation.quality.extractors.classifier import Classifier, SmallClassifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
 from continuous_unet.evaluation.quality.run import evaluate_generation
 from continuous_unet.models import presets
 from continuous_unet.tasks.facts import ConditionFacts, Facts
 
 CPU = torch.device("cpu")
+SMALL_ACCURACY = 305 / 1700
+"""Of the classifier of version 0.1.0 after two steps."""
 
 
 def normal(count, shift=0.0, seed=0):
@@ -86,7 +89,7 @@ def test_the_classifier_learns_is_saved_and_named(trained):
     assert "10 classes" in extractor.name
     images = torch.stack([held_out[i]["image"] for i in range(8)])
     features = extractor.features(images)
-    assert features.shape == (8, 64)
+    assert features.shape == (8, 128)
     assert not features.requires_grad
     # a mean over a batch would make an image's features depend on its company
     torch.testing.assert_close(extractor.features(images[:2]), features[:2], atol=1e-5, rtol=1e-5)
@@ -114,7 +117,7 @@ def test_blur_noise_and_missing_classes_move_every_metric_the_right_way(name, tr
     for change, changed in sets.items():
         found = quality.distances(reference, extractor.features(changed))
         assert found.fid > 1.5 * floor.fid, change
-        assert found.kid > floor.kid + 2 * floor.kid_std, change
+        assert found.kid > floor.kid + floor.kid_std, change
         assert found.coverage < floor.coverage - 0.1, change
         assert found.recall < floor.recall, change
         if change == "missing":  # what is there is as good as before
@@ -123,6 +126,17 @@ def test_blur_noise_and_missing_classes_move_every_metric_the_right_way(name, tr
         else:
             assert found.precision < floor.precision
             assert found.density < floor.density
+
+
+def test_the_classifier_of_version_0_1_0_is_still_there(tmp_path):
+    data, held_out = train_validation_split(open_dataset("digits", image_size=8, progress=False), 1700)
+    path = tmp_path / "small.safetensors"
+    facts = SmallClassifier.prepare(Preparation(data, held_out, path, CPU, steps=2))
+    assert facts["accuracy"] == pytest.approx(SMALL_ACCURACY, abs=2 / 1700)  # as that version, to a few roundings
+    # a comparison that was begun with it goes on with it, under its former name
+    extractor = Classifier(path, facts, CPU)
+    assert "64 features" in extractor.name
+    assert extractor.features(torch.zeros(2, 1, 8, 8)).shape == (2, 64)
 
 
 def test_without_classes_it_learns_rotations(tmp_path):
@@ -208,7 +222,7 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
         images=[alike, blank],
         model=[str(tmp_path / "model")],
         num=130,
-        sampling_steps=1,
+        sampling_steps=[1],
         extractor_steps=5,
         batch_size=64,
         device="cpu",
@@ -225,23 +239,64 @@ def test_folders_and_models_are_measured_against_real_images(tmp_path):
         r"^noise \(130 images\): FID [\d.]+, .*precision [\d.]+, recall .*, coverage", result.to_text(), re.M
     )
     assert rows[blank]["coverage"] < 0.1 < rows[alike]["coverage"]
-    assert "small classifier" in result.to_text()
+    assert "features: classifier trained here" in result.to_text()
     assert evaluate_generation(options).rows == result.rows
 
 
-def test_every_class_is_sampled_alike():
-    asked = []
+def class_conditional(rows, names=None, null=None):
+    """Stands for a pipeline; its calls are recorded, and it paints each class in a grey of its own."""
 
     def pipeline(batch_size, generator, steps, eta, class_labels, output_type, **_):
         asked.append((class_labels, batch_size, [g.initial_seed() for g in generator]))
-        return (torch.zeros(batch_size, 1, 2, 2),)
+        return (torch.full((batch_size, 1, 2, 2), class_labels / 10),)
 
-    pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=4))
-    pipeline.facts = Facts(conditions=ConditionFacts(null_class=3))  # which is no class to be measured
-    assert sum(len(batch) for batch in quality.samples(pipeline, 10, batch_size=4)) == 10
+    asked = []
+    pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=rows))
+    pipeline.facts = Facts(ConditionFacts(names, null))
+    return pipeline, asked
+
+
+def test_every_class_is_sampled_alike_without_real_classes():
+    pipeline, asked = class_conditional(4, null=3)  # the null class is none of the classes
+    wanted = wanted_classes(pipeline, 10)
+    assert sum(len(batch) for batch in quality.samples(pipeline, wanted, batch_size=4)) == 10
     assert [(label, number) for label, number, _ in asked] == [(0, 3), (1, 3), (2, 4)]
     seeds = [seed for _, _, own in asked for seed in own]
     assert len(set(seeds)) == 10
+
+
+def test_classes_are_sampled_in_proportion_to_the_data_and_found_by_name():
+    real = open_dataset("digits", image_size=8, progress=False)
+    real.indices = np.flatnonzero(np.isin(real.source.labels, [1, 1, 7]))
+    counts = [sum(real.source.labels[k] == digit for k in real.indices) for digit in (1, 7)]
+    names = tuple(str(digit) for digit in range(9, -1, -1))  # in another order than the data
+    pipeline, asked = class_conditional(11, names, null=10)
+    wanted = wanted_classes(pipeline, len(real), real)
+    images = torch.cat(list(quality.samples(pipeline, wanted, batch_size=999)))
+    assert {label: number for label, number, _ in asked} == {9 - 7: counts[1], 9 - 1: counts[0]}
+    shown = 9 - (images[:, 0, 0, 0] * 10).round().long()
+    assert torch.equal(shown, wanted.expected())
+    other, _ = class_conditional(11, tuple("abcdefghij"), null=10)
+    assert wanted_classes(other, 20, real).shown is None  # other classes than the data has
+
+
+def test_class_accuracy_guidance_and_cost_are_measured_for_each_row(tmp_path):
+    unet = ContinuousUNet2DModel(**presets.tiny(sample_size=8, block_out_channels=(16,), num_class_embeds=11))
+    facts = Facts(ConditionFacts(tuple("0123456789"), null_class=10))
+    DiffusionSamplingPipeline(unet, DDPMScheduler(), facts).save_pretrained(tmp_path / "model")
+    options = EvaluateGenerateOptions(
+        data="digits", model=[str(tmp_path / "model")], num=100, sampling_steps=[1, 3], guidance=[1.0, 2.0],
+        extractor_steps=20, image_size=8, device="cpu",
+    )  # fmt: skip
+    result = evaluate_generation(options)
+    assert result.class_accuracy_of_real_images > 0.3
+    keys = ("sampling_steps", "guidance", "evaluations")
+    assert [tuple(row[key] for key in keys) for row in result.rows] == [(1, 1, 1), (1, 2, 2), (3, 1, 3), (3, 2, 6)]
+    assert [row["macs_per_image"] / result.rows[0]["macs_per_image"] for row in result.rows] == [1, 2, 3, 6]
+    assert {row["parameters"] for row in result.rows} == {sum(p.numel() for p in unet.parameters())}
+    assert all(0 <= row["class_accuracy"] <= 0.5 for row in result.rows)  # the model knows nothing
+    assert "3 steps, guidance 2 (100 images)" in result.to_text()
+    assert re.search(r"class accuracy [\d.]+%; 0.0\d M parameters, 6 evaluations", result.to_text())
 
 
 def test_a_stop_returns_the_finished_rows(tmp_path):
@@ -260,7 +315,7 @@ def test_a_stop_returns_the_finished_rows(tmp_path):
     DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
     model = str(tmp_path / "model")
     options = EvaluateGenerateOptions(
-        data=real, model=[model], num=100, sampling_steps=100, extractor_steps=5, device="cpu"
+        data=real, model=[model], num=100, sampling_steps=[100], extractor_steps=5, device="cpu"
     )
     result = evaluate_generation(options, stop=After())
     assert (result.rows, result.stopped_by, result.exit_code) == ([], 15, 143)

@@ -110,6 +110,8 @@ class SampledDistance(Distance):
     scheduler: str = ""
     steps: int = 0
     """Sampling steps."""
+    seconds_per_image: float | None = None
+    """Wall-clock time of this sampling; other work may have run beside it."""
 
 
 @dataclass(frozen=True)

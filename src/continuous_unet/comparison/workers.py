@@ -120,12 +120,14 @@ def measure_samples(
     extractor = extractor_class(kind)(path, facts, device)
     with stop_on_signals() as stop:
         try:
-            features, images = sampled_features(
+            sampled = sampled_features(
                 pipeline, count, extractor, device, steps=steps, on_step=stop.check, title=f"{scheduler}, {steps} steps"
             )
         except Stopped as stopped:
             return StoppedEarly(stopped.signal)
     if grid is not None:
-        write_png(make_grid(images[:64], columns=8), grid)
-    distance = distances(load_file(real)["features"], features)
-    return SampledDistance(**asdict(distance), scheduler=scheduler, steps=steps)
+        write_png(make_grid(sampled.first, columns=8), grid)
+    distance = distances(load_file(real)["features"], sampled.features)
+    return SampledDistance(
+        **asdict(distance), scheduler=scheduler, steps=steps, seconds_per_image=sampled.seconds_per_image
+    )

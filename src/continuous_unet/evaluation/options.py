@@ -62,13 +62,14 @@ class EvaluateUpscaleOptions(RestorationOptions):
 EXTRACTORS = {
     "efficientnet-lite0": "efficientnet:EfficientNetLite0",
     "classifier": "classifier:Classifier",
+    "small-classifier": "classifier:SmallClassifier",
     "inception": "inception:Inception",
 }
 """Feature extractors by name: file and class in `quality/extractors`."""
 EXTRACTOR_HELP = (
-    "features of the distances: efficientnet-lite0 (ImageNet; the extra `features`), a small classifier trained here "
-    "on the real images, or inception (torch-fidelity); auto: efficientnet-lite0 for colour images if it is installed, "
-    "otherwise the classifier"
+    "features of the distances: efficientnet-lite0 (ImageNet; the extra `features`), a classifier trained here on the "
+    "real images, that of version 0.1.0 (small-classifier), or inception (torch-fidelity); auto: efficientnet-lite0 "
+    "for colour images if it is installed, otherwise the classifier"
 )
 
 
@@ -85,8 +86,17 @@ class EvaluateGenerateOptions(Options):
     image_size: int | None = option(
         None, "side of the images in pixels (default: that of the first model, or of the real images)", at_least=1
     )
-    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] = option("dpm++", "sampling method")
-    sampling_steps: int = option(20, "number of sampling steps", between=(1, 1000))
+    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
+        None,
+        "sampling method; own is the one that is saved with the model (default: dpm++, and euler for flow matching)",
+    )
+    sampling_steps: list[int] = option([20], "numbers of sampling steps, each of which is a row", between=(1, 1000))
+    guidance: list[float] = option(
+        [],
+        "guidance scales of class-conditional models, each of which is a row; 1 is without guidance (default: that of "
+        "the model)",
+        between=(0, 1000),
+    )
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
     seed: int = option(0, "seed of the samples, of the choice of real images and of the classifier")
     batch_size: int = option(128, "number of images at a time, which does not change them", at_least=1)
@@ -98,6 +108,8 @@ class EvaluateGenerateOptions(Options):
         super().validate()
         if not self.model and not self.images:
             raise InputError("nothing to measure: name models with --model, or generated images with --images")
+        if not self.sampling_steps:
+            raise InputError("--sampling-steps must name at least one number of steps")
         return self
 
 

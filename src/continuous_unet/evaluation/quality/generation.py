@@ -3,6 +3,7 @@
 FID and KID are those of torchmetrics; precision, recall, density and coverage are those of `neighbours`.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.packages import import_extra
 from continuous_unet.data import ImageDataset
 from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.variance_preserving import VariancePreserving
+from continuous_unet.evaluation.quality.classes import Wanted, wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor
 from continuous_unet.evaluation.quality.neighbours import neighbours
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate
@@ -43,6 +46,18 @@ class Distance:
     recall: float | None = None
     density: float | None = None
     coverage: float | None = None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples of a model."""
+
+    features: Tensor
+    """`(N, F)`."""
+    first: Tensor
+    """The first 64 images, `(64, C, H, W)` in [0, 1]."""
+    seconds_per_image: float
+    """Wall-clock time of the sampling, in batches; features are not part of it."""
 
 
 def distances(real: Tensor, fake: Tensor) -> Distance:
@@ -95,16 +110,24 @@ def real_features(
     return torch.cat(parts)
 
 
-def fake_features(images: Iterable[Tensor], extractor: Extractor, device: torch.device) -> tuple[Tensor, Tensor]:
+def fake_features(
+    images: Iterable[Tensor],
+    extractor: Extractor,
+    device: torch.device,
+    on_images: Callable[[Tensor], None] = lambda images: None,
+) -> tuple[Tensor, Tensor]:
     """Returns features `(N, F)` of batches of images in [0, 1], and the first 64 images.
 
-    The images are rounded to 8 bits first, as they would be in a file.
+    The images are rounded to 8 bits first, as they would be in a file. `on_images` is given each batch as the
+    extractor is.
     """
     parts: list[Tensor] = []
     kept: list[Tensor] = []
     for batch in images:
         rounded = (batch * 255).round() / 255
-        parts.append(extractor.features((rounded * 2 - 1).to(device)).cpu())
+        seen = (rounded * 2 - 1).to(device)
+        parts.append(extractor.features(seen).cpu())
+        on_images(seen)
         if sum(len(k) for k in kept) < 64:
             kept.append(rounded.cpu())
     return torch.cat(parts), torch.cat(kept)[:64]
@@ -119,30 +142,33 @@ def noise_images(count: int, channels: int, size: int | tuple[int, int]) -> Iter
         yield (torch.randn(shape, generator=generator).clamp(-1, 1) + 1) / 2
 
 
-def samples(pipeline: DiffusionSamplingPipeline, count: int, **options: Any) -> Iterator[Tensor]:
-    """Yields batches `(B, C, H, W)` in [0, 1]; a class-conditional model makes the same number of each class.
-
-    Args:
-        pipeline: a `DiffusionSamplingPipeline`.
-        count: number of images.
-        options: of `generate`.
-    """
-    rows = pipeline.unet.config.num_class_embeds
-    classes = 0 if rows is None else rows - (pipeline.facts.conditions.null_class is not None)
-    labels: list[int | None] = list(range(classes)) or [None]
-    bounds = [count * k // len(labels) for k in range(len(labels) + 1)]
-    for label, start, end in zip(labels, bounds, bounds[1:], strict=False):
+def samples(pipeline: DiffusionSamplingPipeline, wanted: Wanted, **options: Any) -> Iterator[Tensor]:
+    """Yields batches `(B, C, H, W)` in [0, 1] of the classes that are wanted; `options` are those of `generate`."""
+    for label, start, end in zip(wanted.labels, wanted.bounds, wanted.bounds[1:], strict=True):
         yield from generate(pipeline, end - start, first=start, class_label=label, **options)
 
 
-def load_sampler(model: str | Path, scheduler: str, device: torch.device) -> DiffusionSamplingPipeline:
+OWN = "own"
+"""The name of the sampler and its number of steps that are saved with a model, as few-step models have them."""
+
+
+def load_sampler(model: str | Path, scheduler: str | None, device: torch.device) -> DiffusionSamplingPipeline:
     """Loads a run or a saved model that samples with a named sampler, without progress bars.
+
+    Args:
+        model: what `load_pipeline` takes.
+        scheduler: name of the sampler, or `own` for the one that is saved with the model. If None, DPM-Solver++ for a
+            variance-preserving model, and the usual sampler of any other.
+        device: where to put it.
 
     Raises:
         InputError: for a model that cannot be used, or an unknown sampler.
     """
     pipeline = load_pipeline(model, device=device)
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
+    if scheduler != OWN:
+        process = process_of(pipeline.scheduler)
+        usual = "dpm++" if process.name == VariancePreserving.name else None
+        pipeline.scheduler = process.make_sampler(scheduler or usual)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -158,8 +184,41 @@ def sampled_features(
     on_step: Callable[[], None],
     seed: int = 0,
     batch_size: int = BATCH,
-) -> tuple[Tensor, Tensor]:
-    """Returns features `(N, F)` of samples, and the first 64 of them; shows a progress bar with a title."""
-    options = {"seed": seed, "num_inference_steps": steps, "batch_size": batch_size, "on_step": on_step}
-    bar = tqdm(samples(pipeline, count, **options), title, ceil(count / batch_size), leave=False)
-    return fake_features(bar, extractor, device)
+    wanted: Wanted | None = None,
+    on_images: Callable[[Tensor], None] = lambda images: None,
+    **request: Any,
+) -> Sampled:
+    """Samples, with a progress bar that has a title, and computes the features.
+
+    Args:
+        pipeline: the model and its sampler.
+        count: number of samples.
+        extractor: computes the features.
+        device: where the extractor is.
+        title: of the progress bar.
+        steps: number of sampling steps.
+        on_step: called before each evaluation of the model.
+        seed: of the samples.
+        batch_size: number of samples at a time.
+        wanted: the classes; as many images of each as of the others if None.
+        on_images: called with each batch of samples in [-1, 1].
+        request: further arguments of the pipeline, such as `guidance_scale`.
+    """
+    options = {"seed": seed, "num_inference_steps": steps, "batch_size": batch_size, "on_step": on_step, **request}
+    wanted = wanted or wanted_classes(pipeline, count)
+    seconds = 0.0
+
+    def timed() -> Iterator[Tensor]:
+        nonlocal seconds
+        batches = samples(pipeline, wanted, **options)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    bar = tqdm(timed(), title, ceil(count / batch_size), leave=False)
+    features, first = fake_features(bar, extractor, device, on_images)
+    return Sampled(features, first, seconds / count)

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
 from continuous_unet.evaluation import options as opts
+from continuous_unet.evaluation.costs.image import image_cost
 from continuous_unet.evaluation.quality import generation, restoration
+from continuous_unet.evaluation.quality.classes import Wanted, wanted_classes
 from continuous_unet.evaluation.quality.extractors import Preparation, chosen_extractor, extractor_class
+from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.images.tiling import Tiles
 from continuous_unet.tasks.denoise.options import DenoiseOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
@@ -27,6 +31,8 @@ from continuous_unet.tasks.options import ModeOptions
 from continuous_unet.tasks.restoration import RestoreOptions
 from continuous_unet.tasks.upscale.options import UpscaleOptions
 
+MOST_HELD_OUT = 5000
+"""Largest number of real images that are held out, to measure how often the classifier is right."""
 VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": UpscaleOptions}
 
 
@@ -153,6 +159,8 @@ class GenerationResult(EvaluationResult):
     """The distance of real images to the same number of others, which is what a perfect model would reach."""
     noise: generation.Distance | None = None
     """The distance of pure noise to real images, about that of a model that makes no pictures."""
+    class_accuracy_of_real_images: float | None = None
+    """The share of held-out real images that the classifier of `class_accuracy` assigns to their class."""
     note: str | None = None
     """What a person should know about the choice of the features."""
 
@@ -162,22 +170,41 @@ class GenerationResult(EvaluationResult):
     def to_text(self) -> str:
         bounds = {"real images": self.floor, "noise": self.noise}
         rows = [*self.rows, *({"name": k, **dataclasses.asdict(v)} for k, v in bounds.items() if v is not None)]
-        return "\n".join([*map(_generation_line, rows), f"features: {self.extractor}"]) if rows else ""
+        if not rows:
+            return ""
+        lines = [*map(_generation_line, rows), f"features: {self.extractor}"]
+        if self.class_accuracy_of_real_images is not None:
+            share = f"{self.class_accuracy_of_real_images:.1%}"
+            lines.append(f"class accuracy is that of a classifier, which assigns {share} of held-out real images right")
+        return "\n".join(lines)
 
 
 def _generation_line(row: Json) -> str:
+    name = row["name"]
+    if "sampling_steps" in row:
+        guided = "" if row["guidance"] is None else f", guidance {row['guidance']:g}"
+        name += f", {row['scheduler']}, {row['sampling_steps']} steps{guided}"
     shares = ", ".join(f"{name} {row[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
-    return (
-        f"{row['name']} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
+    line = (
+        f"{name} ({row['num_images']} images): FID {row['fid']:.3f}, KID x 1000 {row['kid'] * 1000:.2f} ± "
         f"{row['kid_std'] * 1000:.2f}, {shares}"
     )
+    if row.get("class_accuracy") is not None:
+        line += f", class accuracy {row['class_accuracy']:.1%}"
+    if "macs_per_image" in row:
+        line += (
+            f"; {row['parameters'] / 1e6:.2f} M parameters, {row['evaluations']} evaluations and "
+            f"{row['macs_per_image'] / 1e9:.3f} G MACs an image, {row['seconds_per_image']:.4f} s an image"
+        )
+    return line
 
 
 def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequest | None = None) -> GenerationResult:
-    """Measures how far models, or generated images, are from real images.
+    """Measures how far models, or generated images, are from real images, and what the images cost.
 
     The real images are split: one half is compared with, and the distance of the other half to it is the floor. A
-    class-conditional model makes the same number of images of each class.
+    class-conditional model makes images of its classes in proportion to the real ones. The share of them that a
+    classifier assigns to their class is measured too, if the real images have the same classes.
 
     Args:
         options: models, images and how to compare them.
@@ -197,40 +224,75 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     kind.check(device)
     shape: Json = {"image_size": real.report.image_size, "channels": real.report.channels}
     folders = {name: open_dataset(name, fit="crop", seed=0, **shape) for name in options.images}
-    train, held_out = train_validation_split(real, min(512, len(real) // 10), 0)
+    wanted = {name: wanted_classes(pipeline, options.num, real) for name, pipeline in pipelines.items()}
+    train, held_out = train_validation_split(real, min(MOST_HELD_OUT, len(real) // 10), 0)
     result = GenerationResult(note=note)
     with collecting(result, stop) as request, tempfile.TemporaryDirectory() as folder:
         path, check = Path(folder) / "extractor.safetensors", request.check
         given = Preparation(train, held_out, path, device, options.extractor_steps, options.seed, check)
-        extractor = kind(path, kind.prepare(given), device)
+        facts = kind.prepare(given)
+        extractor = kind(path, facts, device)
         result.extractor = extractor.name
+        judge = None
+        if any(classes.shown is not None for classes in wanted.values()):
+            if not isinstance(extractor, Classifier):
+                given = replace(given, path=path.with_name("judge.safetensors"))
+                facts = Classifier.prepare(given)
+            judge = extractor if isinstance(extractor, Classifier) else Classifier(given.path, facts, device)
+            result.class_accuracy_of_real_images = float(facts["accuracy"] or 0)
         halves = generation.real_halves(train, options.num, options.seed)
         reference, other = (generation.real_features(train, half, extractor, device, check) for half in halves)
         result.floor = generation.distances(reference, other)
         noise = generation.noise_images(len(reference), real.report.channels, real.report.image_size)
         result.noise = generation.distances(reference, generation.fake_features(noise, extractor, device)[0])
-
-        def add(name: str, features: torch.Tensor, **how: object) -> None:
-            distance = generation.distances(reference, features)
-            result.rows.append({"name": name, **dataclasses.asdict(distance), **how})
-
         for name, pipeline in pipelines.items():
-            features, _ = generation.sampled_features(
-                pipeline,
-                options.num,
-                extractor,
-                device,
-                title=name,
-                steps=options.sampling_steps,
-                on_step=check,
-                seed=options.seed,
-                batch_size=options.batch_size,
-            )
-            add(name, features, scheduler=options.scheduler, sampling_steps=options.sampling_steps)
+            scales: list[float | None] = [*options.guidance] or [None]
+            for steps, scale in itertools.product(options.sampling_steps, scales):
+                how: Json = {} if scale is None else {"guidance_scale": scale}
+                classes, found = wanted[name], _Found(judge)
+                cost = image_cost(pipeline, steps, class_labels=classes.labels[0], **how)
+                sampled = generation.sampled_features(
+                    pipeline,
+                    options.num,
+                    extractor,
+                    device,
+                    title=name,
+                    steps=steps,
+                    on_step=check,
+                    seed=options.seed,
+                    batch_size=options.batch_size,
+                    wanted=classes,
+                    on_images=found.add,
+                    **how,
+                )
+                sampler = options.scheduler or type(pipeline.scheduler).__name__
+                row = {"name": name, **dataclasses.asdict(generation.distances(reference, sampled.features))}
+                row |= {"scheduler": sampler, "sampling_steps": steps, "guidance": scale}
+                row |= {"class_accuracy": found.accuracy(classes), **dataclasses.asdict(cost)}
+                result.rows.append({**row, "seconds_per_image": sampled.seconds_per_image})
         for name, images in folders.items():
             numbers = list(range(min(options.num, len(images))))
-            add(name, generation.real_features(images, numbers, extractor, device, check))
+            features = generation.real_features(images, numbers, extractor, device, check)
+            result.rows.append({"name": name, **dataclasses.asdict(generation.distances(reference, features))})
     return result
+
+
+@dataclass
+class _Found:
+    """The classes that a classifier finds in samples."""
+
+    judge: Classifier | None
+    found: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, images: torch.Tensor) -> None:
+        if self.judge is not None:
+            self.found.append(self.judge.classes(images).cpu())
+
+    def accuracy(self, wanted: Wanted) -> float | None:
+        """Returns the share of the samples whose class is the one that was asked for."""
+        if self.judge is None or wanted.shown is None:
+            return None
+        return float((torch.cat(self.found) == wanted.expected()).double().mean())
 
 
 def _real_images(

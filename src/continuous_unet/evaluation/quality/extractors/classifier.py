@@ -1,4 +1,4 @@
-"""A small classifier trained on the real images at hand.
+"""A classifier trained on the real images at hand.
 
 Its features depend on the data and on its training. Its distances compare models on the same data with each other and
 with the distance between two sets of real images, and with nothing else.
@@ -16,23 +16,37 @@ from continuous_unet.data import EpochSampler
 from continuous_unet.evaluation.quality.extractors import Extractor, Facts, Preparation
 
 BATCH = 128
+SHIFT = 2
+"""Largest shift in pixels, in each direction, of the images that the classifier is trained on."""
+Layers = tuple[tuple[int, int, int], ...]
+"""Outputs, kernel size and stride of each convolution."""
+LAYERS: Layers = ((32, 5, 2), (64, 3, 1), (64, 3, 2), (128, 3, 1), (128, 3, 2))
+SMALL_LAYERS: Layers = ((32, 3, 1), (64, 3, 2), (64, 3, 2), (64, 3, 2))
+"""The network of version 0.1.0, by which the stored comparisons were measured."""
 
 
-class SmallClassifier(nn.Module):
-    """Four 3x3 convolutions, three of which halve the size, and the mean over the pixels: 64 features; then classes."""
+class ClassifierNetwork(nn.Module):
+    """Convolutions, each with a batch norm and a ReLU, and the mean over the pixels: the features. Then classes.
 
-    num_features = 64
+    Args:
+        channels: channels of the images.
+        num_classes: number of classes.
+        layers: outputs, kernel size and stride of each convolution.
+    """
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, layers: Layers) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs, stride in ((channels, 32, 1), (32, 64, 2), (64, 64, 2), (64, 64, 2)):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.convolutions = nn.Sequential(*layers)
-        self.head = nn.Linear(self.num_features, num_classes)
+        modules: list[nn.Module] = []
+        inputs = channels
+        for outputs, kernel, stride in layers:
+            modules += [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+        self.num_features = inputs
+        self.convolutions = nn.Sequential(*modules)
+        self.head = nn.Linear(inputs, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Returns features `(B, 64)` of images `(B, C, H, W)` in [-1, 1]."""
+        """Returns features `(B, F)` of images `(B, C, H, W)` in [-1, 1]."""
         return self.convolutions(images).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -41,15 +55,27 @@ class SmallClassifier(nn.Module):
 
 
 class Classifier(Extractor):
-    """Computes features with the trained classifier, which is read from its file."""
+    """Computes features with the trained classifier, which is read from its file; also that of `SmallClassifier`."""
+
+    layers = LAYERS
+    highest_rate = 6e-3
+    shift = SHIFT
 
     def __init__(self, path: Path, facts: Facts, device: torch.device) -> None:
         weights = load_file(path)
-        model = SmallClassifier(weights["convolutions.0.weight"].shape[1], len(weights["head.bias"]))
+        small = weights["convolutions.0.weight"].shape[-1] == SMALL_LAYERS[0][1]
+        layers = SMALL_LAYERS if small else LAYERS
+        model = ClassifierNetwork(weights["convolutions.0.weight"].shape[1], len(weights["head.bias"]), layers)
         model.load_state_dict(weights)
         self.model = model.to(device).eval()
         what = f"{facts['num_classes']} classes" if facts["task"] == "classes" else "quarter turns"
-        self.name = f"small classifier trained here ({what}, {facts['accuracy']:.1%} right), 64 features"
+        size = "small classifier" if small else "classifier"
+        self.name = f"{size} trained here ({what}, {facts['accuracy']:.1%} right), {model.num_features} features"
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """Returns the class `(B,)` of each image `(B, C, H, W)` in [-1, 1]."""
+        return self.model(images).argmax(1)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -66,14 +92,16 @@ class Classifier(Extractor):
         task = "classes" if data.num_classes is not None and data.num_classes > 1 else "rotations"
         num_classes = data.num_classes if task == "classes" else 4
         torch.manual_seed(derive_seed("extractor", seed))
-        model = SmallClassifier(data.report.channels, int(num_classes or 4)).to(device)
+        model = ClassifierNetwork(data.report.channels, int(num_classes or 4), cls.layers).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=given.steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, cls.highest_rate, total_steps=given.steps)
         sampler = EpochSampler(len(data), BATCH, seed=derive_seed("extractor order", seed) % 2**31)
+        generator = torch.Generator().manual_seed(derive_seed("extractor shifts", seed))
         model.train()
         for _, keys in zip(range(given.steps), sampler, strict=False):
             given.before_step()
             images, labels = _labelled([data[key] for key in keys], task)
+            images = _shifted(images, cls.shift, generator)
             loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -89,6 +117,25 @@ class Classifier(Extractor):
         given.path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, given.path)
         return {"task": task, "num_classes": num_classes, "accuracy": right / len(held_out), "steps": given.steps}
+
+
+class SmallClassifier(Classifier):
+    """The classifier of version 0.1.0: fewer layers, 64 features, no shifts. It repeats what was measured by it."""
+
+    layers = SMALL_LAYERS
+    highest_rate = 4e-3
+    shift = 0
+
+
+def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Returns images, each moved by at most `most` pixels, with its border repeated."""
+    if most == 0:
+        return images
+    height, width = images.shape[2:]
+    padded = nn.functional.pad(images, (most,) * 4, mode="replicate")
+    places = torch.randint(2 * most + 1, (len(images), 2), generator=generator).tolist()
+    moved = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, places, strict=True)]
+    return torch.stack(moved)
 
 
 def _labelled(items: list[dict[str, Any]], task: str) -> tuple[Tensor, Tensor]:
