@@ -43,8 +43,9 @@ def spread(*seeds):
 def row(side, fid=(10.0,) * 3, **changes):
     losses = {f"validation_loss_quarter_{quarter}": None for quarter in range(1, 5)}
     quality = QualityRow(
-        1e-3, 100, 3, LOSS, LOSS, LOSS, **losses, fid=spread(*fid), kid=None, kid_std=0.1, num_samples=5
-    )
+        1e-3, 100, 3, LOSS, LOSS, LOSS, **losses, fid=spread(*fid), kid=None, kid_std=0.1, num_samples=5,
+        precision=spread(0.5), recall=spread(0.25), density=None, coverage=None,
+    )  # fmt: skip
     quality = replace(quality, **{name: changes.pop(name) for name in list(changes) if name.startswith("validation")})
     eager = Timing(9.0, 1.0, 0.9, 1.1)
     plain = SideRow(side, side, 100, 100, 1000, 0, 1000, 1, 2, eager, None, 0.1, 1.0, 5.0, 1.0, quality)
@@ -166,7 +167,7 @@ def test_without_ours_there_is_nothing_to_claim():
 def test_the_page_says_the_same_in_both_languages(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"\x89PNG picture")
     context = {
-        **dict.fromkeys(("quality", "sampling", "solver_steps", "sweep", "comparison", "config"), None),
+        **dict.fromkeys(("quality", "tradeoff", "sampling", "solver_steps", "sweep", "comparison", "config"), None),
         **dict.fromkeys(("budget", "reference", "equal_images", "equal_seconds", "sampler"), ""),
         "comparison": FACTS,
         "folder": "here",

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from diffusers import DDPMScheduler
 
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.comparison import CompareConfig, compare
+from continuous_unet.models import presets
+from continuous_unet.tasks.facts import Facts, SamplerFacts
 
 SIDES = {
     "ours": {"label": "ours", "preset": "tiny", "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}},
@@ -70,13 +75,18 @@ def rows(folder):
         return [{name: row[name] for name in LOSS_COLUMNS} for row in csv.DictReader(file)]
 
 
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def stamps(folder):
     return {path: path.stat().st_mtime_ns for path in (Path(folder) / "pieces").rglob("*.json")}
 
 
 def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     folder = tmp_path / "out"
-    result = compare(config(folder, sides))
+    result = compare(config(folder, sides, fid_every=48))
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert there >= {
         "compare.yaml",
@@ -91,6 +101,10 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
         "report.html",
         "sides/ours.yaml",
         "samples/discrete.png",
+        "quality-and-cost.csv",
+        "progress.csv",
+        "plots/quality-and-cost.png",
+        "plots/progress.png",
         "plots/convergence.png",
         "plots/sampling.png",
         "plots/solver-steps.png",
@@ -108,6 +122,25 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
     assert float(rows(folder)[0]["learning_rate"]) == float(best["learning_rate"])
     curves = json.loads((folder / "pieces/runs/ours/seed-1.json").read_text(encoding="utf-8"))["curve"]
     assert [point["images_seen"] for point in curves] == [16 * n for n in range(1, 9)]
+
+    # the FID during the training is that of the models of then, and the training is the same with and without them
+    progress = [row for row in table(folder / "progress.csv") if row["side"] == "ours"]
+    assert [int(row["images_seen"]) for row in progress] == [48, 96]
+    assert len({row["fid"] for row in progress}) == 2
+    assert all(0 <= float(row["recall"]) <= 1 for row in progress)
+    plain = compare(config(tmp_path / "plain", sides[:1], num_seeds=1, costs_only=False))
+    assert plain.results[0].quality.validation_loss.seeds[0] == result.results[0].quality.validation_loss.seeds[0]
+
+    # every way to make an image is a point of quality and cost
+    points = [row for row in table(folder / "quality-and-cost.csv") if row["side"] == "ours"]
+    assert [(row["scheduler"], row["sampling_steps"]) for row in points] == [
+        ("dpm++", "2"),
+        ("ddim", "2"),
+        ("dpm++", "2"),
+    ]
+    assert int(points[0]["macs_per_image"]) == 2 * result.results[0].macs_per_forward
+    floors = {row["num_samples"]: float(row["fid"]) - float(row["fid_above_floor"]) for row in points}
+    assert floors["100"] > 0
 
     # every seed's model is sampled from, and the distances of all of them are in the row
     for row in result.results:
@@ -129,20 +162,53 @@ def test_a_comparison_from_beginning_to_end_and_again(tmp_path, sides):
         ("noise against real images", noise["fid"]),
     ):
         assert re.search(rf"\| {label} \|.*\| {fid:.2f} \|", report)
-    compare(config(folder, sides))
+    again = config(folder, sides, fid_every=48)
+    compare(again)
     assert stamps(folder) == before
     assert (folder / "report.md").read_text(encoding="utf-8") == report
 
     # more seeds are added to what is there; other settings are refused
-    compare(config(folder, sides, num_seeds=3))
+    compare(replace(again, num_seeds=3))
     assert {path for path in stamps(folder) if path not in before} == {
         folder / "pieces" / kind / name / "seed-2.json" for name in SIDES for kind in ("runs", "distance")
     }
     with pytest.raises(InputError, match=r"other settings .budget 'images=128' -> 'images=256'"):
-        compare(config(folder, sides, budget="images=256"))
+        compare(replace(again, budget="images=256"))
     Path(sides[0]).write_text(yaml.safe_dump({"preset": "tiny"}), encoding="utf-8")
     with pytest.raises(InputError, match=r"the side ours of .* was another model"):
-        compare(config(folder, sides, num_seeds=3))
+        compare(replace(again, num_seeds=3))
+
+
+def test_saved_models_are_sides_and_distilled_ones_take_their_own_steps(tmp_path, sides):
+    unet = ContinuousUNet2DModel(**presets.tiny(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4))
+    few = Facts(sampler=SamplerFacts(((999.0,), (999.0, 400.0, 100.0)), fresh_noise=True, distilled=True))
+    DiffusionSamplingPipeline(unet, DDPMScheduler(prediction_type="v_prediction"), few).save_pretrained(
+        tmp_path / "few"
+    )
+    mine = tmp_path / "teacher.yaml"
+    DiffusionSamplingPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "plain")
+    mine.write_text(yaml.safe_dump({"label": "my teacher", "saved": str(tmp_path / "plain")}), encoding="utf-8")
+    names = [sides[0], f"saved:{tmp_path / 'few'}", str(mine)]
+    settings = config(tmp_path / "out", names, num_seeds=1, budget="images=32", learning_rates=[1e-3])
+    result = compare(settings)
+    ours, distilled, teacher = result.results
+    assert [ours.sampling_steps, distilled.sampling_steps, teacher.sampling_steps] == [2, 3, 2]
+    assert distilled.macs_per_image == 3 * distilled.macs_per_forward
+    assert ours.quality.validation_loss is not None
+    assert distilled.quality.validation_loss is None  # it was not trained here
+    assert distilled.quality.fid.mean > 0
+    points = [(row["side"], row["scheduler"], row["steps"]) for row in table(tmp_path / "out/sampling.csv")]
+    assert points[2:] == [
+        ("few", "own", "1"),
+        ("few", "own", "3"),
+        ("teacher", "ddim", "2"),
+        ("teacher", "dpm++", "2"),
+    ]
+    report = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "| few (saved) | its own sampler, 1 steps |" in report
+    assert not (tmp_path / "out/runs/few").exists()
+    with pytest.raises(InputError, match="works on 8 pixels"):
+        compare(replace(settings, output=str(tmp_path / "other"), image_size=16))
 
 
 def test_minutes_give_faster_sides_more_images(tmp_path, sides):

@@ -89,7 +89,9 @@ def test_a_file_of_one_s_own_is_a_side(tmp_path):
     ("content", "message"),
     [
         ({"preset": "magic"}, "--preset 'magic' must be one of"),
-        ({}, "--preset '' must be one of"),
+        ({}, "either a preset"),
+        ({"preset": "tiny", "saved": "runs/digits"}, "either a preset"),
+        ({"saved": "runs/digits", "cut": {"to": "ours", "cost": "macs"}}, "either a preset"),
         ({"preset": "tiny", "colour": "red"}, "unknown option 'colour'"),
         ({"preset": "tiny", "model_options": [1]}, "--model-option"),
         ({"preset": "ddpm", "cut": {"to": "ours"}}, "cut must look like"),

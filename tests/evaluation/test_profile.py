@@ -2,12 +2,16 @@ import json
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 
-from continuous_unet import ContinuousUNet2DModel
+from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation import count_macs, profile_model
+from continuous_unet.evaluation.costs import run as costs
+from continuous_unet.evaluation.costs.run import profile
+from continuous_unet.evaluation.options import ProfileOptions
 from continuous_unet.models import presets
+from continuous_unet.tasks.facts import Facts, SamplerFacts
 
 
 def continuous(**changes):
@@ -51,3 +55,21 @@ def test_a_size_that_cannot_be():
         profile_model(continuous(), sample_size=7)
     with pytest.raises(InputError, match="no sample_size"):
         profile_model(ContinuousUNet2DModel(block_out_channels=(8,)))
+
+
+def test_a_whole_image_costs_its_evaluations_in_the_fastest_runtime(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "exported_latency", lambda unet, formats, repeats: dict.fromkeys(formats, 0.5))
+    model = continuous()
+    few = Facts(sampler=SamplerFacts(((999.0, 300.0),), distilled=True))
+    DiffusionSamplingPipeline(model, DDPMScheduler(), few).save_pretrained(tmp_path / "few")
+    found = profile(ProfileOptions(str(tmp_path / "few"), repeats=2, guidance=3.0, runtimes=["onnx"], device="cpu"))
+    image = found.whole_image
+    # the steps that it was distilled for; guidance takes two evaluations each
+    assert (image.sampling_steps, image.evaluations) == (2, 4)
+    assert image.macs == 4 * found.macs
+    assert set(image.evaluation_ms) == {"eager", "onnx"}
+    assert image.seconds == pytest.approx(4 * image.evaluation_ms["onnx"] / 1000)
+    assert image.seconds < 4 * image.evaluation_ms["eager"] / 1000
+    assert "a whole image" in found.to_text()
+    batch = profile(ProfileOptions(str(tmp_path / "few"), repeats=1, batch_size=3, sampling_steps=5, device="cpu"))
+    assert batch.whole_image.macs == pytest.approx(5 * found.macs, rel=0.01)

@@ -6,11 +6,12 @@ from continuous_unet.evaluation.options import EvaluateDenoiseOptions, EvaluateG
 GENERATE = Verb(
     EvaluateGenerateOptions,
     "continuous_unet.evaluation.quality.run:evaluate_generation",
-    """Measure FID and KID of models, or of folders of generated images.
+    """Measure how far generated images are from real ones, and what they cost.
 
-They are measured against real images.
+The images are those of models, or of folders. FID, KID, precision, recall, density and coverage are measured.
 
 cunet evaluate generate --data digits --model runs/digits --json
+cunet evaluate generate --data photos/ --model runs/student --sampling-steps 1 2 4
 cunet evaluate generate --data photos/ --images generated/ --extractor inception
 """,
 )

@@ -83,7 +83,17 @@ class CompareConfig(Options):
     extractor_steps: int = option(1500, "training steps of the classifier", between=(1, 10**6))
 
     costs_only: bool = option(False, "measure parameters, MACs, memory and speed, and train nothing", may_change=True)
+    fid_every: int | None = option(
+        None,
+        "measure FID and its companions also after every so many training images, for the first seed (default: only at "
+        "the end)",
+        at_least=1,
+    )
+
     compiled: bool = option(True, "measure compiled latency too (compiles every side)", may_change=True)
+    runtimes: list[Literal["onnx", "openvino"]] = option(
+        [], "runtimes to export every side to and to time, for its time per image in the fastest one", may_change=True
+    )
     repeats: int = option(15, "timed rounds of every latency", between=(1, 10**4), may_change=True)
     device: Literal["cpu", "cuda", "mps"] | None = option(None, "where to compute (default: the best device available)")
     jobs: int = option(
@@ -105,6 +115,8 @@ class CompareConfig(Options):
             raise InputError("--learning-rates must name at least one learning rate")
         if self.sweep_images is not None and self.sweep_images < self.batch_size:
             raise InputError(f"--sweep-images {self.sweep_images} is less than one batch of {self.batch_size}")
+        if self.fid_every is not None and self.fid_every < self.batch_size:
+            raise InputError(f"--fid-every {self.fid_every} is less than one batch of {self.batch_size}")
         model = SimpleNamespace(preset="tiny", model_options={})
         self.train_config(self.output, model, steps=1, learning_rate=self.learning_rates[0], seed=0).validate()
         return self

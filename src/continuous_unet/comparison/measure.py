@@ -3,15 +3,17 @@
 Every ratio is to the first model given, the median over the rounds of the ratio within a round.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from continuous_unet.base.errors import first_line
 from continuous_unet.comparison.results import Failed, SavedMemory, SideCost, SolverStepsLosses, Speed, from_json
 from continuous_unet.data import ImageDataset
+from continuous_unet.deploy.timing import exported_latency
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler
 from continuous_unet.evaluation import Latency, measure_latency, profile_model, saved_bytes
@@ -102,8 +104,6 @@ def measure_training_speed(models: Models, batch_size: int, repeats: int) -> dic
 
 def measure_sampling_time(models: Models, scheduler: str, steps: int, repeats: int) -> dict[str, Speed]:
     """Returns the speed of whole sampling runs, 8 images at a time, by name."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
     batch = 8
 
     def sampling(model: Any) -> Callable[[], object]:
@@ -148,6 +148,11 @@ def measure_latencies(models: Models, repeats: int, *, compiled: bool = False) -
                 failed[name] = Failed(f"{type(error).__name__}: {first_line(error)[:200]}")
         times = measure_latency(functions, repeats=repeats, device=_device(models))
     return {name: failed[name] if name in failed else times[name] for name in models}
+
+
+def measure_exported(models: Models, formats: Sequence[str], repeats: int) -> dict[str, dict[str, float]]:
+    """Returns the latency of exported sides relative to eager PyTorch, one image each, by name and runtime."""
+    return {name: exported_latency(model, formats, repeats) for name, model in models.items()}
 
 
 def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDataset) -> list[SolverStepsLosses]:

@@ -10,6 +10,7 @@ from continuous_unet.base.packages import import_extra
 from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import SCHEDULER_NAMES
 from continuous_unet.comparison.results import Comparison
+from continuous_unet.comparison.tradeoff import pareto, quality_and_cost
 
 COLOURS = ("#d62728", "#ff7f0e", "#9467bd", "#8c564b", "#1f77b4", "#17becf", "#2ca02c", "#7f7f7f", "#e377c2", "#bcbd22")
 Panels = Sequence[Any]
@@ -66,11 +67,44 @@ def _convergence(axes: Panels, comparison: Comparison, look: Look) -> None:
     axes[0].set_ylabel("validation loss")
 
 
+def _tradeoff(axes: Panels, comparison: Comparison, look: Look) -> None:
+    points = quality_and_cost(comparison)
+    smallest = 0.02 * comparison.scale.floor.fid if comparison.scale is not None else 0.0
+    units = (
+        ("MACs of a whole image", lambda point: point.macs_per_image),
+        ("seconds of a whole image, in the fastest runtime", lambda point: point.seconds_per_image),
+    )
+    for panel, (unit, cost) in zip(axes, units, strict=True):
+        for side in comparison.sides:
+            mine = [(cost(p), max(p.fid_above_floor, smallest)) for p in points if p.side == side.name]
+            if mine:
+                style = look(side.name)
+                marker = "*" if side.own_steps else "o"  # a distilled model has a star
+                panel.plot(*zip(*mine, strict=True), marker, color=style["color"], markersize=4, alpha=0.35)
+                size = {"markersize": 9 if side.own_steps else 5}
+                best = pareto(mine)
+                panel.plot(*zip(*best, strict=True), f"{marker}-", **{**style, **size}, drawstyle="steps-post")
+        panel.set(xlabel=unit, xscale="log", yscale="log")
+    axes[0].set_ylabel("FID above that of real images")
+
+
+def _progress(axes: Panels, comparison: Comparison, look: Look) -> None:
+    for side, trained in comparison.trained():
+        points = [(point.images_seen, point.distance.fid) for point in trained.progress]
+        if points:
+            points.append((trained.images, trained.distances[0].fid))
+            axes[0].plot(*zip(*points, strict=True), "o-", **look(side.name))
+    if comparison.scale is not None and axes[0].lines:
+        axes[0].axhline(comparison.scale.floor.fid, color="black", linewidth=0.8, label="real images")
+    axes[0].set(xlabel="training images", ylabel="FID", xscale="log", yscale="log")
+
+
 def _sampling(axes: Panels, comparison: Comparison, look: Look) -> None:
     for panel, scheduler in zip(axes, CURVE_SCHEDULERS, strict=True):
         for side, trained in comparison.trained():
             points = [(p.steps, p.fid) for p in trained.sampling if p.scheduler == scheduler]
-            panel.plot(*zip(*points, strict=True), "o-", **look(side.name))
+            if points:
+                panel.plot(*zip(*points, strict=True), "o-", **look(side.name))
         panel.set(xlabel="sampling steps", xscale="log", yscale="log", title=SCHEDULER_NAMES[scheduler])
     axes[0].set_ylabel("FID, in the features named in the report")
 
@@ -93,6 +127,13 @@ def _memory(axes: Panels, comparison: Comparison, look: Look) -> None:
 
 
 PLOTS: dict[str, tuple[Callable[[Panels, Comparison, Look], None], int, str]] = {
+    "quality-and-cost": (
+        _tradeoff,
+        2,
+        "FID above that of real images against the cost of a whole image: every point was measured, and the line leads "
+        "through those that no other of the side beats. Stars are distilled models.",
+    ),
+    "progress": (_progress, 1, "Distance to the real images against training images (first seed)."),
     "convergence": (_convergence, 2, "Validation loss against training images and against time; bands are over seeds."),
     "sampling": (_sampling, 2, "Distance to the real images against sampling steps."),
     "solver-steps": (_solver_steps, 1, "Loss of trained models with other numbers of solver steps than in training."),

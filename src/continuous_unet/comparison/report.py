@@ -9,12 +9,12 @@ from pathlib import Path
 
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.packages import import_extra
-from continuous_unet.comparison.config import CURVE_SCHEDULERS
 from continuous_unet.comparison.formatting import MISSING, SCHEDULER_NAMES, figure, kid, markdown_table, scaled, timing
 from continuous_unet.comparison.plots import draw_plots
 from continuous_unet.comparison.results import Comparison, Scale, TrainedSides
 from continuous_unet.comparison.rows import QualityRow, SideRow, companion_tables, equal_budgets, make_rows, write_csv
 from continuous_unet.comparison.sides import square_side
+from continuous_unet.comparison.tradeoff import pareto, quality_and_cost
 from continuous_unet.comparison.verdicts import Verdict, make_verdicts
 
 Columns = dict[str, Callable[[SideRow], object]]
@@ -96,9 +96,10 @@ def report_context(
         "verdicts": Table(["claim", "target", "measured", ""], lines),
         "costs": Table.of(_cost_columns(reference), rows),
         "quality": _quality_table(comparison.scale, rows) if comparison.scale is not None else None,
+        "tradeoff": _tradeoff_table(comparison),
         "sampling": _sampling_table(trained, config.curve_steps) if any(t.sampling for _, t in trained) else None,
         "solver_steps": _solver_steps_table(trained) if any(t.solver_steps for _, t in trained) else None,
-        "sweep": _sweep_table(trained) if trained else None,
+        "sweep": _sweep_table(trained) if any(t.sweep for _, t in trained) else None,
     }
 
 
@@ -111,7 +112,9 @@ def _cost_columns(reference: SideRow) -> Columns:
         "field evaluations": lambda row: row.field_evaluations or MISSING,
         "latency, eager": lambda row: timing(row.latency_eager, milliseconds=True),
         "latency, compiled": lambda row: timing(row.latency_compiled, milliseconds=True),
+        "sampling steps": lambda row: row.sampling_steps or MISSING,
         "per image": lambda row: f"{row.seconds_per_image:.3f} s ({row.seconds_per_image_ratio:.0%})",
+        "per image, best runtime": _best_time,
         "training images/s": lambda row: f"{row.training_images_per_second:.1f}",
         "saved for backward": lambda row: scaled(row.saved_for_backward_bytes, "MiB", 2),
         "peak memory, inference": lambda row: scaled(row.peak_memory_bytes, "MiB", 2),
@@ -119,13 +122,18 @@ def _cost_columns(reference: SideRow) -> Columns:
     }
 
 
+def _best_time(row: SideRow) -> str:
+    seconds = row.seconds_per_image_best
+    return MISSING if seconds is None else f"{seconds:.3f} s ({row.best_runtime})"
+
+
 def _share(name: str, row: QualityRow) -> str:
     return figure(getattr(row, name), 3, seeds=False)
 
 
 QUALITY: dict[str, Callable[[QualityRow], object]] = {
-    "learning rate": lambda row: f"{row.learning_rate:g}",
-    "images": lambda row: f"{row.training_images:,}",
+    "learning rate": lambda row: f"{row.learning_rate:g}" if row.training_images else MISSING,
+    "images": lambda row: f"{row.training_images:,}" if row.training_images else MISSING,
     "seeds": lambda row: row.num_seeds,
     "validation loss": lambda row: figure(row.validation_loss, 4),
     "at equal images": lambda row: figure(row.validation_loss_equal_images, 4),
@@ -162,10 +170,28 @@ def _pivot(corner: str, headings: list[str], lines: Iterable[tuple[str, Mapping[
 def _sampling_table(sides: TrainedSides, steps: list[int]) -> Table:
     lines = []
     for side, trained in sides:
-        for scheduler in CURVE_SCHEDULERS:
+        for scheduler in dict.fromkeys(point.scheduler for point in trained.sampling):
             fids = {f"{p.steps} steps": f"{p.fid:.1f}" for p in trained.sampling if p.scheduler == scheduler}
-            lines.append((f"{side.label}, {SCHEDULER_NAMES[scheduler]}", fids))
-    return _pivot("FID", [f"{n} steps" for n in steps], lines)
+            lines.append((f"{side.label}, {SCHEDULER_NAMES.get(scheduler, scheduler)}", fids))
+    every = sorted({*steps, *(point.steps for _, trained in sides for point in trained.sampling)})
+    return _pivot("FID", [f"{n} steps" for n in every], lines)
+
+
+def _tradeoff_table(comparison: Comparison) -> Table | None:
+    """Returns the ways to make images that no other way of the same side beats in both FID and cost."""
+    points = quality_and_cost(comparison)
+    body = []
+    for side in comparison.sides:
+        mine = [point for point in points if point.side == side.name]
+        best = pareto([(point.macs_per_image, point.fid_above_floor) for point in mine])
+        for point in sorted(mine, key=lambda point: point.macs_per_image):
+            if (point.macs_per_image, point.fid_above_floor) in best:
+                sampler = f"{SCHEDULER_NAMES.get(point.scheduler, point.scheduler)}, {point.sampling_steps} steps"
+                cost = f"{point.macs_per_image / 1e9:.3f} G", f"{point.seconds_per_image:.4f} s ({point.runtime})"
+                found = f"{point.fid_above_floor:.2f}", f"{point.num_samples:,}"
+                body.append([side.label, sampler, f"{point.parameters:,}", *cost, *found])
+    head = ["side", "sampler", "parameters", "MACs per image", "per image", "FID above the floor", "samples"]
+    return Table(head, body) if body else None
 
 
 def _solver_steps_table(sides: TrainedSides) -> Table:
@@ -183,6 +209,8 @@ def _sweep_table(sides: TrainedSides) -> Table:
     edges = {rates[0], rates[-1]} if len(rates) > 1 else set()
     lines = []
     for side, trained in sides:
+        if not trained.sweep:
+            continue
         used = f"{trained.learning_rate:g}" + " (at the edge of the sweep)" * (trained.learning_rate in edges)
         losses = {f"{point.learning_rate:g}": f"{point.validation_loss:.4f}" for point in trained.sweep}
         lines.append((side.label, {**losses, "used": used}))

@@ -115,6 +115,14 @@ class SampledDistance(Distance):
 
 
 @dataclass(frozen=True)
+class ProgressPoint:
+    """The distance of samples to the real images during training."""
+
+    images_seen: int
+    distance: SampledDistance
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """The validation loss at one learning rate; infinite if the training diverged."""
 
@@ -136,6 +144,8 @@ class TrainedSide:
     """Over samplers and sampling steps, first seed."""
     solver_steps: list[SolverStepsLosses]
     """Over numbers of solver steps, first seed; empty for a side that has none."""
+    progress: list[ProgressPoint] = field(default_factory=list)
+    """Over training images, first seed."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,22 @@ class SideResult:
     """None if it was not requested."""
     trained: TrainedSide | None = None
     """None if only costs were measured."""
+    exported: dict[str, float] = field(default_factory=dict)
+    """Latency of one evaluation for one image by runtime, relative to eager PyTorch; of `config.runtimes`."""
+    own_steps: int | None = None
+    """The number of sampling steps that a distilled model takes; None for a side that takes any number."""
+
+    def seconds_per_evaluation(self, sampling_steps: int) -> dict[str, float]:
+        """Returns the time of one evaluation for one image in each runtime that was timed.
+
+        Eager PyTorch makes 8 images at a time, in whole sampling runs of `sampling_steps`; the others make one.
+        """
+        found = {"eager": self.sampling_time.seconds_per_image / sampling_steps}
+        if isinstance(self.compiled, Latency):
+            found["compiled"] = self.compiled.median_ms / 1000
+        if isinstance(self.eager, Latency):
+            found |= {name: ratio * self.eager.median_ms / 1000 for name, ratio in self.exported.items()}
+        return found
 
 
 TrainedSides = list[tuple[SideResult, TrainedSide]]
@@ -180,6 +206,8 @@ class Scale:
     """Real images to other real images."""
     noise: Distance
     """Pure noise to real images."""
+    curve_floor: Distance | None = None
+    """Real images to as many others as the quality curves have samples."""
 
 
 @dataclass(frozen=True)

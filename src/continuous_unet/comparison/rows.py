@@ -14,7 +14,9 @@ import numpy as np
 
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
+from continuous_unet.comparison.config import CompareConfig
 from continuous_unet.comparison.results import Comparison, CurvePoint, Failed, Losses, SideResult, TrainedSide, Training
+from continuous_unet.comparison.tradeoff import quality_and_cost
 from continuous_unet.evaluation.costs.latency import Latency
 
 if TYPE_CHECKING:
@@ -62,11 +64,23 @@ class Measured:
     """What the columns of a side are computed from."""
 
     side: SideResult
-    sampling_steps: int
+    config: CompareConfig
     seconds: float
     """Training time that every side had, see `equal_budgets`."""
     images: int
     """Number of training images that every side had."""
+
+    @property
+    def sampling_steps(self) -> int:
+        """Sampling steps of the FID and of the cost of an image."""
+        return self.side.own_steps or self.config.sampling_steps
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The runtime with the least time per image that was timed, and the seconds."""
+        times = self.side.seconds_per_evaluation(self.config.sampling_steps)
+        name = min(times, key=times.__getitem__)
+        return name, times[name] * self.sampling_steps
 
     @property
     def trained(self) -> TrainedSide:
@@ -75,9 +89,9 @@ class Measured:
         return self.side.trained
 
 
-def column(of: Callable[[Measured], object]) -> Any:
-    """Declares a field of a row by what it shows of a side."""
-    return dataclasses.field(metadata={"of": of})
+def column(of: Callable[[Measured], object], default: Any = dataclasses.MISSING) -> Any:
+    """Declares a field of a row by what it shows of a side; rows of earlier versions may lack one with a default."""
+    return dataclasses.field(default=default, metadata={"of": of})
 
 
 def over_runs(of: Callable[[Measured, Training], float | None]) -> Any:
@@ -133,6 +147,10 @@ class Row:
                 found[field.name] = group(**values) if values else None
             elif field.type in (str, int, float):
                 found[field.name] = field.type(cells[field.name])
+            else:
+                for kind in (str, int, float):
+                    if field.type == kind | None:
+                        found[field.name] = kind(cells[field.name]) if cells.get(field.name) else None
         return found
 
 
@@ -151,7 +169,7 @@ class QualityRow(Row):
 
     learning_rate: float = column(lambda m: m.trained.learning_rate)
     training_images: int = column(lambda m: m.trained.images)
-    num_seeds: int = column(lambda m: len(m.trained.runs))
+    num_seeds: int = column(lambda m: len(m.trained.distances))
     validation_loss: Spread | None = over_runs(lambda m, run: run.validation_loss)
     validation_loss_equal_images: Spread | None = over_runs(lambda m, run: loss_at(run.curve, m.images))
     validation_loss_equal_time: Spread | None = over_runs(
@@ -187,11 +205,16 @@ class SideRow(Row):
     peak_memory_training_bytes: int = column(lambda m: m.side.cost.peak_memory_training_bytes)
     latency_eager: Timing | None = column(lambda m: Timing.of(m.side.eager))
     latency_compiled: Timing | None = column(lambda m: Timing.of(m.side.compiled))
-    seconds_per_image: float = column(lambda m: m.side.sampling_time.seconds_per_image)
+    seconds_per_image: float = column(
+        lambda m: m.side.sampling_time.seconds_per_image * m.sampling_steps / m.config.sampling_steps
+    )
     seconds_per_image_ratio: float = column(lambda m: m.side.sampling_time.ratio)
     training_images_per_second: float = column(lambda m: 1 / m.side.speed.seconds_per_image)
     training_time_ratio: float = column(lambda m: m.side.speed.ratio)
     quality: QualityRow | None = column(lambda m: None if m.side.trained is None else QualityRow.of(m))
+    sampling_steps: int | None = column(lambda m: m.sampling_steps, default=None)
+    best_runtime: str | None = column(lambda m: m.best[0], default=None)
+    seconds_per_image_best: float | None = column(lambda m: m.best[1], default=None)
 
     @classmethod
     def from_cells(cls, cells: Mapping[str, str]) -> "SideRow":
@@ -203,12 +226,16 @@ class SideRow(Row):
 def make_rows(comparison: Comparison) -> list[SideRow]:
     """Returns one row for each side."""
     budgets = equal_budgets(comparison)
-    return [SideRow.of(Measured(side, comparison.config.sampling_steps, *budgets)) for side in comparison.sides]
+    return [SideRow.of(Measured(side, comparison.config, *budgets)) for side in comparison.sides]
 
 
 def equal_budgets(comparison: Comparison) -> tuple[float, int]:
     """Returns the training time in seconds, at each side's own speed, and the number of images that every side had."""
-    pairs = [(trained.images * side.speed.seconds_per_image, trained.images) for side, trained in comparison.trained()]
+    pairs = [
+        (trained.images * side.speed.seconds_per_image, trained.images)
+        for side, trained in comparison.trained()
+        if trained.runs  # a saved model was not trained here
+    ]
     return min((seconds for seconds, _ in pairs), default=0.0), min((images for _, images in pairs), default=0)
 
 
@@ -238,6 +265,12 @@ def companion_tables(comparison: Comparison) -> dict[str, list[Json]]:
             for run in done.runs
             for point in run.curve
         ],
+        "progress": [
+            {"side": side.name, "images_seen": point.images_seen, **asdict(point.distance)}
+            for side, done in trained
+            for point in done.progress
+        ],
+        "quality-and-cost": [asdict(point) for point in quality_and_cost(comparison)],
         "sampling": by_side((side.name, row) for side, done in trained for row in done.sampling),
         "sweep": by_side((side.name, row) for side, done in trained for row in done.sweep),
         "solver-steps": by_side((side.name, row) for side, done in trained for row in done.solver_steps),

@@ -1,4 +1,4 @@
-"""The sides of a comparison: one YAML file each, and how a discrete U-Net is cut to the cost of another side."""
+"""The sides of a comparison: one YAML file each, or a saved model; and how they are cut to each other's cost."""
 
 import dataclasses
 from bisect import bisect_right
@@ -15,12 +15,15 @@ from continuous_unet.data.report import DatasetReport
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.presets import PRESETS
+from continuous_unet.tasks.loading import load_pipeline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 FOLDER = Path(__file__).parent / "builtin_sides"
 COSTS = ("parameters", "macs")
+SAVED = "saved:"
+"""Before the path of a run or a saved model, it makes a side of it: `saved:runs/distilled`."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Side(Options):
 
     name: str = option("", "name of the side (default: that of its file)")
     label: str = option("", "name of the side in the report (default: that of its file)")
-    preset: str = option("", "architecture of the model", choices=PRESETS)
+    preset: str = option("", "architecture of the model", choices=("", *PRESETS))
     model_options: Json = option({}, "constructor arguments of the model that override the preset")
     cut: Json | None = option(
         None,
@@ -37,25 +40,40 @@ class Side(Options):
         "fraction of the other side's",
     )
     max_seeds: int | None = option(None, "largest number of seeds, for a side whose training is expensive", at_least=1)
+    saved: str | None = option(None, "run or saved model that is compared as it is, in place of a model to train")
 
     def validate(self) -> "Self":
         super().validate()
+        if (self.saved is None) == (not self.preset) or (self.saved is not None and (self.model_options or self.cut)):
+            raise InputError("a side has either a preset, with model_options and cut if wanted, or a saved model")
         keys, cut = {"to", "cost", "share"}, self.cut
         if cut is not None and (set(cut) - keys or cut.get("cost") not in COSTS or "to" not in cut):
             raise InputError(f"cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is one of {COSTS}")
         return self
 
     def model(self) -> Json:
-        """Returns preset and arguments of the model, as in a side file."""
+        """Returns preset and arguments of the model, or where it is saved, as in a side file."""
+        if self.saved is not None:
+            return {"saved": self.saved}
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in self.model_options.items()}
         return {"preset": self.preset, "model_options": options}
 
     def build(self, image_size: int, channels: int) -> Any:
-        """Returns a new U-Net of this side.
+        """Returns a new U-Net of this side, or the saved one.
 
         Raises:
-            InputError: for settings that do not fit.
+            InputError: for settings that do not fit, or a saved model of other images.
         """
+        if self.saved is not None:
+            unet: Any = load_pipeline(self.saved).unet
+            has = unet.config.in_channels, unet.config.sample_size
+            if has != (channels, image_size) or unet.config.num_class_embeds is not None:
+                needed = f"{image_size} pixels, {channels} channels and no classes"
+                raise InputError(
+                    f"the side {self.name} works on {has[1]} pixels with {has[0]} channels; this comparison needs "
+                    f"{needed}; measure others, such as models of latents, with `cunet evaluate generate`"
+                )
+            return unet
         try:
             return build_unet(
                 self.preset, sample_size=image_size, in_channels=channels, out_channels=channels, **self.model_options
@@ -83,7 +101,7 @@ def built_in(size: str) -> list[str]:
 
 
 def load_sides(names: list[str], size: str) -> list[Side]:
-    """Returns sides: built-in ones by name, others by the path of their YAML file.
+    """Returns sides: built-in ones by name, saved models as `saved:PATH`, others by the path of their YAML file.
 
     Raises:
         InputError: for a side that does not exist, or a file that does not fit.
@@ -91,9 +109,15 @@ def load_sides(names: list[str], size: str) -> list[Side]:
     known = built_in(size)
     sides = []
     for name in names or known:
+        if name.startswith(SAVED):
+            place = Path(name.removeprefix(SAVED))
+            sides.append(Side(name=place.name, label=f"{place.name} (saved)", saved=str(place.absolute())).validate())
+            continue
         path = FOLDER / size / f"{name}.yaml" if name in known else Path(name)
         if not path.is_file():
-            raise InputError(f"the side {name!r} is neither built in ({', '.join(known)}) nor a YAML file")
+            raise InputError(
+                f"the side {name!r} is neither built in ({', '.join(known)}) nor a YAML file, nor saved:MODEL"
+            )
         sides.append(read_side(path))
     by_name = {side.name: side for side in sides}
     if len(by_name) < len(sides):
@@ -112,6 +136,8 @@ def read_side(path: Path) -> Side:
     """
     side = Side.load(path)
     side.name, side.label = path.stem, side.label or path.stem
+    if side.saved is not None:
+        side.saved = str(Path(side.saved).absolute())
     try:
         return side.validate()
     except InputError as error:

@@ -77,7 +77,8 @@ def make_verdicts(
     ]
     ours = sides["ours"]
     found = [_judge(text, target, of(ours), of(sides[other])) for other, text, target, of in claims if other in sides]
-    return [verdict for verdict in found if verdict is not None]
+    verdicts = [verdict for verdict in found if verdict is not None]
+    return verdicts or [Verdict("none: no claim is about the sides that were compared", "", "", "")]
 
 
 def _ratio(timing: Timing | None) -> float | None:

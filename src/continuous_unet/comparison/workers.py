@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from continuous_unet.base.files import replace_folder
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.comparison.results import CurvePoint, SampledDistance, StoppedEarly, Training, from_json
 from continuous_unet.evaluation.quality.extractors import Facts, extractor_class
@@ -71,16 +74,25 @@ def quietly(function: Callable[..., object], *arguments: object) -> object:
         return function(*arguments)
 
 
-def train_side(config: TrainConfig) -> Training | StoppedEarly:
-    """Trains a side, from the beginning or from where it was stopped, and returns what the report needs of it."""
+def train_side(config: TrainConfig, snapshots: dict[int, Path] | None = None) -> Training | StoppedEarly:
+    """Trains a side, from the beginning or from where it was stopped, and returns what the report needs of it.
+
+    Args:
+        config: of the training.
+        snapshots: where the model is kept after some numbers of training steps.
+    """
     started = time.perf_counter()
     folder = Path(config.output)
+    stages = [step for step, path in sorted((snapshots or {}).items()) if not path.exists() and step < config.steps]
     try:
-        result = train(config, resume=(folder / "config.yaml").is_file())
+        for steps in [*stages, config.steps]:
+            result = train(config.replaced(steps=steps), resume=(folder / "config.yaml").is_file())
+            if result.stopped_by is not None:
+                return StoppedEarly(result.stopped_by)
+            if snapshots is not None and steps in stages:
+                replace_folder(snapshots[steps], partial(shutil.copytree, folder / "model"))
     except TrainingDiverged as error:  # a learning rate that is too high is a result of the sweep
         return Training(images_seen=0, validation_loss=None, curve=[], diverged=str(error))
-    if result.stopped_by is not None:
-        return StoppedEarly(result.stopped_by)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return Training(
         images_seen=result.images_seen,
@@ -115,7 +127,7 @@ def measure_samples(
         device: where to compute.
         grid: file for a picture of the first 64 samples; None for no picture.
     """
-    pipeline = load_sampler(run, scheduler, device)
+    pipeline, scheduler, steps = load_sampler(run, scheduler, device, steps)
     kind, path, facts = spec
     extractor = extractor_class(kind)(path, facts, device)
     with stop_on_signals() as stop:

@@ -88,9 +88,14 @@ class EvaluateGenerateOptions(Options):
     )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
         None,
-        "sampling method; own is the one that is saved with the model (default: dpm++, and euler for flow matching)",
+        "sampling method; own is the one that is saved with the model (default: own for distilled models, euler for "
+        "flow matching, and otherwise dpm++)",
     )
-    sampling_steps: list[int] = option([20], "numbers of sampling steps, each of which is a row", between=(1, 1000))
+    sampling_steps: list[int] = option(
+        [],
+        "numbers of sampling steps, each of which is a row (default: 20, or the most that a distilled model takes)",
+        between=(1, 1000),
+    )
     guidance: list[float] = option(
         [],
         "guidance scales of class-conditional models, each of which is a row; 1 is without guidance (default: that of "
@@ -108,8 +113,6 @@ class EvaluateGenerateOptions(Options):
         super().validate()
         if not self.model and not self.images:
             raise InputError("nothing to measure: name models with --model, or generated images with --images")
-        if not self.sampling_steps:
-            raise InputError("--sampling-steps must name at least one number of steps")
         return self
 
 
@@ -129,4 +132,16 @@ class ProfileOptions(Options):
     batch_size: int = option(1, "images at a time", at_least=1)
     repeats: int = option(20, "timed forward passes", at_least=1)
     solver_steps: int | None = option(None, "number of solver steps in each block (default: as trained)", at_least=1)
+    sampling_steps: int | None = option(
+        None,
+        "number of sampling steps of a whole image, each one evaluation (default: 20, or the most that a distilled "
+        "model takes)",
+        between=(1, 1000),
+    )
+    guidance: float = option(
+        1.0, "guidance scale of a whole image; any but 1 takes two evaluations a sampling step", between=(0, 1000)
+    )
+    runtimes: list[Literal["compiled", "onnx", "openvino"]] = option(
+        [], "further runtimes to time: torch.compile, ONNX Runtime, OpenVINO; a whole image takes the fastest one"
+    )
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")

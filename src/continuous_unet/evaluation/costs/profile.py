@@ -15,6 +15,21 @@ from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
 from continuous_unet.models.unet import count_evaluations
 
 
+@dataclass(frozen=True)
+class WholeImage:
+    """What one image costs, from noise to the end of sampling."""
+
+    sampling_steps: int
+    evaluations: int
+    """Guidance takes two for each sampling step."""
+    macs: int
+    seconds: float
+    """Evaluations times the least latency of one."""
+    runtime: str
+    evaluation_ms: dict[str, float]
+    """Latency of one evaluation for one image, by runtime."""
+
+
 @dataclass
 class ModelProfile(CallResult):
     """Costs of one forward pass of a batch, unless stated otherwise. Sizes are in bytes, times in milliseconds."""
@@ -44,6 +59,7 @@ class ModelProfile(CallResult):
     dtype: str
     num_threads: int
     torch_version: str
+    whole_image: WholeImage | None = None
 
     def to_text(self) -> str:
         """Returns a table to read."""
@@ -65,6 +81,13 @@ class ModelProfile(CallResult):
             rows.insert(5, ("evaluations", f"{sum(counts.values())} in {len(counts)} dynamic blocks"))
         if self.unknown_operations:
             rows.insert(5, ("not counted", ", ".join(self.unknown_operations)))
+        if (image := self.whole_image) is not None:
+            others = ", ".join(f"{name} {ms:.2f} ms" for name, ms in image.evaluation_ms.items())
+            rows += [
+                ("one evaluation", others),
+                ("a whole image", f"{image.evaluations} evaluations, {image.macs / 1e9:,.3f} G MACs"),
+                ("", f"{image.seconds:.4f} s in the fastest runtime ({image.runtime})"),
+            ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -101,7 +124,7 @@ def profile_model(
     Raises:
         InputError: if no size is known, the model cannot take it, or a number is below 1.
     """
-    shape = _sample_shape(model, sample_size, batch_size)
+    shape = sample_shape(model, sample_size, batch_size)
     if repeats < 1 or warmup < 0:
         raise InputError(f"repeats={repeats}, warmup={warmup}: at least one timed pass, and no negative warmup")
     everything = [*model.parameters(), *model.buffers()]
@@ -112,7 +135,7 @@ def profile_model(
     device, dtype = everything[0].device, everything[0].dtype
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     timestep = torch.full((batch_size,), 500, device=device)
-    conditions = _conditions(model.config, batch_size, tokens, dtype)
+    conditions = example_conditions(model.config, batch_size, tokens, dtype)
     if class_labels is not None:
         conditions["class_labels"] = class_labels
     conditions = {name: value.to(device) for name, value in conditions.items()}
@@ -165,7 +188,7 @@ def profile_model(
     )
 
 
-def _conditions(config: Any, batch_size: int, tokens: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def example_conditions(config: Any, batch_size: int, tokens: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Returns conditions of the kinds that a model takes: class 0, and random texts."""
     conditions = {}
     if getattr(config, "num_class_embeds", None) is not None:
@@ -178,7 +201,8 @@ def _conditions(config: Any, batch_size: int, tokens: int, dtype: torch.dtype) -
     return conditions
 
 
-def _sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
+def sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
+    """Returns the shape of the input of a model; raises InputError if no size is known, or it makes no sense."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "in_channels"):
         raise InputError(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Wanted:
     def expected(self) -> Tensor:
         """Returns the class in the data of each image, `(N,)`."""
         assert self.shown is not None
-        sizes = [end - start for start, end in zip(self.bounds, self.bounds[1:], strict=False)]
+        sizes = [end - start for start, end in pairwise(self.bounds)]
         return torch.tensor(self.shown).repeat_interleave(torch.tensor(sizes))
 
 

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from continuous_unet.diffusion.variance_preserving import VariancePreserving
 from continuous_unet.evaluation.quality.classes import Wanted, wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor
 from continuous_unet.evaluation.quality.neighbours import neighbours
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, generate
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler, generate
 from continuous_unet.tasks.loading import load_pipeline
 
 BATCH = 128
@@ -144,33 +145,41 @@ def noise_images(count: int, channels: int, size: int | tuple[int, int]) -> Iter
 
 def samples(pipeline: DiffusionSamplingPipeline, wanted: Wanted, **options: Any) -> Iterator[Tensor]:
     """Yields batches `(B, C, H, W)` in [0, 1] of the classes that are wanted; `options` are those of `generate`."""
-    for label, start, end in zip(wanted.labels, wanted.bounds, wanted.bounds[1:], strict=True):
+    for label, (start, end) in zip(wanted.labels, pairwise(wanted.bounds), strict=True):
         yield from generate(pipeline, end - start, first=start, class_label=label, **options)
 
 
 OWN = "own"
-"""The name of the sampler and its number of steps that are saved with a model, as few-step models have them."""
+"""Stands for the sampler that is saved with a model, as few-step models have it."""
 
 
-def load_sampler(model: str | Path, scheduler: str | None, device: torch.device) -> DiffusionSamplingPipeline:
+def load_sampler(
+    model: str | Path, scheduler: str | None, device: torch.device, steps: int | None = None
+) -> tuple[DiffusionSamplingPipeline, str, int]:
     """Loads a run or a saved model that samples with a named sampler, without progress bars.
 
     Args:
         model: what `load_pipeline` takes.
-        scheduler: name of the sampler, or `own` for the one that is saved with the model. If None, DPM-Solver++ for a
-            variance-preserving model, and the usual sampler of any other.
+        scheduler: name of the sampler, or `own` for the one that is saved with the model. If None, `own` for a
+            distilled model, DPM-Solver++ for other variance-preserving ones, and otherwise the usual one.
         device: where to put it.
+        steps: number of sampling steps. If None, the largest that a distilled model has, and 20 for others.
+
+    Returns:
+        The pipeline, the name of its sampler, and the number of sampling steps.
 
     Raises:
-        InputError: for a model that cannot be used, or an unknown sampler.
+        InputError: for a model that cannot be used, or a sampler that does not fit.
     """
     pipeline = load_pipeline(model, device=device)
-    if scheduler != OWN:
-        process = process_of(pipeline.scheduler)
-        usual = "dpm++" if process.name == VariancePreserving.name else None
-        pipeline.scheduler = process.make_sampler(scheduler or usual)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    own = pipeline.facts.sampler
+    if scheduler == OWN or (own is not None and own.distilled):
+        return pipeline, OWN, choose_sampler(pipeline, None if scheduler == OWN else scheduler, steps)
+    process = process_of(pipeline.scheduler)
+    usual = "dpm++" if process.name == VariancePreserving.name else None
+    pipeline.scheduler = process.make_sampler(scheduler or usual)
+    return pipeline, scheduler or usual or type(pipeline.scheduler).__name__, steps or 20
 
 
 def sampled_features(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -215,8 +214,14 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
     """
     options.validate()
     device = pick_device(options.device)
-    pipelines = {name: generation.load_sampler(name, options.scheduler, device) for name in options.model}
-    for pipeline in pipelines.values() if options.solver_steps is not None else ():
+    all_steps: list[int | None] = [*options.sampling_steps] or [None]
+    loaded = {
+        (name, steps): generation.load_sampler(name, options.scheduler, device, steps)
+        for name in options.model
+        for steps in all_steps
+    }
+    pipelines = {name: loaded[name, all_steps[0]][0] for name in options.model}
+    for pipeline, *_ in loaded.values():
         set_solver_steps(pipeline.unet, options.solver_steps)
     real = _real_images(options, pipelines)
     extractor_name, note = chosen_extractor(options.extractor, real.report.channels)
@@ -245,9 +250,9 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
         result.floor = generation.distances(reference, other)
         noise = generation.noise_images(len(reference), real.report.channels, real.report.image_size)
         result.noise = generation.distances(reference, generation.fake_features(noise, extractor, device)[0])
-        for name, pipeline in pipelines.items():
+        for (name, _), (pipeline, sampler, steps) in loaded.items():
             scales: list[float | None] = [*options.guidance] or [None]
-            for steps, scale in itertools.product(options.sampling_steps, scales):
+            for scale in scales:
                 how: Json = {} if scale is None else {"guidance_scale": scale}
                 classes, found = wanted[name], _Found(judge)
                 cost = image_cost(pipeline, steps, class_labels=classes.labels[0], **how)
@@ -265,7 +270,6 @@ def evaluate_generation(options: opts.EvaluateGenerateOptions, *, stop: StopRequ
                     on_images=found.add,
                     **how,
                 )
-                sampler = options.scheduler or type(pipeline.scheduler).__name__
                 row = {"name": name, **dataclasses.asdict(generation.distances(reference, sampled.features))}
                 row |= {"scheduler": sampler, "sampling_steps": steps, "guidance": scale}
                 row |= {"class_accuracy": found.accuracy(classes), **dataclasses.asdict(cost)}
