@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from continuous_unet import __version__
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.cli.main import main
 from continuous_unet.deploy.options import RunOptions
@@ -30,6 +31,21 @@ def test_run_makes_the_images_of_the_module(exported, tmp_path, capsys):
         assert np.array_equal(np.asarray(Image.open(file)), pixels[:, :, 0])
 
 
+def test_run_starts_from_an_image_and_says_how(exported, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "start.png")
+    options = ["--num", "2", "--steps", "4", "--seed", "2", "--image", str(tmp_path / "start.png"), "--strength", "0.5"]
+    assert main(["run", str(exported), *options, "--output", str(tmp_path / "x")]) == 0
+    start = (pixels / np.float32(255))[None, None]
+    made = runtime.generate(runtime.load(exported), 2, steps=4, seed=2, image=start, strength=0.5)
+    written = [Image.open(tmp_path / "x" / f"000{k}.png") for k in range(2)]
+    for picture, expected in zip(written, runtime.to_pixels(made), strict=True):
+        assert np.array_equal(np.asarray(picture), expected[:, :, 0])
+    about = json.loads(written[1].text["continuous-unet"])
+    expected = {"model": "exported", "format": "onnx", "scheduler": "ddim", "steps": 4, "seed": 2, "number": 1}
+    assert about == {**expected, "version": __version__, "image": "start.png", "strength": 0.5}
+
+
 def test_run_takes_noise_out_of_an_image(exported, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noisy.png")
@@ -44,7 +60,7 @@ def test_options_may_come_from_a_file(exported, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("num: 2\nsteps: 3\n")
     assert main(["run", str(exported), "--config", str(tmp_path / "run.yaml"), "--print-config"]) == 0
     options = yaml.safe_load(capsys.readouterr().out)
-    assert (options["num"], options["steps"], options["scheduler"]) == (2, 3, "ddim")
+    assert (options["num"], options["steps"], options["scheduler"]) == (2, 3, None)
     assert main(["export", "nope", "--output", "x", "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["format"] == "onnx"
 
@@ -54,7 +70,13 @@ WRONG = {
     "missing": (["run", "nope"], "nope holds no exported model"),
     "zero": (["run", "nope", "--num", "0"], "--num 0 must be at least 1"),
     "steps": (["run", "{export}", "--steps", "5000"], "expected 1 to 1000"),
-    "class": (["run", "{export}", "--class-label", "1"], "trained without classes"),
+    "class": (["run", "{export}", "--class", "1"], "trained without classes"),
+    "name": (["run", "{export}", "--class", "cat"], "trained without classes"),
+    "prompt": (["run", "{export}", "--prompt", "a cat"], "trained without text; leave it out"),
+    "guidance": (["run", "{export}", "--guidance", "3"], "cannot be guided"),
+    "interval": (["run", "{export}", "--guidance-interval", "0.2"], "expected LOW:HIGH"),
+    "strength": (["run", "{export}", "--strength", "0.5"], "give --image, or leave it out"),
+    "little": (["run", "{export}", "--image", "{image}", "--strength", "0.01"], "at least 100 steps"),
     "sigma": (["run", "{export}", "--sigma", "9"], "sigma describes the noise of an input image"),
     "no sigma": (["run", "{export}", "--input", "{image}"], "give sigma: the noise"),
     "no image": (["run", "{export}", "--input", "i.png", "--sigma", "9"], "cannot be read as an image"),
