@@ -110,7 +110,8 @@ def measure(args: argparse.Namespace) -> None:
     """Measures models at some numbers of evaluations."""
     features = Features.load(args.features)
     floor = generation.distances(features.real, features.others).fid
-    kept = [row for row in read_csv(RESULTS)] if RESULTS.exists() else []
+    place = args.out or RESULTS
+    kept: list[dict[str, Any]] = list(read_csv(place)) if place.exists() else []
     for name, model in named(args.models):
         kept = [row for row in kept if (row["model"], row["data"]) != (name, features.data)]
         for scheduler, steps in cases(model, args.schedulers):
@@ -121,7 +122,7 @@ def measure(args: argparse.Namespace) -> None:
             row |= distance(features, pipeline, steps, args.num)
             kept.append(row | {"extractor": features.extractor.name})
             print(f"{name}, {row['sampler']}, {steps}: FID {row['fid']:.4f} (floor {floor:.4f})", flush=True)
-            write(args.out or RESULTS, kept)
+            write(place, kept)
 
 
 def cases(model: str, schedulers: list[str]) -> list[tuple[str | None, int]]:
