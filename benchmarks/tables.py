@@ -436,6 +436,18 @@ def restoration_noising() -> str:
     return markdown_table(["PSNR, dB / SSIM", "mode", *(f"step {s}" for s in steps)], [["noisy", "–", *noisy], *body])
 
 
+def elastic(data: str) -> str:
+    """Returns the loss of elastic models beside that of models trained at each number of solver steps alone."""
+    found = {(r["kind"], r["seed"], r["solver_steps"], r["trained"]): float(r["loss"]) for r in rows(f"elastic-{data}")}
+    lines = []
+    for kind, seed, steps in dict.fromkeys(key[:3] for key in found):
+        alone, both = (found.get((kind, seed, steps, trained)) for trained in ("alone", "elastic"))
+        if alone is not None and both is not None:
+            change = f"{both / alone - 1:+.1%}"
+            lines.append([str(kind), str(seed), str(steps), f"{alone:.4f}", f"{both:.4f}", change])
+    return markdown_table(["model", "seed", "solver steps", "trained alone", "elastic", "difference"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "presets": Spec(
         presets,
@@ -696,6 +708,8 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES |= comparison_tables(_name)
+for _name in ("digits", "mnist"):
+    TABLES[f"elastic-{_name}"] = partial(elastic, _name)
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -9,7 +9,7 @@ import torch
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import Processes
 from continuous_unet.tasks.base import StepContext
-from continuous_unet.tasks.depths import Shallow, draw_shallow
+from continuous_unet.tasks.depths import Shallow, draw_shallow, mean_over_depths
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import train, validation
 from continuous_unet.training.depths import choose_depths, losses_by_depth
@@ -27,7 +27,7 @@ def test_the_loss_of_both_depths(tiny):
 
     clean, times = torch.arange(6.0)[:, None, None, None].expand(6, 1, 2, 2), torch.arange(6) * 100
     conditions = {"class_labels": torch.arange(6)}
-    step = StepContext(model, task.process, clean, torch.zeros_like(clean), times, conditions)
+    step = StepContext(model, task.process, clean, torch.zeros_like(clean), times, conditions, positions=range(6))
     weights = task.process.add_noise(clean, clean, times).weight
     plain = weights * (0.5 - torch.arange(6.0)) ** 2
     torch.testing.assert_close(task.loss(step), plain)
@@ -51,11 +51,22 @@ def test_the_deepest_is_not_taught_by_the_others(tiny):
 
     model.dtype = torch.float32
     clean, times = torch.zeros(4, 1, 2, 2), torch.zeros(4).long()
-    step = StepContext(model, task.process, clean, torch.ones_like(clean), times)
+    step = StepContext(model, task.process, clean, torch.ones_like(clean), times, positions=range(4))
     (alone,) = torch.autograd.grad(task.loss(step).mean(), deep)
     task.loss(replace(step, shallow=Shallow(1, data_share=0.0))).mean().backward()
     torch.testing.assert_close(deep.grad, alone)
     torch.testing.assert_close(shallow.grad, torch.tensor(4.0))  # of the squared distance to the deepest
+
+
+def test_a_loss_with_a_teacher_of_its_own_is_the_mean_of_both_depths():
+    def loss(step):
+        depth = getattr(step.model, "num_solver_steps", 0)
+        return torch.tensor([100.0 * depth + k for k in step.positions]) + step.clean[:, 0] * 0
+
+    step = StepContext(None, None, torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6), positions=range(10, 16))
+    assert mean_over_depths(step, loss).tolist() == [10, 11, 12, 13, 14, 15]
+    losses = mean_over_depths(replace(step, shallow=Shallow(2, 0.5, first=1)), loss)
+    assert (2 * losses).tolist() == [10, 11 + 4 * 211, 12, 13, 14, 15 + 4 * 215]
 
 
 def test_draws_of_depths():

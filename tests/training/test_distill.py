@@ -29,7 +29,7 @@ from tests.training.runs import assert_same_runs, records
 
 TINY = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,), "norm_num_groups": 4}
 METHODS = {
-    "ect, guided, fresh noise": {"teacher_guidance": 2.0, "fresh_noise": True},
+    "ect, guided, fresh noise, elastic": {"teacher_guidance": 2.0, "fresh_noise": True, "solver_steps": "1,2"},
     "sfd": {"method": "sfd"},
     "meanflow": {"method": "meanflow"},
 }
@@ -84,6 +84,8 @@ def test_a_run_its_resumption_and_its_sampler(kind, tmp_path):
     assert pipeline.facts.conditions == ConditionFacts(("circle", "square", "triangle"), 3)
     assert bool(pipeline.unet.config.next_timestep_embedding) == (kind in ("sfd", "meanflow"))
     assert ("fresh" in kind) == pipeline.facts.sampler.fresh_noise
+    assert pipeline.unet.config.elastic_depth == ("elastic" in kind)
+    assert pipeline.facts.solver_steps is None  # the error of a student is not one of a noise level
     assert choose_sampler(pipeline, None, None) == 4
     if kind != "meanflow":
         check_its_sampler(pipeline, tmp_path)

@@ -52,6 +52,24 @@ class Shallow:
     first: int = 0
     """The first image of the batch that it is trained on; after it comes each fourth one."""
 
+    @property
+    def chosen(self) -> slice:
+        """The images of the batch that it is trained on."""
+        return slice(self.first, None, SHALLOW_SHARE)
+
+    def part(self, step: "StepContext") -> "StepContext":
+        """Returns these images as a batch of their own, with the model at this depth."""
+        return replace(
+            step,
+            model=AtDepth(step.model, self.num_solver_steps),
+            clean=step.clean[self.chosen],
+            noise=step.noise[self.chosen],
+            times=step.times[self.chosen],
+            conditions={name: values[self.chosen] for name, values in step.conditions.items()},
+            positions=step.positions[self.chosen],
+            shallow=None,
+        )
+
 
 @dataclass(frozen=True)
 class AtDepth:
@@ -112,25 +130,32 @@ def loss_over_depths(
     losses, shallow = measured(deep, deep.target), step.shallow
     if shallow is None:
         return losses
-    chosen = slice(shallow.first, None, SHALLOW_SHARE)
     further = torch.zeros_like(losses)
+    chosen = shallow.chosen
     if len(further[chosen]):  # a small batch may have none
-        part = replace(
-            step,
-            model=AtDepth(step.model, shallow.num_solver_steps),
-            clean=step.clean[chosen],
-            noise=step.noise[chosen],
-            times=step.times[chosen],
-            conditions={name: values[chosen] for name, values in step.conditions.items()},
-            shallow=None,
-        )
-        own, share = attempt(part), shallow.data_share
+        own, share = attempt(shallow.part(step)), shallow.data_share
         taught = share * measured(own, own.target)
         if share < 1:
             taught = taught + (1 - share) * measured(own, deep.prediction[chosen].detach())
         # the mean over these images is to count as much as the other one over all of them
         further[chosen] = SHALLOW_SHARE * taught
     return (losses + further) / (1 + shallow.data_share)
+
+
+def mean_over_depths(step: "StepContext", loss: Callable[["StepContext"], Tensor]) -> Tensor:
+    """Returns the loss of each image, `(B,)`, at both depths, for a loss that already has a teacher for the model.
+
+    Args:
+        step: the batch.
+        loss: evaluates the model of the batch that it is given, and returns the loss of each of its images.
+    """
+    losses, shallow = loss(step), step.shallow
+    if shallow is None:
+        return losses
+    further = torch.zeros_like(losses)
+    if len(further[shallow.chosen]):
+        further[shallow.chosen] = SHALLOW_SHARE * loss(shallow.part(step))
+    return (losses + further) / 2
 
 
 def with_depths(model: nn.Module, depths: tuple[int, ...]) -> nn.Module:

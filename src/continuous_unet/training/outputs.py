@@ -101,10 +101,12 @@ class TrainingRun:
     def measure_depths(self) -> None:
         """Measures which number of solver steps is worth its cost at which noise level, for an elastic model.
 
-        This needs held-out images, and a model that is sampled from. A signal ends it early.
+        This needs held-out images, and a model that is sampled from. The error of a student does not depend on the
+        noise level, so that it gets no table. A signal ends it early.
         """
         pipeline = self.task.pipeline(self.learner.bare)
-        if len(self.depths) < 2 or self.held_out is None or not isinstance(pipeline, DiffusionSamplingPipeline):
+        sampled = isinstance(pipeline, DiffusionSamplingPipeline) and pipeline.facts.sampler is None
+        if len(self.depths) < 2 or self.held_out is None or not sampled:
             return
         with self._until_stopped(), self.learner.averaged():
             self.solver_steps = measure_depths(

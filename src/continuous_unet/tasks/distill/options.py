@@ -51,8 +51,6 @@ class DistillTraining(GenerateTraining):
 
     def validate(self) -> "Self":
         super().validate()
-        if len(self.depths()) > 1:
-            raise InputError("--solver-steps: a student is trained at one number of solver steps; give one, or none")
         for name, method in {"q": "ect", "m": "meanflow", "fresh_noise": "ect"}.items():
             if self.method != method and getattr(self, name) != getattr(type(self)(), name):
                 raise InputError(f"--{name.replace('_', '-')} is for --method {method}; leave it out")

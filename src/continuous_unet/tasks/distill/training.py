@@ -17,6 +17,7 @@ from continuous_unet.images.grids import make_grid
 from continuous_unet.models.build import extended
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.base import PictureContext, StepContext
+from continuous_unet.tasks.depths import mean_over_depths
 from continuous_unet.tasks.distill.answers import Teacher
 from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.methods import METHODS, Lesson
@@ -94,7 +95,7 @@ class DistillTask(GenerateTask):
 
     def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
         """Returns the loss of the method for each image, `(B,)`."""
-        return METHODS[self.options.method](self.lesson(step))
+        return mean_over_depths(step, lambda batch: METHODS[self.options.method](self.lesson(batch)))
 
     @torch.no_grad()
     def error(self, step: StepContext) -> Tensor:
