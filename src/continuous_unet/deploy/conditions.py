@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_text
 from continuous_unet.base.results import Json
-from continuous_unet.deploy.formats import load_text_writer
+from continuous_unet.deploy.formats import load_part_writer
 from continuous_unet.deploy.network import LARGEST_TRACED_BATCH, explained
 from continuous_unet.deploy.options import TOLERANCES, ExportOptions
 from continuous_unet.deploy.parity import check_error, error_of
@@ -93,13 +93,13 @@ def write_text_encoder(unet: Any, facts: Facts, folder: Path, options: ExportOpt
         InputError: if it cannot be traced.
         ParityError: if the file's error against PyTorch is above the tolerance.
     """
-    write, text = load_text_writer(options.format), facts.text
+    write, text = load_part_writer(options.format), facts.text
     if text is None or text.vocabulary is None or not has_encoder(unet) or write is None:
         return [], {}
     length, vocabulary = text.max_length, list(text.vocabulary)
     encoder = nn.Module.float(copy.deepcopy(unet.text_encoder).to("cpu")).eval().requires_grad_(False)
     states = TextStates(encoder, length)
-    written = write(states.program(), folder)
+    written = write(states.program(), folder, "text_encoder", "input_ids", "encoder_hidden_states")
     replace_text(folder / VOCABULARY, json.dumps(vocabulary, ensure_ascii=False) + "\n")
 
     network = written.open(folder / written.files[0], None, ["input_ids"])

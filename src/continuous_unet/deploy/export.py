@@ -15,7 +15,10 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import check_output, replace_folder, replace_text
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.codecs.base import Codec
+from continuous_unet.codecs.identity import Pixels
 from continuous_unet.deploy.calibration import noised_images, open_for, origin
+from continuous_unet.deploy.codecs import for_codec, write_codec
 from continuous_unet.deploy.conditions import check_exportable, describe_conditions, write_text_encoder
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
 from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_network
@@ -112,6 +115,8 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         options = replace(options, any_size=True)  # photographs are of any size
     facts: Facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
     check_exportable(pipeline.unet, facts, options)
+    codec: Codec = getattr(pipeline, "codec", Pixels(taken))
+    options = for_codec(codec, options)
     text = facts.text
     network = prepare_network(pipeline.unet, options, 0 if text is None else text.max_length)
     if options.precision == "int8":
@@ -124,7 +129,10 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         written = write_network(network, folder, options)
         texts, entry = write_text_encoder(pipeline.unet, facts, folder, options)
         conditions = describe_conditions(facts) | ({"text": entry} if entry else {})
-        info.update({**_describe(network, written, options, folder, texts), **about})
+        parts, own = write_codec(codec, network, folder, options)
+        info.update({**_describe(network, written, options, folder, [*texts, *parts]), **about})
+        if own:
+            info["codec"] = own
         if conditions:
             info["conditions"] = conditions
         stop.check()

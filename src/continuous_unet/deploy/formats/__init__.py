@@ -39,6 +39,8 @@ class Format:
     """Whether the number of images is fixed; it is one unless a shape is given."""
     any_size: bool = False
     """Whether restoration models accept images of any size if no shape is given."""
+    parts: bool = False
+    """Whether an export can have further graphs: a text encoder, a codec."""
     web: bool = False
     """Whether the browser page runs it."""
 
@@ -62,19 +64,32 @@ class Writer(Protocol):
         """Raises InputError for a network that the format cannot hold."""
 
 
-class TextWriter(Protocol):
-    """Writes a text encoder to a folder; the module of a format that can has it as `write_text`."""
+class PartWriter(Protocol):
+    """Writes a further graph to a folder, such as a text encoder; the module of a format that can has `write_part`."""
 
-    def __call__(self, program: "ExportedProgram", folder: Path) -> Written:
-        """Raises InputError for a text encoder that the format cannot hold."""
+    def __call__(
+        self, program: "ExportedProgram", folder: Path, stem: str, input_name: str, output_name: str, /
+    ) -> Written:
+        """Writes files that are named after `stem`, of one input and one output, float32.
+
+        Raises:
+            InputError: for a graph that the format cannot hold.
+        """
 
 
 FORMATS = {
     "onnx": Format(
-        "to_onnx", "export", ("onnx", "onnxscript", "onnxruntime"), PRECISIONS, loops=True, any_size=True, web=True
+        "to_onnx",
+        "export",
+        ("onnx", "onnxscript", "onnxruntime"),
+        PRECISIONS,
+        loops=True,
+        any_size=True,
+        parts=True,
+        web=True,
     ),
     "openvino": Format(
-        "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), PRECISIONS, loops=True, any_size=True
+        "to_openvino", "openvino", ("onnx", "onnxscript", "openvino"), PRECISIONS, loops=True, any_size=True, parts=True
     ),
     "executorch": Format("to_executorch", "executorch", ("executorch", "torchao"), ("fp32", "int8"), fixed_batch=True),
     "aoti": Format("to_aoti", None, (), ("fp32",)),
@@ -96,7 +111,9 @@ def load_writer(name: str) -> Writer:
     return writer
 
 
-def load_text_writer(name: str) -> TextWriter | None:
-    """Returns what writes text encoders in a format; None for a format that holds networks alone."""
-    found: TextWriter | None = getattr(import_module(f"{__name__}.{FORMATS[name].module}"), "write_text", None)
+def load_part_writer(name: str) -> PartWriter | None:
+    """Returns what writes further graphs in a format; None for a format that holds networks alone."""
+    if not FORMATS[name].parts:
+        return None
+    found: PartWriter = import_module(f"{__name__}.{FORMATS[name].module}").write_part
     return found

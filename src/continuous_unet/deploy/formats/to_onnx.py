@@ -18,7 +18,7 @@ from continuous_unet.deploy.standalone.runtime import open_onnx
 
 OPSET = 20
 """The version of the operators, which ONNX Runtime, OpenVINO and onnxruntime-web read."""
-FILE, TEXT_FILE = "network.onnx", "text_encoder.onnx"
+FILE = "network.onnx"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
@@ -55,21 +55,21 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     return model
 
 
-def write_text(program: ExportedProgram, folder: Path) -> Written:
-    """Writes `text_encoder.onnx`, float32."""
-    onnx.save(text_to_onnx(program), folder / TEXT_FILE)
-    return Written([TEXT_FILE], open_onnx)
+def write_part(program: ExportedProgram, folder: Path, stem: str, input_name: str, output_name: str) -> Written:
+    """Writes a further graph, such as `text_encoder.onnx`, float32."""
+    onnx.save(part_to_onnx(program, stem, input_name, output_name), folder / f"{stem}.onnx")
+    return Written([f"{stem}.onnx"], open_onnx)
 
 
-def text_to_onnx(program: ExportedProgram) -> onnx.ModelProto:
-    """Returns a text encoder as ONNX, without traces of the machine that it was made on."""
-    with explained("be exported to ONNX with its text encoder", "torch.onnx"):
+def part_to_onnx(program: ExportedProgram, stem: str, input_name: str, output_name: str) -> onnx.ModelProto:
+    """Returns a further graph as ONNX, without traces of the machine that it was made on."""
+    with explained(f"be exported to ONNX with its {stem.replace('_', ' ')}", "torch.onnx"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["input_ids"],
-            output_names=["encoder_hidden_states"],
+            input_names=[input_name],
+            output_names=[output_name],
             verbose=False,
         )
         assert exported is not None

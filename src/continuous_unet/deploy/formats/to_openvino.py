@@ -11,13 +11,13 @@ from openvino import Core, save_model
 from torch.export import ExportedProgram
 
 from continuous_unet.deploy.formats import Written
-from continuous_unet.deploy.formats.to_onnx import OPSET, text_to_onnx, to_onnx
+from continuous_unet.deploy.formats.to_onnx import OPSET, part_to_onnx, to_onnx
 from continuous_unet.deploy.network import ExportNetwork
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.quantization import quantize_openvino
 from continuous_unet.deploy.standalone.runtime import open_openvino
 
-FILE, TEXT_FILE = "network.xml", "text_encoder.xml"
+FILE = "network.xml"
 
 
 def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Written:
@@ -30,8 +30,8 @@ def write(network: ExportNetwork, folder: Path, options: ExportOptions) -> Writt
     return Written([FILE, "network.bin"], open_openvino, {"opset": OPSET, "operators": operators})
 
 
-def write_text(program: ExportedProgram, folder: Path) -> Written:
-    """Writes `text_encoder.xml` and its weights, float32."""
-    model = Core().read_model(text_to_onnx(program).SerializeToString())
-    save_model(model, str(folder / TEXT_FILE), compress_to_fp16=False)
-    return Written([TEXT_FILE, "text_encoder.bin"], open_openvino)
+def write_part(program: ExportedProgram, folder: Path, stem: str, input_name: str, output_name: str) -> Written:
+    """Writes a further graph, such as `text_encoder.xml` and its weights, float32."""
+    model = Core().read_model(part_to_onnx(program, stem, input_name, output_name).SerializeToString())
+    save_model(model, str(folder / f"{stem}.xml"), compress_to_fp16=False)
+    return Written([f"{stem}.xml", f"{stem}.bin"], open_openvino)

@@ -274,6 +274,8 @@ class FlowSchedule:
 
 
 AnySchedule = Schedule | FlowSchedule
+PIECE = 32
+"""The number of images that a codec encodes or decodes at a time."""
 FRESH_STREAM = 1024
 """The stream of `normal_noise` for the new noise of a table's first step; further steps take the streams after it."""
 Fresh = Callable[[int], np.ndarray]
@@ -441,7 +443,7 @@ class ExportedModel:
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.largest_batch = int(self.batch_size or info.get("largest_batch", 2**31))
         self.shape = tuple(info["image_shape"])
-        """`(C, H, W)` of the images."""
+        """`(C, H, W)` of what the network takes: images, or latents."""
         self.any_size = isinstance(shape[2], str)
         self.multiple_of = int(info["size_multiple_of"])
         self.num_classes: int | None = info["num_classes"]
@@ -457,6 +459,23 @@ class ExportedModel:
         """Whether the model was trained without the empty prompt, which stands for any image."""
         self.encoder: TextEncoder | None = None
         """What encodes prompts; only models with text have it."""
+        codec: Info = info.get("codec") or {"channels": self.shape[0], "factor": 1}
+        self.factor: int = codec["factor"]
+        """How many times smaller the sides of latents are than those of the images; 1 for models of pixels."""
+        self.image_shape = (codec["channels"], self.shape[1] * self.factor, self.shape[2] * self.factor)
+        """`(C, H, W)` of the images that are made."""
+        self.codec_encoder: Network | None = None
+        """Makes latents of images; only models of latents have it."""
+        self.codec_decoder: Network | None = None
+        """Makes images of latents."""
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Returns what the network works on: the latents of images in [-1, 1], or the images themselves."""
+        return images if self.codec_encoder is None else _in_pieces(self.codec_encoder, images)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Returns the images, about in [-1, 1], of what the network made."""
+        return latents if self.codec_decoder is None else _in_pieces(self.codec_decoder, latents)
 
     @property
     def takes_text(self) -> bool:
@@ -531,6 +550,12 @@ class ExportedModel:
             raise ExportedModelError(
                 f"the images are {shape[2]}x{shape[3]}; this model needs multiples of {self.multiple_of}"
             )
+
+
+def _in_pieces(network: Network, values: np.ndarray) -> np.ndarray:
+    """Evaluates a network of one input for some images at a time."""
+    pieces = (values[start : start + PIECE] for start in range(0, len(values), PIECE))
+    return np.concatenate([network(np.ascontiguousarray(piece, dtype=np.float32)) for piece in pieces])
 
 
 def is_per_image(about: Info) -> bool:
@@ -639,6 +664,15 @@ def _are_conditions(about: Info, num_classes: int | None, files: Info) -> bool:
     )
 
 
+def _is_codec(about: Info, files: Info) -> bool:
+    """Returns whether this is the codec of an export of those files."""
+    return (
+        all(about[part] in files for part in ("encoder", "decoder"))
+        and _is_whole(about["channels"], 1, 4)
+        and _is_whole(about["factor"], 1, 1024)
+    )
+
+
 def check_info(info: Info) -> None:
     """Raises ExportedModelError, by name, for a value in `export.json` that no export has."""
     files, shape, batch = info["files"], info["image_shape"], info["inputs"][0]["shape"][0]
@@ -665,6 +699,7 @@ def check_info(info: Info) -> None:
         or (_is_whole(options["scale"], 1, 16) and 0 < float(options["residual_scale"]) < math.inf),
         "schedule": info["schedule"] is not None or task == "denoise",
         "conditions": _are_conditions(info.get("conditions", {}), info["num_classes"], files),
+        "codec": "codec" not in info or (task == "generation" and _is_codec(info["codec"], files)),
     }
     for name, right in sound.items():
         if not right:
@@ -766,6 +801,8 @@ def load(folder: str | os.PathLike, threads: int | None = None, more: dict[str, 
     text = info.get("conditions", {}).get("text")
     if text is not None:
         model.encoder = _open_encoder(Path(folder), text, openers[info["format"]])
+    if "codec" in info:
+        _open_codec(model, Path(folder), openers[info["format"]], threads)
     _check_network(model, network)
     return model
 
@@ -784,6 +821,23 @@ def _open_encoder(folder: Path, text: Info, opener: Opener) -> "TextEncoder":
     except Exception as error:  # every runtime has classes of its own
         raise ExportedModelError(f"{network} cannot be loaded ({_first_line(error)})") from error
     return encoder
+
+
+def _open_codec(model: ExportedModel, folder: Path, opener: Opener, threads: int | None) -> None:
+    """Opens the codec of an export, and tries it."""
+    about = model.info["codec"]
+    latents = np.zeros((1, *model.shape), np.float32)
+    try:
+        model.codec_decoder = opener(folder / about["decoder"], threads, ["latents"])
+        model.codec_encoder = opener(folder / about["encoder"], threads, ["images"])
+        images = model.decode(latents)
+        shapes = images.shape[1:], model.encode(images).shape[1:]
+    except ExportedModelError:
+        raise
+    except Exception as error:  # every runtime has classes of its own
+        raise ExportedModelError(f"the codec in {folder} cannot be loaded ({_first_line(error)})") from error
+    if shapes != (model.image_shape, model.shape):
+        raise ExportedModelError(f"the codec in {folder} is not the one in {INFO_FILE}: export again")
 
 
 def text_inputs(model: ExportedModel) -> dict[str, Info]:
@@ -1059,7 +1113,10 @@ def generate(
         raise ExportedModelError(f"{num_images} images, {batch_size} at a time: both must be at least 1")
     if model.task != "generation":
         raise ExportedModelError(f"this model was trained to {model.task} images: give one as input")
-    shape = (model.shape[0], *(size or model.shape[1:]))
+    image_shape = (model.image_shape[0], *(size or model.image_shape[1:]))
+    if image_shape[1] % model.factor or image_shape[2] % model.factor:
+        raise ExportedModelError(f"size {size}: this model makes images whose sides are multiples of {model.factor}")
+    shape = (model.shape[0], image_shape[1] // model.factor, image_shape[2] // model.factor)
     model.check_shape((1, *shape))
     if negative_prompt is not None and not model.takes_text:
         raise ExportedModelError("a negative prompt was given, but this model was trained without text; leave it out")
@@ -1073,7 +1130,7 @@ def generate(
         number_of_steps(model, steps, sampler),
         any(about["name"] == "next_timestep" for about in model.inputs),
     )
-    pictures = None if image is None else _pictures(image, num_images, shape)
+    pictures = None if image is None else model.encode(_pictures(image, num_images, image_shape))
     made = []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
@@ -1081,7 +1138,7 @@ def generate(
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
         begin = None if pictures is None else pictures[start : numbers.stop]
         made.append(sample(network, model.schedule, noise, steps, sampler, None, on_step, fresh, begin, strength, told))
-    return _to_unit(np.concatenate(made))
+    return _to_unit(model.decode(np.concatenate(made)))
 
 
 def _noise_source(seed: int, numbers: range, shape: tuple[int, ...]) -> Fresh:
@@ -1133,6 +1190,8 @@ def denoise(
         raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
     if steps < 1:
         raise ExportedModelError(f"{steps} sampling steps: expected at least 1")
+    if model.codec_decoder is not None:
+        raise ExportedModelError("this model works on latents; denoising takes models that work on pixels")
     if model.task == "denoise":
         if mode == "sample":
             raise ExportedModelError("mode sample needs a diffusion model; this one was trained to predict the mean")
@@ -1442,7 +1501,7 @@ def run(
                 raise ExportedModelError("strength is for an image to start from; give --image, or leave it out")
             about["strength"] = options.strength
         if options.image is not None:
-            about["image"] = read_image(options.image, model.shape[0])
+            about["image"] = read_image(options.image, model.image_shape[0])
         images = generate(model, options.num, **about, **common)
         return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options, steps))
     elif model.task == "upscale":
