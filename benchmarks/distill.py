@@ -153,8 +153,8 @@ def macs(pipeline: DiffusionSamplingPipeline) -> int:
 
 def picture(args: argparse.Namespace) -> None:
     """Draws the images of the same seeds: a row for each model and number of evaluations."""
-    rows = []
-    for _, model in named(args.models):
+    rows, row_labels = [], []
+    for name, model in named(args.models):
         own = load_pipeline(model).facts.sampler
         distilled = own is not None and own.distilled
         for steps in [n for n in STUDENT_STEPS if n in own.numbers] if own is not None and distilled else [1, 2, 4, 50]:
@@ -165,8 +165,9 @@ def picture(args: argparse.Namespace) -> None:
             shared: dict[str, Any] = {"seed": 1, "num_inference_steps": steps}
             made = (generate(pipeline, 1, first=k, class_label=label, **shared) for k, label in enumerate(labels))
             rows.append(torch.cat([batch for one in made for batch in one]))
+            row_labels.append(f"{name}, {steps}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_png(make_grid(torch.cat(rows), columns=args.num), args.out)
+    write_png(make_grid(torch.cat(rows), columns=args.num, row_labels=row_labels), args.out)
 
 
 def named(models: list[str]) -> list[tuple[str, str]]:
