@@ -11,7 +11,7 @@ from continuous_unet.evaluation.costs import run as costs
 from continuous_unet.evaluation.costs.run import profile
 from continuous_unet.evaluation.options import ProfileOptions
 from continuous_unet.models import presets
-from continuous_unet.tasks.facts import Facts, SamplerFacts
+from continuous_unet.tasks.facts import Facts, SamplerFacts, SolverStepFacts
 
 
 def continuous(**changes):
@@ -60,7 +60,8 @@ def test_a_size_that_cannot_be():
 def test_a_whole_image_costs_its_evaluations_in_the_fastest_runtime(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "exported_latency", lambda unet, formats, repeats: dict.fromkeys(formats, 0.5))
     model = continuous()
-    few = Facts(sampler=SamplerFacts(((999.0, 300.0),), distilled=True))
+    table = SolverStepFacts((1, 2), 1000, (1, 2), ((1.0, 1.0), (1.0, 0.5)))
+    few = Facts(sampler=SamplerFacts(((999.0, 300.0),), distilled=True), solver_steps=table)
     DiffusionSamplingPipeline(model, DDPMScheduler(), few).save_pretrained(tmp_path / "few")
     found = profile(ProfileOptions(str(tmp_path / "few"), repeats=2, guidance=3.0, runtimes=["onnx"], device="cpu"))
     image = found.whole_image
@@ -71,5 +72,6 @@ def test_a_whole_image_costs_its_evaluations_in_the_fastest_runtime(tmp_path, mo
     assert image.seconds == pytest.approx(4 * image.evaluation_ms["onnx"] / 1000)
     assert image.seconds < 4 * image.evaluation_ms["eager"] / 1000
     assert "a whole image" in found.to_text()
+    assert "1 2 from least noise up (1.50 in the mean)" in found.to_text()
     batch = profile(ProfileOptions(str(tmp_path / "few"), repeats=1, batch_size=3, sampling_steps=5, device="cpu"))
     assert batch.whole_image.macs == pytest.approx(5 * found.macs, rel=0.01)

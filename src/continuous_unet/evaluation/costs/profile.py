@@ -60,6 +60,8 @@ class ModelProfile(CallResult):
     num_threads: int
     torch_version: str
     whole_image: WholeImage | None = None
+    solver_steps_by_noise: tuple[int, ...] | None = None
+    """The solver steps that `auto` takes, from least noise up, if the model has such a table."""
 
     def to_text(self) -> str:
         """Returns a table to read."""
@@ -81,6 +83,11 @@ class ModelProfile(CallResult):
             rows.insert(5, ("evaluations", f"{sum(counts.values())} in {len(counts)} dynamic blocks"))
         if self.unknown_operations:
             rows.insert(5, ("not counted", ", ".join(self.unknown_operations)))
+        if (steps := self.solver_steps_by_noise) is not None:
+            mean = sum(steps) / len(steps)
+            rows.append(
+                ("solver steps, auto", f"{' '.join(map(str, steps))} from least noise up ({mean:.2f} in the mean)")
+            )
         if (image := self.whole_image) is not None:
             others = ", ".join(f"{name} {ms:.2f} ms" for name, ms in image.evaluation_ms.items())
             rows += [

@@ -17,7 +17,7 @@ from continuous_unet.evaluation.costs.profile import (
     sample_shape,
 )
 from continuous_unet.evaluation.options import ProfileOptions
-from continuous_unet.tasks.facts import read_facts
+from continuous_unet.tasks.facts import Facts, read_facts
 from continuous_unet.tasks.loading import load_model_or_preset
 from continuous_unet.tasks.saved import model_folder
 
@@ -39,6 +39,9 @@ def profile(options: ProfileOptions, *, stop: StopRequest | None = None) -> Mode
         model, sample_size=options.sample_size, batch_size=options.batch_size, repeats=options.repeats
     )
     found.whole_image = _whole_image(options, model, found)
+    facts = read_facts(model_folder(Path(options.model))) if Path(options.model).exists() else Facts()
+    if facts.solver_steps is not None:
+        found.solver_steps_by_noise = facts.solver_steps.steps
     return found
 
 
