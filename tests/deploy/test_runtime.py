@@ -158,11 +158,11 @@ def test_samplers_are_chosen_by_model_and_number_of_steps():
     def times(*arguments):
         return [time for time, _ in runtime.steps_of(schedule, *arguments)]
 
-    assert times(3) == times(3, "searched") == [999, 612.5, 100.25]
+    assert times(3) == times(3, "own") == [999, 612.5, 100.25]
     assert times(3, "ddim") == [999, 666, 332]
     assert times(2) == [999, 499]
-    with pytest.raises(ExportedModelError, match=r"no searched schedule of 2 steps \(it has: 3\)"):
-        times(2, "searched")
+    with pytest.raises(ExportedModelError, match=r"no schedule of its own of 2 steps \(it has: 3\)"):
+        times(2, "own")
     with pytest.raises(ExportedModelError, match=r"'euler' does not fit this model; expected one of ddim, dpm\+\+"):
         times(2, "euler")
     flow = runtime.read_schedule({"schedule": FLOW.describe()})

@@ -19,6 +19,7 @@ from continuous_unet.cli.verb import Verb
 VERBS = {
     "train": "train:TRAIN",
     "distill": "distill:DISTILL",
+    "schedule": "schedule:SCHEDULE",
     "sample": "sample:SAMPLE",
     "denoise": "denoise:DENOISE",
     "upscale": "upscale:UPSCALE",

@@ -117,9 +117,9 @@ class RunOptions(Options):
         "has)",
         at_least=1,
     )
-    scheduler: Literal["ddim", "dpm++", "euler", "searched"] | None = option(
+    scheduler: Literal["ddim", "dpm++", "euler", "own"] | None = option(
         None,
-        "sampling method (default: a searched schedule for this number of steps, else ddim, and euler for flow "
+        "sampling method (default: the model's own times for this number of steps, else ddim, and euler for flow "
         "matching)",
         old=("--sampler",),
     )

@@ -43,7 +43,7 @@ class Row:
             prediction: the model's prediction for it.
             fresh_noise: standard normal noise of that shape, for rows with `fresh`.
         """
-        clean, unit = self._parts(process, x, prediction)
+        clean, unit = self.parts(process, x, prediction)
         if self.fresh and fresh_noise is not None:
             unit = fresh_noise
         return self.next_signal * clean + self.next_noise * unit
@@ -53,12 +53,12 @@ class Row:
 
         Arguments are those of `step`.
         """
-        clean, unit = self._parts(process, x, prediction)
+        clean, unit = self.parts(process, x, prediction)
         kept = (self.signal / self.next_signal * self.next_noise / self.noise) ** 2 if self.noise else 1.0
         fresh = self.next_noise * max(1 - kept, 0.0) ** 0.5
         return self.next_signal * clean + (self.next_noise**2 - fresh**2) ** 0.5 * unit + fresh * fresh_noise
 
-    def _parts(self, process: Process, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, process: Process, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the clean images and the unit noise that a prediction implies."""
         clean = process.to_clean(prediction, x, self.timestep)
         if process.clip_range is not None:

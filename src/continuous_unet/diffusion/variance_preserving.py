@@ -6,6 +6,7 @@ Here `alpha^2 = alphas_cumprod[t]` and `sigma^2 = 1 - alpha^2`; the table belong
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ class VariancePreserving:
         ratios = ((1 - alphas) / alphas).sqrt()
         return int((ratios.clamp(min=1e-9).log() - math.log(max(ratio, 1e-9))).abs().argmin())
 
-    @property
+    @cached_property
     def clip_range(self) -> float | None:
         config = self.make_sampler("ddim").config
         return float(config.clip_sample_range) if config.clip_sample else None

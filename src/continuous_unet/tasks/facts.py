@@ -130,6 +130,8 @@ class SamplerFacts(Section):
     """Whether each step but the last draws its noise anew."""
     distilled: bool = False
     """Whether the model was distilled for these numbers of sampling steps, and works with no others."""
+    weights: str | None = None
+    """The fingerprint of the weights that the times were searched for."""
 
     def __post_init__(self) -> None:
         if not self.times:

@@ -1,6 +1,7 @@
 """Loads models by name: run folders, saved pipelines, bare models, packaged models, presets."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -10,6 +11,7 @@ from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.models.build import build_unet
+from continuous_unet.models.fingerprint import fingerprint
 from continuous_unet.models.saved import LARGEST
 from continuous_unet.tasks.facts import load_codec, read_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
@@ -118,7 +120,11 @@ def load_pipeline(
         raise InputError(f"{path} was trained for `cunet {task}`, and makes no images from noise")
     folder = model_folder(Path(path))
     facts = read_facts(folder)
+    weights = None if facts.sampler is None else facts.sampler.weights
+    foreign = weights is not None and weights != fingerprint(unet)
+    facts = replace(facts, sampler=None) if foreign else facts
     pipeline = DiffusionSamplingPipeline(unet, scheduler, facts, load_codec(folder, facts))
+    pipeline.foreign_times = foreign
     return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
 
 

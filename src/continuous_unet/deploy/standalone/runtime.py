@@ -363,13 +363,13 @@ def dpm_solver(schedule: Schedule, num_steps: int) -> Iterator[tuple[float, Step
         yield int(timestep), make_step(i)
 
 
-SAMPLERS = ("ddim", "dpm++", "euler", "searched")
-"""The names of all samplers: `euler` is for flow matching, and `searched` for numbers of steps with a table."""
+SAMPLERS = ("ddim", "dpm++", "euler", "own")
+"""The names of all samplers: `euler` is for flow matching, and `own` for numbers of steps with a table."""
 
 
 def default_sampler(schedule: AnySchedule, num_steps: int) -> str:
     """Returns the sampler that is taken if none is named: the model's table for this number of steps if it has one."""
-    return "searched" if num_steps in schedule.tables else next(iter(schedule.samplers))
+    return "own" if num_steps in schedule.tables else next(iter(schedule.samplers))
 
 
 def number_of_steps(model: "ExportedModel", steps: int | None = None, sampler: str | None = None) -> int:
@@ -381,7 +381,7 @@ def number_of_steps(model: "ExportedModel", steps: int | None = None, sampler: s
     if not model.only_tables:
         return 50 if steps is None else steps
     known = sorted(model.schedule.tables)
-    if sampler not in (None, "searched"):
+    if sampler not in (None, "own"):
         raise ExportedModelError(f"sampler {sampler}: this model was distilled, and has a sampler of its own")
     if steps is not None and steps not in known:
         numbers = ", ".join(map(str, known))
@@ -405,11 +405,11 @@ def steps_of(
     """
     if not 1 <= num_steps <= schedule.num_timesteps:
         raise ExportedModelError(f"{num_steps} sampling steps: expected 1 to {schedule.num_timesteps}")
-    if sampler == "searched" and num_steps not in schedule.tables:
+    if sampler == "own" and num_steps not in schedule.tables:
         known = ", ".join(map(str, sorted(schedule.tables))) or "none"
-        raise ExportedModelError(f"this model has no searched schedule of {num_steps} steps (it has: {known})")
+        raise ExportedModelError(f"this model has no schedule of its own of {num_steps} steps (it has: {known})")
     name = sampler or default_sampler(schedule, num_steps)
-    if name == "searched":
+    if name == "own":
         return table(schedule, schedule.tables[num_steps], fresh)
     if name not in schedule.samplers:
         choices = ", ".join(schedule.samplers)
@@ -1559,7 +1559,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--steps", type=int, help="number of sampling steps (default: 50, or the most that a distilled model has)"
     )
-    default = "a searched schedule for this number of steps, else ddim, and euler for flow matching"
+    default = "the model's own times for this number of steps, else ddim, and euler for flow matching"
     parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, help=f"sampling method (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")
     parser.add_argument("--class", "--class-label", dest="class_label", help="class of the images, by name or number")

@@ -24,7 +24,7 @@ from continuous_unet.diffusion.variance_preserving import VariancePreserving
 from continuous_unet.evaluation.quality.classes import Wanted, wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor
 from continuous_unet.evaluation.quality.neighbours import neighbours
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler, generate
+from continuous_unet.tasks.generate.pipeline import OWN, DiffusionSamplingPipeline, choose_sampler, generate
 from continuous_unet.tasks.loading import load_pipeline
 
 BATCH = 128
@@ -147,10 +147,6 @@ def samples(pipeline: DiffusionSamplingPipeline, wanted: Wanted, **options: Any)
     """Yields batches `(B, C, H, W)` in [0, 1] of the classes that are wanted; `options` are those of `generate`."""
     for label, (start, end) in zip(wanted.labels, pairwise(wanted.bounds), strict=True):
         yield from generate(pipeline, end - start, first=start, class_label=label, **options)
-
-
-OWN = "own"
-"""Stands for the sampler that is saved with a model, as few-step models have it."""
 
 
 def load_sampler(

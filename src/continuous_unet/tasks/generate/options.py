@@ -52,8 +52,10 @@ class SampleOptions(Options):
     steps: int | None = option(
         None, "number of sampling steps (default: 50, or the largest number that a model was distilled for)", at_least=1
     )
-    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun"] | None = option(
-        None, "sampling method (default: ddim, euler for flow matching, or the own one of a distilled model)"
+    scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
+        None,
+        "sampling method (default: the own one of a distilled model; the times that cunet schedule found for this "
+        "number of steps; else ddim, and euler for flow matching)",
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
@@ -126,3 +128,26 @@ def guidance_interval(text: str | None) -> tuple[float, float]:
     if low == high:
         raise InputError(f"--guidance-interval {text} is empty; expected LOW:HIGH, for example 0.2:0.8")
     return low, high
+
+
+@dataclass
+class ScheduleOptions(Options):
+    """Options of `cunet schedule`."""
+
+    model: str = option(
+        "", "a run folder of `cunet train`, or a saved model", positional=True, required=True, metavar="RUN_OR_MODEL"
+    )
+    steps: list[int] = option([5, 10], "numbers of sampling steps to find times for", between=(1, 40))
+    num: int = option(128, "number of images that are sampled for the search", between=(1, 10_000))
+    batch_size: int = option(64, "number of images at a time, which takes memory for 80 states of each", at_least=1)
+    guidance: float | None = option(
+        None, "guidance scale that the times are for (default: that of the model)", between=(0, 1000)
+    )
+    seed: int = option(0, "seed of the noise that the images start from")
+    device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
+
+    def validate(self) -> "Self":
+        super().validate()
+        if not self.steps:
+            raise InputError("--steps must name at least one number of sampling steps")
+        return self

@@ -39,6 +39,8 @@ from continuous_unet.tasks.network import Network, Pipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
+OWN = "own"
+"""The scheduler of the times that are saved with the model, such as those that `cunet schedule` found."""
 
 
 class DiffusionSamplingPipeline(Pipeline):
@@ -57,6 +59,9 @@ class DiffusionSamplingPipeline(Pipeline):
     Raises:
         InputError: if the facts do not fit the U-Net.
     """
+
+    foreign_times = False
+    """Whether saved sampling times were left out, because they belong to other weights."""
 
     def __init__(self, unet: Network, scheduler: Any, facts: Facts | None = None, codec: Codec | None = None) -> None:
         super().__init__(unet, scheduler)
@@ -253,8 +258,16 @@ def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, s
         if scheduler is not None:
             raise InputError(f"--scheduler {scheduler}: this model was distilled, and has a sampler of its own")
         return max(own.numbers) if steps is None else steps
-    pipeline.scheduler = process_of(pipeline.scheduler).make_sampler(scheduler)
-    return 50 if steps is None else steps
+    process, number = process_of(pipeline.scheduler), 50 if steps is None else steps
+    known = [] if own is None else own.numbers
+    if scheduler == OWN and number not in known:
+        has = ", ".join(map(str, known)) or "none"
+        raise InputError(f"this model has no searched times for {number} steps (it has: {has}); see `cunet schedule`")
+    if scheduler == OWN or (scheduler is None and number in known):
+        pipeline.scheduler = TableSampler(process, own_tables(pipeline.facts, process))
+    else:
+        pipeline.scheduler = process.make_sampler(scheduler)
+    return number
 
 
 def generate(

@@ -40,6 +40,8 @@ class SampleResult(CallResult):
     """The signal that ended the work, if one did."""
     field_evaluations: int | None = None
     """Evaluations of the fields of a continuous U-Net for one image; twice as many with guidance."""
+    foreign_times: bool = False
+    """Whether the model has sampling times that belong to other weights, and were not used."""
 
     def to_dict(self) -> Json:
         rate = round(self.images / self.seconds, 3) if self.seconds else 0.0
@@ -53,7 +55,11 @@ class SampleResult(CallResult):
         return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.stopped_by is None else ""
 
     def notes(self) -> list[str]:
-        return [] if self.stopped_by is None else [f"stopped; {len(self.files)} files are there, each whole"]
+        notes = [] if self.stopped_by is None else [f"stopped; {len(self.files)} files are there, each whole"]
+        if self.foreign_times:
+            problem = "the searched sampling times of this model belong to other weights, and were not used"
+            notes.append(f"note: {problem}; search again with `cunet schedule`")
+        return notes
 
 
 def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) -> SampleResult:
@@ -115,7 +121,8 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     evaluations = None
     if stopped_by is None:
         evaluations = field_evaluations(pipeline.unet, list(visited.values()), solver_steps)
-    return SampleResult(number, files, time.perf_counter() - started, stopped_by, evaluations)
+    foreign = pipeline.foreign_times and options.scheduler is None
+    return SampleResult(number, files, time.perf_counter() - started, stopped_by, evaluations, foreign)
 
 
 def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
