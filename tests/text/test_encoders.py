@@ -94,6 +94,15 @@ def test_facts_that_do_not_fit_the_model(tmp_path):
         TextFacts(**described | {"vocabulary": (*described["vocabulary"], "a")})
 
 
+def test_the_order_of_words_counts():
+    """Without it, "a red square above a blue circle" could not be told from the opposite, not even by the mean."""
+    encoder = learn_encoder("built-in", CAPTIONS)
+    unet = make_unet(encoder)
+    texts = ["a red square above a blue circle", "a blue circle above a red square"]
+    one, other = encoder.encode(texts, unet)["encoder_hidden_states"]
+    assert (one.mean(dim=0) - other.mean(dim=0)).abs().max() > 1e-2
+
+
 def test_an_encoder_that_is_missing():
     pytest.importorskip("transformers")
     with pytest.raises(InputError, match=r"the text encoder ./nowhere cannot be loaded \(.*; expected built-in"):
