@@ -24,6 +24,7 @@ SHORTEN = [
     (r"--checkpoint-every \d+", "--checkpoint-every 2"),
     # a comparison measures only the costs of two sides here; tests/comparison runs whole ones
     (r"^(cunet compare .*)$", r"\1 --costs-only --no-compiled --repeats 1 --sides ours control"),
+    (r"^(cunet evaluate generate .*)$", r"\1 --extractor-steps 5"),
     (r"^(cunet inpaint .*)$", r"\1 --steps 6 --resamples 1"),
 ]
 NOT_RUN = ("make ", "git clone", "pip install", "python -m pip", "cd ", "accelerate launch", "python benchmarks/")
