@@ -83,7 +83,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     models = {"latent": args.latent, "pixel": args.pixel}
-    pipelines = {name: generation.load_sampler(run, args.scheduler, CPU) for name, run in models.items()}
+    pipelines = {name: generation.load_sampler(run, args.scheduler, CPU)[0] for name, run in models.items()}
     shape = pipelines["latent"].image_shape
     assert pipelines["pixel"].image_shape == shape
     test, train = (
