@@ -137,7 +137,7 @@ WRONG = {
     "another task": (["denoise", "photos", "-o", "x", "--model", "upscaler"], "trained for upscale"),
     "another task too": (["upscale", "photos", "-o", "x", "--model", "diffusion"], "trained for generate"),
     "for denoising": (["inpaint", "photos", "--mask", "mask.png", "-o", "x", "--model", "denoiser"], "for denoise"),
-    "classes": (["denoise", "photos", "-o", "x", "--model", "classes"], "class-conditional"),
+    "classes": (["denoise", "photos", "-o", "x", "--model", "classes"], "trained with classes"),
     "channels": (["denoise", "photos", "-o", "x", "--model", "rgba"], "4 channels in and 4 out"),
     "channels of the condition": (["upscale", "photos", "-o", "x", "--model", "odd"], "1 channels in and 1 out"),
     "scale": (["upscale", "photos", "-o", "x", "--model", "upscaler", "--scale", "2"], "trained for scale 3"),

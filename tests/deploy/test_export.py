@@ -23,7 +23,6 @@ from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.diffusion.table import TableSampler
 from continuous_unet.tasks.facts import Facts, SamplerFacts
 from continuous_unet.tasks.generate.pipeline import own_tables
-from continuous_unet.text.encoders import open_encoder
 from tests.deploy.conftest import conditional, continuous, discrete, pipeline
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
@@ -246,7 +245,7 @@ def test_a_failed_export_leaves_the_old_one(exported, tmp_path):
 
 def sampled_by_torch(pipe, *, label, prompt, negative, scale, seed, steps):
     """Images of one class and prompt, by two evaluations of the model at each step."""
-    encoder, unet = open_encoder(**vars(pipe.facts.text)), pipe.unet
+    encoder, unet = pipe.facts.text.make_encoder(), pipe.unet
 
     def evaluate(x, timestep, number, text):
         conditions = {

@@ -276,9 +276,9 @@ def test_loading_draws_no_random_numbers(saved):
 
 
 def test_other_families_are_loaded_for_python_and_refused_by_the_verbs(saved, tmp_path):
-    from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+    from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 
-    for scheduler in (FlowMatchEulerDiscreteScheduler(), EDMEulerScheduler()):
+    for scheduler in (EDMDPMSolverMultistepScheduler(), EDMEulerScheduler()):
         shutil.rmtree(saved / "scheduler")
         scheduler.save_pretrained(saved / "scheduler")
         edit(saved / "model_index.json", scheduler=["diffusers", type(scheduler).__name__])

@@ -115,5 +115,5 @@ def test_the_verb_draws_a_row_for_each_prompt(by_text, tmp_path, capsys):
         assert rows.width > plain.width + 40  # the labels
     loaded = load_pipeline(tmp_path / "model")
     assert torch.equal(sample(loaded, prompt=RED), sample(by_text, prompt=RED))
-    with pytest.raises(InputError, match="is conditioned on text; denoise takes models that know no text"):
+    with pytest.raises(InputError, match="is conditioned on text; denoise takes models without text"):
         load_restorer(tmp_path / "model", "denoise")

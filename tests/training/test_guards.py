@@ -75,9 +75,8 @@ def test_a_disk_that_is_gone_is_one_sentence(tiny, images, monkeypatch):
 def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(tiny, tmp_path, monkeypatch, capsys):
     real = GenerateTask.loss
 
-    def poisoned(self, step, weighted=True):
-        loss = real(self, step, weighted)
-        return loss * torch.tensor([1, float("nan"), 1, 1]) if weighted else loss
+    def poisoned(self, step):
+        return real(self, step) * torch.tensor([1, float("nan"), 1, 1])
 
     monkeypatch.setattr(GenerateTask, "loss", poisoned)
     with pytest.raises(TrainingDiverged, match="4 steps in a row"):

@@ -31,7 +31,7 @@ def test_a_stream_of_shards(tiny, tmp_path, capsys):
     config.steps = 6
     assert train(config, resume=True).images_seen == 24
     assert "the resumption is approximate" in capsys.readouterr().err
-    with pytest.raises(InputError, match="no images to hold out and no classes"):
+    with pytest.raises(InputError, match="no images to hold out, no classes and no captions"):
         train(tiny(data=str(tmp_path / "shards"), output=str(tmp_path / "other")))
     with pytest.raises(InputError, match="2 shards, and 3 would read"):
         train(tiny(data=str(tmp_path / "shards"), output=str(tmp_path / "other"), num_validation=0, num_workers=3))

@@ -51,7 +51,8 @@ class Leaf:
         choices = self.field.metadata.get("choices")
         if choices is not None:
             return tuple(choices() if callable(choices) else choices)
-        return tuple(choice for kind in self.kinds if _origin(kind) is Literal for choice in typing.get_args(kind))
+        kinds = [item for kind in self.kinds for item in (typing.get_args(kind) if _origin(kind) is list else (kind,))]
+        return tuple(choice for kind in kinds if _origin(kind) is Literal for choice in typing.get_args(kind))
 
     @property
     def flag(self) -> str:

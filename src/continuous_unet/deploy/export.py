@@ -166,20 +166,21 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
     if scheduler is None and task == "denoise":
         return {"task": task, "options": options, "schedule": None, "scheduler": None}
     config, process = json.loads(json.dumps(dict(scheduler.config), default=str)), process_of(scheduler)
-    tables = [[asdict(row) for row in rows] for rows in own_tables(pipeline.facts, process).values()]
+    facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
+    tables = [[asdict(row) for row in rows] for rows in own_tables(facts, process).values()]
     return {
         # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
         "task": "generation" if task in ("generate", "denoise") else task,
         "options": options,
         "schedule": {**process.describe(), "tables": tables},
-        "only_tables": pipeline.facts.sampler is not None and pipeline.facts.sampler.distilled,
+        "only_tables": facts.sampler is not None and facts.sampler.distilled,
         "scheduler": {"_class_name": type(scheduler).__name__, **config},
     }
 
 
 def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
     known, size, process = origin(options.model), (network.height, network.width), process_of(pipeline.scheduler)
-    source, conditions = str(options.calibration_data), pipeline.facts.conditions
+    source, conditions = str(options.calibration_data), getattr(pipeline, "facts", Facts()).conditions
     data = open_for(network.unet, source, known, "--calibration-data", size, conditions)
     labels, seed = network.class_conditional, known.config.seed
     batch = noised_images(data, process, options.calibration_images, with_labels=labels, seed=seed)

@@ -65,6 +65,11 @@ class RestoreOptions:
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps={self.num_inference_steps} must be at least 1")
 
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments of a pipeline's call that these options come from."""
+        names = "mode", "num_inference_steps", "generator", "tiles", "before_tile"
+        return {name: getattr(self, name) for name in names}
+
 
 def how_to_restore(
     options: FileOptions, task: str, mode: str, steps: int, before_tile: Callable[[], None]

@@ -188,7 +188,7 @@ class GaussianNoise:
 
     def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
         sigma = self.sigma if self.known else "auto"
-        return pipeline(trial.given, sigma=sigma, output_type="pt", **vars(how)).images[0]
+        return pipeline(trial.given, sigma=sigma, output_type="pt", **how.arguments()).images[0]
 
     def compared(self, restored: Tensor) -> Tensor:
         return to_8_bit(restored) * 255
@@ -252,7 +252,7 @@ class Reduction:
         return Trial(small[0], self._inner(clean), self.compared(enlarged[0]), generator)
 
     def restore(self, pipeline: Restorer, trial: Trial, how: RestoreOptions) -> Tensor:
-        return pipeline(trial.given, output_type="pt", **vars(how)).images[0]
+        return pipeline(trial.given, output_type="pt", **how.arguments()).images[0]
 
     def compared(self, restored: Tensor) -> Tensor:
         return self._inner(to_8_bit(restored))
@@ -314,6 +314,6 @@ def peak_memory_of(pipeline: Restorer, largest: Tensor, how: RestoreOptions) -> 
     if pipeline.task == "upscale":
         height, width = (length // pipeline.config.scale for length in largest.shape[1:])
         largest, extra = largest[:, :height, :width], {}
-    call = partial(pipeline, largest, output_type="pt", **vars(how), **extra)
+    call = partial(pipeline, largest, output_type="pt", **how.arguments(), **extra)
     size, method = peak_memory(call, device=pipeline.device)
     return {"peak_memory_bytes": size, "peak_memory_method": method, "peak_memory_shape": list(largest.shape)}
