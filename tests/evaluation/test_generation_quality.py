@@ -13,6 +13,7 @@ from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.options import to_yaml
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
@@ -28,9 +29,10 @@ from continuous_unet.evaluation.quality.extractors import (
 )
 from continuous_unet.evaluation.quality.extractors.classifier import Classifier, SmallClassifier
 from continuous_unet.evaluation.quality.extractors.inception import Inception
-from continuous_unet.evaluation.quality.run import evaluate_generation
+from continuous_unet.evaluation.quality.run import _real_images, evaluate_generation
 from continuous_unet.models import presets
 from continuous_unet.tasks.facts import ConditionFacts, Facts
+from continuous_unet.training.config import TrainConfig
 
 CPU = torch.device("cpu")
 SMALL_ACCURACY = 305 / 1700
@@ -256,6 +258,16 @@ def class_conditional(rows, names=None, null=None):
     pipeline.unet = SimpleNamespace(config=SimpleNamespace(num_class_embeds=rows))
     pipeline.facts = Facts(ConditionFacts(names, null))
     return pipeline, asked
+
+
+def test_real_images_get_their_size_as_in_training(tmp_path):
+    config = TrainConfig.from_dict({"data": "digits", "output": str(tmp_path), "fit": "pad", "image_size": 16})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    pipeline = SimpleNamespace(image_shape=(1, 16, 16))
+    for fit, expected in ((None, "pad"), ("stretch", "stretch")):
+        options = EvaluateGenerateOptions(data="digits", model=[str(tmp_path)], fit=fit)
+        assert _real_images(options, {str(tmp_path): pipeline}).preparation.fit == expected
+    assert _real_images(EvaluateGenerateOptions(data="digits"), {"elsewhere": pipeline}).preparation.fit == "crop"
 
 
 def test_every_class_is_sampled_alike_without_real_classes():

@@ -86,6 +86,9 @@ class EvaluateGenerateOptions(Options):
     image_size: int | None = option(
         None, "side of the images in pixels (default: that of the first model, or of the real images)", at_least=1
     )
+    fit: Literal["crop", "pad", "stretch"] | None = option(
+        None, "how real images get that size (default: as the first run was trained, or crop)"
+    )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
         None,
         "sampling method; own is the one that is saved with the model (default: own for distilled models, euler for "

@@ -16,6 +16,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data import ImageDataset, open_dataset, train_validation_split
+from continuous_unet.deploy.calibration import origin
 from continuous_unet.evaluation import options as opts
 from continuous_unet.evaluation.costs.image import image_cost
 from continuous_unet.evaluation.quality import generation, restoration
@@ -314,7 +315,9 @@ def _real_images(
                 f"{name} makes images of {own} pixels and {own_channels} channels, and the others are of {size} pixels "
                 f"and {channels} channels; evaluate it by itself"
             )
-    data = open_dataset(options.data, image_size=size, channels=channels, fit="crop", seed=0)
+    given: list[str | None] = [options.fit, *(origin(name).config.data.fit for name in pipelines)]
+    fit = next((fit for fit in given if fit is not None), "crop")
+    data = open_dataset(options.data, image_size=size, channels=channels, fit=fit, seed=0)
     if len(data) < 2.5 * generation.FEWEST:
         raise InputError(
             f"{options.data} has {len(data)} images; FID and KID need at least {5 * generation.FEWEST // 2}"
