@@ -135,6 +135,7 @@ MISSING = {
     "export": "RUN_OR_MODEL is missing",
     "prune": "RUN_OR_MODEL is missing",
     "depths": "RUN_OR_MODEL is missing",
+    "schedule": "RUN_OR_MODEL is missing",
     "run": "is missing",
 }
 
