@@ -1,4 +1,4 @@
-"""How often a model draws what its prompt says, on the built-in set of scenes.
+"""Measures the share of samples that match their prompt, on the built-in set of scenes.
 
     python benchmarks/text.py check                       # the program that finds the shapes, on drawn scenes
     python benchmarks/text.py matches runs/text-scenes    # share of samples that match, by guidance scale; a grid

@@ -113,7 +113,7 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         )
     if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
-    facts: Facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
+    facts = _facts_of(pipeline)
     check_exportable(pipeline.unet, facts, options)
     codec: Codec = getattr(pipeline, "codec", Pixels(taken))
     options = for_codec(codec, options)
@@ -159,6 +159,12 @@ def _task_of(pipeline: Pipeline) -> str:
     return task
 
 
+def _facts_of(pipeline: Pipeline) -> Facts:
+    """Returns the facts of a pipeline; pipelines of diffusers have none."""
+    facts: Facts = getattr(pipeline, "facts", Facts())
+    return facts
+
+
 def _describe_task(pipeline: Pipeline, task: str) -> Json:
     """Returns what `runtime.py` must know besides the network. Old names stay in files, which old runtimes read."""
     scheduler = pipeline.scheduler
@@ -166,7 +172,7 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
     if scheduler is None and task == "denoise":
         return {"task": task, "options": options, "schedule": None, "scheduler": None}
     config, process = json.loads(json.dumps(dict(scheduler.config), default=str)), process_of(scheduler)
-    facts = getattr(pipeline, "facts", Facts())  # pipelines of diffusers have none
+    facts = _facts_of(pipeline)
     tables = [[asdict(row) for row in rows] for rows in own_tables(facts, process).values()]
     return {
         # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
@@ -180,7 +186,7 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
 
 def _calibrate(pipeline: Pipeline, network: ExportNetwork, options: ExportOptions) -> Calibration:
     known, size, process = origin(options.model), (network.height, network.width), process_of(pipeline.scheduler)
-    source, conditions = str(options.calibration_data), getattr(pipeline, "facts", Facts()).conditions
+    source, conditions = str(options.calibration_data), _facts_of(pipeline).conditions
     data = open_for(network.unet, source, known, "--calibration-data", size, conditions)
     labels, seed = network.class_conditional, known.config.seed
     batch = noised_images(data, process, options.calibration_images, with_labels=labels, seed=seed)

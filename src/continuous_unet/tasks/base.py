@@ -197,7 +197,7 @@ class Task(ABC, Generic[Chosen]):
         """Returns the model of a run or of a saved model, and the scheduler that it was trained with, if any.
 
         Raises:
-            InputError: if it cannot be loaded, or is none for this task.
+            InputError: if it cannot be loaded, or is not a model for this task.
         """
         pipeline = load_model(name)
         return pipeline.unet, pipeline.scheduler

@@ -33,7 +33,7 @@ def wanted_classes(pipeline: DiffusionSamplingPipeline, count: int, real: ImageD
     """Returns which classes a number of images is made of.
 
     They are in proportion to the real images, if those have the same classes: by name where both have names, or as
-    many of them. Otherwise there are as many images of each class as of the others.
+    many of them. Otherwise every class gets the same number of images.
 
     Args:
         pipeline: the model.

@@ -205,7 +205,7 @@ def sampled_features(
         on_step: called before each evaluation of the model.
         seed: of the samples.
         batch_size: number of samples at a time.
-        wanted: the classes; as many images of each as of the others if None.
+        wanted: the classes of the images; all classes equally often if None.
         on_images: called with each batch of samples in [-1, 1].
         request: further arguments of the pipeline, such as `guidance_scale`.
     """

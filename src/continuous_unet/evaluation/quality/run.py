@@ -32,7 +32,7 @@ from continuous_unet.tasks.restoration import RestoreOptions
 from continuous_unet.tasks.upscale.options import UpscaleOptions
 
 MOST_HELD_OUT = 5000
-"""Largest number of real images that are held out, to measure how often the classifier is right."""
+"""Largest number of real images that are held out, to measure the accuracy of the classifier on."""
 VERBS: dict[str, type[ModeOptions]] = {"denoise": DenoiseOptions, "upscale": UpscaleOptions}
 
 
