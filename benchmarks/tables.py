@@ -593,6 +593,21 @@ TABLES: dict[str, Callable[[], str]] = {
             "ratio, median of rounds": "{to_training:.0f}",
         },
     ),
+    "threads": Spec(
+        lambda: rows("threads"),
+        {
+            "threads wait": lambda row: {
+                "torch": "as torch sets it",
+                "passive": "asleep (`OMP_WAIT_POLICY=PASSIVE`)",
+                "cunet": "as `cunet` sets it",
+            }.get(row["setting"], f"for {row['setting']} spins"),
+            "trainings": "{situation}",
+            "images/s of each": "{images_per_second} ({least} to {most})",
+            "of one alone, as torch sets it": "{to_torch_alone:.0%}",
+            "of one alone, with this setting": "{to_own_alone:.0%}",
+        },
+        missing="threads.py",
+    ),
     "deploy-exports": deploy(
         "exports",
         {

@@ -13,6 +13,7 @@ from continuous_unet import __version__
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.leaves import nearest
 from continuous_unet.base.signals import Stopped, Terminated, leave_on_sigterm
+from continuous_unet.base.threads import prepare_threads
 from continuous_unet.cli.output import say
 from continuous_unet.cli.verb import Verb
 
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     prog = "cunet"
+    prepare_threads()
     try:
         name, rest = find_verb(words)
         prog = f"cunet {name}".strip()

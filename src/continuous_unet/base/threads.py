@@ -1,0 +1,93 @@
+"""The threads of PyTorch on a CPU: as many as the process may use cores, and a bounded wait for each other.
+
+What is set here only counts if it is set before torch is imported, so this module imports none.
+"""
+
+import math
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Variables by which people choose how threads wait."""
+COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
+"""Variables by which people choose the number of threads."""
+SPINS = 4000
+"""How many times a thread looks whether the others are ready before it goes to sleep: for a tenth of a millisecond. By
+default it would look for some milliseconds, on a core that another program may need."""
+
+
+def prepare_threads(environment: MutableMapping[str, str] | None = None) -> None:
+    """Chooses how many threads torch will have, and how they wait, unless the user has chosen.
+
+    It does nothing if torch is there already, whose threads are settled.
+
+    Args:
+        environment: where to set variables; `os.environ` if None.
+    """
+    if environment is None:
+        if "torch" in sys.modules:
+            return
+        environment = os.environ
+    if not any(name in environment for name in WAITING):
+        environment["GOMP_SPINCOUNT"] = str(SPINS)
+    if not any(name in environment for name in COUNTS):
+        quota = cpu_quota()
+        if quota is not None and quota < allowed_cores():  # torch itself heeds the affinity, but no quota
+            environment["OMP_NUM_THREADS"] = str(usable_cores())
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use, at least 1: those it may run on, and its quota of time."""
+    quota = cpu_quota()
+    return allowed_cores() if quota is None else max(1, min(allowed_cores(), math.ceil(quota)))
+
+
+def allowed_cores() -> int:
+    """Returns the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Returns how many cores' time the control groups of this process (version 1 and 2) allow it; None for no limit.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    groups = root / "sys/fs/cgroup"
+    found = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tops = [groups / "cpu", groups / controllers] if controllers else [groups, groups / "unified"]
+        for top in tops:
+            own = top / path.strip("/")
+            # a container often sees its own group as the top, while the path is that of the host
+            for folder in [own, *(parent for parent in own.parents if parent.is_relative_to(top))]:
+                limit = _limit(folder)
+                if limit is not None:
+                    found.append(limit)
+    return min(found, default=None)
+
+
+def _limit(folder: Path) -> float | None:
+    """Returns the limit of one control group, in cores; None for no limit."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()[:2]
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip() for name in ("quota", "period")
+            )
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 and float(period) > 0 else None
+    except (OSError, ValueError):
+        return None
