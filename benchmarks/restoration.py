@@ -2,6 +2,7 @@
 
     python benchmarks/restoration.py pack runs/denoise-grey     # a run of examples/ becomes a model of the package
     python benchmarks/restoration.py measure --data DIR         # rows to results/restoration.csv, then the model cards
+    python benchmarks/restoration.py card                       # the model cards alone, from the rows
     python benchmarks/restoration.py sides --data DIR           # ours, the control, a discrete U-Net, trained alike
     python benchmarks/restoration.py noising --data MNIST       # the table of arXiv 2310.20092: quality by noising step
     python benchmarks/restoration.py peers --data DIR           # BM3D (if installed) and NL-means beside our denoiser
@@ -15,7 +16,6 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pretrained import PRETRAINED, RESULTS, ROOT, Figure, front_matter, keep_records, save_model, size_of
 from rows import write
 
 from continuous_unet.evaluation import measure_latency
@@ -37,10 +38,6 @@ from continuous_unet.evaluation.quality.run import evaluate_denoising, evaluate_
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PRETRAINED = ROOT / "src" / "continuous_unet" / "pretrained"
-KEPT = ("config.yaml", "run.json", "metrics.jsonl", "loss.png")
 SETS = {"denoise": ("BSD68", "Set12"), "upscale": ("Set5", "Set14")}
 TERMS = {
     "Train400": "400 grey images of 180x180 from the Berkeley set, as DnCNN was trained on; research use",
@@ -60,38 +57,25 @@ def pack(run: Path) -> None:
     if verb == "upscale":
         # a tenth of a short training is too little to learn more than the mean: samples were seen to be grainy
         pipeline.register_to_config(can_sample=False)
-    target = PRETRAINED / run.name
-    shutil.rmtree(target, ignore_errors=True)
-    pipeline.save_pretrained(target)
-    (RESULTS / run.name).mkdir(exist_ok=True)
-    for name in KEPT:
-        shutil.copy(run / name, RESULTS / run.name / name)
-    facts = json.loads((RESULTS / run.name / "run.json").read_text(encoding="utf-8"))
-    # without the places of the machine it ran on
-    facts["data"]["source"] = Path(facts["data"]["source"]).name
-    facts["command"] = [Path(word).name if Path(word).is_absolute() else word for word in facts["command"]]
-    (RESULTS / run.name / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    settings = TrainConfig.load(run / "config.yaml")
-    settings = settings.replaced(data=Path(settings.data.source).name, output=f"runs/{run.name}")
-    settings.save(RESULTS / run.name / "config.yaml")
-    config_file = target / "unet" / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)  # where it lay on this machine
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in target.rglob("*.safetensors"):
-        path.chmod(0o644)  # a temporary file became it, which only its owner may read
-    print(f"{target.relative_to(ROOT)}: {sum(p.stat().st_size for p in target.rglob('*')) / 1e3:.0f} kB")
+    save_model(pipeline, PRETRAINED / run.name)
+    keep_records(run, run.name)
+    print(f"{run.name}: {size_of(PRETRAINED / run.name) / 1e3:.0f} kB")
+
+
+def restorers() -> list[str]:
+    """The models of the package that restore."""
+    return [name for name in pretrained_models() if name.split("-")[0] in SETS]
 
 
 def measure(data: Path) -> None:
     """Every model of the package on the sets of its task, as `cunet evaluate` measures."""
     rows = []
-    for name in pretrained_models():
+    for name in restorers():
         verb = name.split("-")[0]
         for folder in SETS[verb]:
             rows += evaluated(verb, name, data / folder)
     write(RESULTS / "restoration.csv", rows)
-    for name in pretrained_models():
+    for name in restorers():
         card(name)
 
 
@@ -132,7 +116,11 @@ def card(name: str) -> None:
         for row in rows
     ]
     command = "cunet denoise photo.png" if verb == "denoise" else f"cunet upscale photo.png --scale {name[-1]}"
+    figures = [
+        Figure("PSNR, dB", round(float(row["psnr"]), 2), f"{row['data']}, {head} {float(row[head]):g}") for row in rows
+    ]
     lines = [
+        front_matter(name, "image-to-image", [source], figures),
         f"# {name}",
         "",
         f"{what}. It is a `ContinuousUNet2DModel` with {facts['num_parameters']:,} parameters (preset `restorer`).",
@@ -308,7 +296,7 @@ def jpeg(data: Path) -> None:
     """Our upscalers on small images as they are, and compressed by JPEG."""
     kept = ("model", "data", "scale", "jpeg", "images", "psnr", "ssim", "input_psnr", "input_ssim")
     rows = []
-    for name in pretrained_models():
+    for name in restorers():
         if name.startswith("upscale"):
             for folder in SETS["upscale"]:
                 for quality in (None, 95, 75):
@@ -345,7 +333,7 @@ def photograph() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("pack", "measure", "sides", "noising", "peers", "jpeg", "photograph")
+    parts = ("pack", "measure", "card", "sides", "noising", "peers", "jpeg", "photograph")
     parser.add_argument("part", choices=parts)
     parser.add_argument("run", nargs="*", type=Path, help="pack: runs, named as the models are to be")
     parser.add_argument("--data", type=Path, help="folder of the sets; noising: folder of MNIST")
@@ -356,6 +344,7 @@ def main() -> None:
     calls: dict[str, Callable[[], object]] = {
         "pack": lambda: [pack(run) for run in arguments.run],
         "measure": lambda: measure(arguments.data),
+        "card": lambda: [card(name) for name in restorers()],
         "sides": lambda: sides(arguments.data, arguments.steps, arguments.rate),
         "noising": lambda: noising(arguments.data, arguments.steps),
         "peers": lambda: peers(arguments.data, arguments.most),

@@ -37,7 +37,7 @@ def test_every_option_explains_itself(verb, capsys):
         assert meaningless not in text
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "models"])
 def test_an_unknown_option_is_answered_with_the_nearest_one(verb, capsys):
     leaf = next(leaf for leaf in leaves(load_verb(verb).options).values() if not leaf.field.metadata.get("positional"))
     assert main([*verb.split(), f"{leaf.flag}z", "3"]) == 2
@@ -140,7 +140,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", MISSING)
 def test_what_is_missing_is_named_in_one_line(verb, capsys):
     assert main(verb.split()) == 2
     output = capsys.readouterr()

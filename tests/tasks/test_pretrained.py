@@ -4,14 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image, ImageDraw
 
 import continuous_unet
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
 from continuous_unet.images.decode import to_array
 from continuous_unet.images.resampling import degraded, enlarge
 from continuous_unet.images.tiling import Tiles
-from continuous_unet.tasks.loading import load_restorer, pretrained_models
+from continuous_unet.tasks import packaged
+from continuous_unet.tasks.loading import load_model, load_pipeline, load_restorer
+from continuous_unet.tasks.packaged import describe, pretrained_models
+from continuous_unet.training import TrainConfig
 
 NAMES = ["denoise-grey", "upscale-x2", "upscale-x4"]
 
@@ -33,11 +39,64 @@ def psnr(one, other):
 
 
 def test_they_are_there_with_their_cards():
-    assert pretrained_models() == NAMES
+    assert set(NAMES) <= set(pretrained_models())
     for name in NAMES:
         card = (Path(continuous_unet.__file__).parent / "pretrained" / name / "README.md").read_text(encoding="utf-8")
         assert "How it was made" in card
         assert "PSNR" in card
+
+
+def test_the_list_says_what_the_files_say():
+    for name in pretrained_models():
+        known = describe(name)
+        task = name.split("-")[0] if name in NAMES else "generate"
+        unet = load_model(name).unet
+        assert (known.task, known.parameters, known.channels) == (task, unet.num_parameters(), unet.config.out_channels)
+        assert known.license == "apache-2.0"
+        assert known.data
+        assert known.figures
+    assert any("PSNR 28.62 dB (BSD68, sigma 25)" in figure for figure in describe("denoise-grey").figures)
+
+
+@pytest.fixture
+def little(unet, tmp_path, monkeypatch):
+    """A model of the package that makes images, in half precision and laid out as a run."""
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    DiffusionSamplingPipeline(unet.half(), DDPMScheduler()).save_pretrained(tmp_path / "pretrained/little/model")
+    return "little"
+
+
+def test_verbs_take_a_model_of_the_package_by_name(little, tmp_path, capsys):
+    assert load_pipeline(little).unet.dtype == torch.float32
+    assert main(["sample", little, "--num", "1", "--steps", "1", "-o", "a.png"]) == 0
+    assert main(["profile", little, "--repeats", "1"]) == 0
+    assert main(["models"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(little))
+    assert "8x8 grey" in line
+    config = TrainConfig.from_dict({"data": "digits", "output": "run", "start_from": little})
+    assert config.with_absolute_paths().model.start_from == little
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sample", "litle"], "litle does not exist; expected a run folder of `cunet train`, a saved model, or one of"),
+        (["models", "litle"], "litle is no model of the package; expected one of little; did you mean little?"),
+        (["run", "little"], "little is a model of the package; export it first (cunet export little --output"),
+        (["schedule", "little", "--steps", "1"], "little comes with the package and is not changed; copy it first"),
+    ],
+)
+def test_names_that_do_not_fit_get_one_line(words, expected, little, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+def test_a_folder_takes_precedence(little, tmp_path):
+    (tmp_path / little).mkdir()
+    with pytest.raises(InputError, match="little holds no model"):
+        load_pipeline(little)
 
 
 @pytest.mark.parametrize(("sigma", "gain"), [(15, 4), (25, 6), (50, 8)])

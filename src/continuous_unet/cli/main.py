@@ -18,6 +18,7 @@ from continuous_unet.cli.output import say
 from continuous_unet.cli.verb import Verb
 
 VERBS = {
+    "models": "models:MODELS",
     "train": "train:TRAIN",
     "distill": "distill:DISTILL",
     "schedule": "schedule:SCHEDULE",

@@ -1,6 +1,6 @@
 """Make images with a trained model.
 
-The model is a run folder, or any saved pipeline or model.
+The model is a run folder, any saved pipeline or model, or a model of the package (see `cunet models`).
 
 cunet sample runs/digits --num 64 --steps 50 --scheduler ddim --seed 0 --output digits.png
 """

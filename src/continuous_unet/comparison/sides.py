@@ -16,6 +16,7 @@ from continuous_unet.evaluation import count_macs
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.packaged import absolute_model
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,8 +111,9 @@ def load_sides(names: list[str], size: str) -> list[Side]:
     sides = []
     for name in names or known:
         if name.startswith(SAVED):
-            place = Path(name.removeprefix(SAVED))
-            sides.append(Side(name=place.name, label=f"{place.name} (saved)", saved=str(place.absolute())).validate())
+            place = absolute_model(name.removeprefix(SAVED))
+            short = Path(place).name
+            sides.append(Side(name=short, label=f"{short} (saved)", saved=place).validate())
             continue
         path = FOLDER / size / f"{name}.yaml" if name in known else Path(name)
         if not path.is_file():
@@ -137,7 +139,7 @@ def read_side(path: Path) -> Side:
     side = Side.load(path)
     side.name, side.label = path.stem, side.label or path.stem
     if side.saved is not None:
-        side.saved = str(Path(side.saved).absolute())
+        side.saved = absolute_model(side.saved)
     try:
         return side.validate()
     except InputError as error:

@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.process import Process
 from continuous_unet.tasks.facts import ConditionFacts
 from continuous_unet.tasks.network import Network
+from continuous_unet.tasks.packaged import find_model
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig, recorded
 
@@ -37,8 +37,13 @@ class Origin:
 
 
 def origin(model: str | os.PathLike) -> Origin:
-    """Returns how a model in the folder of a run or of `cunet prune` was trained; nothing is known of other models."""
-    for folder in (Path(model), Path(model) / "finetuning"):
+    """Returns how the model of a run, of `cunet prune` or of the package was trained, as far as that was saved.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    found = find_model(model)
+    for folder in (found, found / "finetuning"):
         if (folder / "config.yaml").is_file():
             try:
                 data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]

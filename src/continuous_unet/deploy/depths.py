@@ -19,6 +19,7 @@ from continuous_unet.tasks.facts import SolverStepFacts, write_facts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.packaged import refuse_packaged
 from continuous_unet.tasks.saved import model_folder
 from continuous_unet.training.depths import describe, measure_depths
 
@@ -57,6 +58,7 @@ def find_depths(options: DepthsOptions, *, stop: StopRequest | None = None) -> D
         Stopped: if it was asked to stop; nothing has been saved then.
     """
     options.validate()
+    refuse_packaged(options.model)
     pipeline = load_pipeline(options.model, device=pick_device(options.device))
     unet, known = pipeline.unet, pipeline.facts
     if not isinstance(unet, ContinuousUNet2DModel) or unet.config.method in ADAPTIVE_METHODS:

@@ -30,7 +30,7 @@ def model_argument(text: str, metavar: str) -> Any:
 class ExportOptions(Options):
     """Options of `export`."""
 
-    model: str = model_argument("run folder of `cunet train`, or saved model", "RUN_OR_MODEL")
+    model: str = model_argument("run folder of `cunet train`, saved model, or model of the package", "RUN_OR_MODEL")
     output: str = option("", "new folder for the network, export.json and runtime.py", required=True)
     format: str = option("onnx", "file format of the network", choices=FORMATS)
     precision: str = option("fp32", "precision of the weights; inputs and outputs stay float32", choices=PRECISIONS)

@@ -11,6 +11,7 @@ from continuous_unet.base.results import CallResult, Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.deploy.options import RunOptions
 from continuous_unet.deploy.standalone import runtime
+from continuous_unet.tasks.packaged import is_packaged
 
 
 @dataclass
@@ -46,6 +47,11 @@ def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> Run
         InputError: for an export, an image or options that cannot be used, and if a file cannot be written.
     """
     options.validate()
+    if is_packaged(options.model):
+        raise InputError(
+            f"{options.model} is a model of the package; export it first (cunet export {options.model} --output "
+            f"{options.model}-onnx) and run that, or use `cunet sample {options.model}`"
+        )
     started = time.perf_counter()
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:

@@ -80,7 +80,7 @@ class EvaluateGenerateOptions(Options):
     data: str = option(
         "", "real images: a folder, an archive, or another source that `cunet train --data` takes", required=True
     )
-    model: list[str] = option([], "runs and saved models to sample from")
+    model: list[str] = option([], "runs, saved models and models of the package to sample from")
     images: list[str] = option([], "folders or archives of generated images to measure, instead of models or with them")
     num: int = option(5000, "number of images to compare, per model or folder; FID falls with more", at_least=100)
     image_size: int | None = option(
@@ -123,7 +123,12 @@ class EvaluateGenerateOptions(Options):
 class ProfileOptions(Options):
     """Options of `cunet profile`."""
 
-    model: str = option("", f"a run, a saved model, or one of {', '.join(PRESETS)}", positional=True, required=True)
+    model: str = option(
+        "",
+        f"a run, a saved model, a model of the package, or one of {', '.join(PRESETS)}",
+        positional=True,
+        required=True,
+    )
     sample_size: int | None = option(
         None,
         "side of the images in pixels (default: that of the model; for presets 32, for base and ddpm 64)",

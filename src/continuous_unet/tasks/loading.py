@@ -1,6 +1,5 @@
 """Loads models by name: run folders, saved pipelines, bare models, packaged models, presets."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -16,19 +15,14 @@ from continuous_unet.models.saved import LARGEST
 from continuous_unet.tasks.facts import load_codec, read_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.options import FileOptions
+from continuous_unet.tasks.packaged import Name, find_model, is_model
+from continuous_unet.tasks.packaged import pretrained_models as pretrained_models
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.tasks.restoration import RestorationPipeline
 from continuous_unet.tasks.saved import load_parts, model_folder, read_index, trained_for
 
-Name = str | os.PathLike[str]
 Device = str | torch.device | None
 Restorer = TypeVar("Restorer", bound=RestorationPipeline)
-_PRETRAINED = Path(__file__).parents[1] / "pretrained"
-
-
-def pretrained_models() -> list[str]:
-    """Returns the names of the models that come with the package."""
-    return sorted(path.parent.name for path in _PRETRAINED.glob("*/model_index.json"))
 
 
 def load_restorer(
@@ -37,8 +31,7 @@ def load_restorer(
     """Loads a model for a restoration verb.
 
     Args:
-        name: one of `pretrained_models()`, or what `load_pipeline` takes. A folder takes precedence over a model of
-            that name.
+        name: what `load_pipeline` takes.
         task: `"denoise"` (a model trained for it, or any unconditional diffusion model), `"upscale"` or `"inpaint"`
             (any diffusion model).
         device: where to put it; the CPU if None.
@@ -48,7 +41,7 @@ def load_restorer(
     Raises:
         InputError: as `load_pipeline`, and for a model that was trained for something else.
     """
-    path = _find(name)
+    path = find_model(name)
     unet, scheduler, index = load_parts(path, variant)
     purpose, config, usable = trained_for(index), unet.config, TASKS[task].models_of
     if purpose not in usable:
@@ -93,7 +86,7 @@ def open_restorer(name: str, kind: type[Restorer], options: FileOptions) -> Rest
 
 def load_model(name: Name) -> Any:
     """Loads a model as the pipeline of what it was trained for; arguments and errors are those of `load_restorer`."""
-    path = _find(name)
+    path = find_model(name)
     task = trained_for(read_index(model_folder(path)))
     return load_pipeline(path) if task == "generate" else load_restorer(path, task)
 
@@ -104,10 +97,11 @@ def load_pipeline(
     """Loads a pipeline that makes images from noise.
 
     Args:
-        path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), or a bare model (`config.json` and
-            safetensors, in one file or several; it gets the linear noise schedule of DDPM).
+        path: a run folder of `cunet train`, a saved pipeline (`model_index.json`), a bare model (`config.json` and
+            safetensors, in one file or several; it gets the linear noise schedule of DDPM), or the name of a model of
+            the package, of which a folder takes precedence.
         device: where to put it; where it was loaded (the CPU) if None.
-        dtype: type of the weights; as saved if None.
+        dtype: type of the weights; float32 if None, whatever they were saved as.
         variant: name of the variant of the weights, such as `"fp16"`. If None, the weights without a variant, or those
             of the only variant that exists.
 
@@ -126,17 +120,6 @@ def load_pipeline(
     pipeline = DiffusionSamplingPipeline(unet, scheduler, facts, load_codec(folder, facts))
     pipeline.foreign_times = foreign
     return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
-
-
-def _find(name: Name) -> Path:
-    """Returns the folder of a model: a path, or the name of one of the package."""
-    path, packaged = Path(name), pretrained_models()
-    if path.exists():
-        return path
-    if str(path) in packaged:
-        return _PRETRAINED / path
-    expected = f"a run folder of `cunet train`, a saved model, or one of the package ({', '.join(packaged) or 'none'})"
-    raise InputError(f"{name} does not exist; expected {expected}")
 
 
 def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -166,7 +149,7 @@ def load_model_or_preset(
     """
     from continuous_unet.models.presets import PRESETS
 
-    if Path(name).exists():
+    if is_model(name):
         unet = load_parts(Path(name))[0]
     elif name in PRESETS:
         channels = channels or (1 if name == "tiny" else 3)

@@ -7,6 +7,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 from continuous_unet.models.build import UNETS
 from continuous_unet.models.saved import check_numbers, explained, load_network, read_json
+from continuous_unet.tasks.packaged import find_model
 from continuous_unet.tasks.registry import TASKS
 
 _LIBRARIES = ("continuous_unet", "diffusers")
@@ -21,9 +22,8 @@ def trained_for(index: Json) -> str:
 
 
 def model_folder(folder: Path) -> Path:
-    """Returns the folder of the model of a run, or of a saved model."""
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist; expected a run folder of `cunet train` or a saved model")
+    """Returns the folder of the model of a run, of a saved model, or of a model of the package, by its name."""
+    folder = find_model(folder)
     if (folder / "model" / "model_index.json").is_file():
         return folder / "model"
     if (folder / "model" / "config.json").is_file():

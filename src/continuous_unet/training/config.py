@@ -11,6 +11,7 @@ from continuous_unet.base.options import Options, build, flatten, leaves, option
 from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value_range
 from continuous_unet.diffusion.options import PROCESSES, ProcessOptions, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
+from continuous_unet.tasks.packaged import absolute_model
 from continuous_unet.tasks.registry import OLD_NAMES, TRAINED
 from continuous_unet.tasks.training_options import SolverTraining, TrainingOptions
 
@@ -96,7 +97,9 @@ class ModelSettings(Options):
     preset: str = option("small", "architecture of the model", choices=PRESETS)
     model_options: dict[str, Any] = option({}, "constructor arguments of the model that override the preset")
     start_from: str | None = may_change(
-        None, "run or saved model to start from, in place of a preset's new weights", metavar="MODEL"
+        None,
+        "run, saved model, or model of the package to start from, in place of a preset's new weights",
+        metavar="MODEL",
     )
     quantization_aware: bool = option(
         False, "round weights and activations in training as int8 will; for the last steps, with --start-from"
@@ -203,7 +206,7 @@ class TrainConfig(Options):
         """Returns a copy whose paths do not depend on the working directory."""
         places = {"output": str(Path(self.output).absolute()), "data": absolute_path(self.data.source)}
         if self.model.start_from is not None:
-            places["start_from"] = absolute_path(self.model.start_from)
+            places["start_from"] = absolute_model(self.model.start_from)
         encoder = self.flat().get("text_encoder")
         if encoder is not None:
             places["text_encoder"] = absolute_path(encoder)

@@ -11,6 +11,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, option, section
 from continuous_unet.base.results import Json
 from continuous_unet.tasks.distill.options import DistillTraining
+from continuous_unet.tasks.packaged import find_model
 from continuous_unet.training.config import DataSettings, OptimizerSettings, RecordSettings, TrainConfig, may_change
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class DistillOptions(Options):
 
     teacher: str = may_change(
         "",
-        "the model to learn from: a run folder of `cunet train`, or a saved model that makes images from noise",
+        "the model to learn from, which makes images from noise: a run folder of `cunet train`, a saved model, or the "
+        "name of a model of the package",
         positional=True,
         required=True,
         metavar="MODEL",
@@ -128,7 +130,7 @@ def _named(options: Any) -> Json:
 
 def _data_of(teacher: str) -> Json:
     """Returns how the images of a run were brought to their size; empty for a model without its run."""
-    saved = Path(teacher) / "config.yaml"
+    saved = find_model(teacher) / "config.yaml"
     if not saved.is_file():
         return {}
     data = TrainConfig.load(saved).data

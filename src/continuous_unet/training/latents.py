@@ -11,6 +11,7 @@ from continuous_unet.codecs.stored import StoredLatents
 from continuous_unet.data import ImageDataset, TrainingData
 from continuous_unet.tasks.base import Task
 from continuous_unet.tasks.facts import CodecFacts, read_facts
+from continuous_unet.tasks.packaged import is_model
 from continuous_unet.tasks.saved import model_folder
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
@@ -44,8 +45,8 @@ def open_codec(config: TrainConfig, folder: RunFolder, resume: bool) -> Autoenco
 
 def _start(config: TrainConfig) -> CodecFacts | None:
     """Returns what is known of the codec of the model that a run starts from."""
-    path = Path(config.model.start_from or "")
-    return read_facts(model_folder(path)).codec if config.model.start_from and path.exists() else None
+    name = config.model.start_from
+    return read_facts(model_folder(Path(name))).codec if name and is_model(name) else None
 
 
 def of_latents(dataset: ImageDataset, codec: Autoencoder) -> ImageDataset:

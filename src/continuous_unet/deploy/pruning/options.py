@@ -17,7 +17,7 @@ REPORT = "prune.json"
 class PruneOptions(Options):
     """Options of `prune`."""
 
-    model: str = model_argument("run folder of `cunet train`, or saved model", "RUN_OR_MODEL")
+    model: str = model_argument("run folder of `cunet train`, saved model, or model of the package", "RUN_OR_MODEL")
     data: str = option(
         "", "images like those that the model was trained on: to rank channels, fine-tune and validate", required=True
     )

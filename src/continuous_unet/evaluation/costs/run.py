@@ -19,6 +19,7 @@ from continuous_unet.evaluation.costs.profile import (
 from continuous_unet.evaluation.options import ProfileOptions
 from continuous_unet.tasks.facts import Facts, read_facts
 from continuous_unet.tasks.loading import load_model_or_preset
+from continuous_unet.tasks.packaged import is_model
 from continuous_unet.tasks.saved import model_folder
 
 
@@ -39,7 +40,7 @@ def profile(options: ProfileOptions, *, stop: StopRequest | None = None) -> Mode
         model, sample_size=options.sample_size, batch_size=options.batch_size, repeats=options.repeats
     )
     found.whole_image = _whole_image(options, model, found)
-    facts = read_facts(model_folder(Path(options.model))) if Path(options.model).exists() else Facts()
+    facts = read_facts(model_folder(Path(options.model))) if is_model(options.model) else Facts()
     if facts.solver_steps is not None:
         found.solver_steps_by_noise = facts.solver_steps.steps
     return found
@@ -77,5 +78,5 @@ def _compiled_ratio(model: Any, options: ProfileOptions) -> float:
 
 def _own_steps(model: str) -> int | None:
     """Returns the most sampling steps that a distilled model takes; None for other models and for presets."""
-    sampler = read_facts(model_folder(Path(model))).sampler if Path(model).exists() else None
+    sampler = read_facts(model_folder(Path(model))).sampler if is_model(model) else None
     return max(sampler.numbers) if sampler is not None and sampler.distilled else None

@@ -43,7 +43,11 @@ class SampleOptions(Options):
     """Options of `cunet sample`."""
 
     model: str = option(
-        "", "a run folder of `cunet train`, or a saved model", positional=True, required=True, metavar="RUN_OR_MODEL"
+        "",
+        "a run folder of `cunet train`, a saved model, or the name of a model of the package (cunet models)",
+        positional=True,
+        required=True,
+        metavar="RUN_OR_MODEL",
     )
     output: str = option(
         "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"

@@ -24,6 +24,7 @@ from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.generate.prediction import Predictor
 from continuous_unet.tasks.generate.request import ask
 from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.packaged import refuse_packaged
 from continuous_unet.tasks.saved import model_folder
 
 
@@ -63,6 +64,7 @@ def find_schedules(options: ScheduleOptions, *, stop: StopRequest | None = None)
         Stopped: if `stop` ends the work; nothing is written then.
     """
     options.validate()
+    refuse_packaged(options.model)
     folder, started = model_folder(Path(options.model)), time.perf_counter()
     pipeline = load_pipeline(options.model)
     known, weights = pipeline.facts.sampler, fingerprint(cast(torch.nn.Module, pipeline.unet))

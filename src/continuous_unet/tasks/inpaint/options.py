@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class InpaintOptions(FileOptions):
     """Options of `cunet inpaint`."""
 
-    model: str | None = option(None, "diffusion model to use: a run folder, or a saved model", required=True)
+    model: str | None = option(
+        None, "diffusion model to use: a run folder, a saved model, or a model of the package", required=True
+    )
     mask: str = option(
         "", "image file that marks what to fill: white, or opaque where it has transparency", required=True
     )
