@@ -8,6 +8,7 @@ import torch
 from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
 from continuous_unet.diffusion.process import process_of
+from continuous_unet.evaluation.quality.generation import load_sampler
 from continuous_unet.models.fingerprint import fingerprint
 from continuous_unet.tasks.facts import SamplerFacts
 from continuous_unet.tasks.generate.options import SampleOptions, ScheduleOptions
@@ -51,6 +52,8 @@ def test_times_are_saved_and_used(model, tmp_path):
     assert not hasattr(fresh.scheduler, "tables")
     with pytest.raises(InputError, match=r"no searched times for 5 steps \(it has: 2, 3, 4\); see `cunet schedule`"):
         choose_sampler(fresh, "own", 5)
+    with pytest.raises(InputError, match="no searched times for 5 steps"):  # as `cunet evaluate generate` loads it
+        load_sampler(model, "own", torch.device("cpu"), 5)
     chosen = "ddim" if hasattr(pipeline.scheduler, "alphas_cumprod") else "euler"
     choose_sampler(fresh, chosen, 3)
     assert not hasattr(fresh.scheduler, "tables"), "a named scheduler turns them off"

@@ -171,7 +171,7 @@ def load_sampler(
     pipeline.set_progress_bar_config(disable=True)
     own = pipeline.facts.sampler
     if scheduler == OWN or (own is not None and own.distilled):
-        return pipeline, OWN, choose_sampler(pipeline, None if scheduler == OWN else scheduler, steps)
+        return pipeline, OWN, choose_sampler(pipeline, scheduler, steps)
     process = process_of(pipeline.scheduler)
     usual = "dpm++" if process.name == VariancePreserving.name else None
     pipeline.scheduler = process.make_sampler(scheduler or usual)

@@ -251,11 +251,12 @@ def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, s
     What is None is the model's own choice, or the usual one.
 
     Raises:
-        InputError: for a scheduler that does not exist, and for any with a distilled model.
+        InputError: for a scheduler that does not exist, for missing searched times, and for any scheduler but its own
+            with a distilled model.
     """
     own = pipeline.facts.sampler
     if own is not None and own.distilled:
-        if scheduler is not None:
+        if scheduler not in (None, OWN):
             raise InputError(f"--scheduler {scheduler}: this model was distilled, and has a sampler of its own")
         return max(own.numbers) if steps is None else steps
     process, number = process_of(pipeline.scheduler), 50 if steps is None else steps
