@@ -5,14 +5,18 @@ import itertools
 import multiprocessing
 import shutil
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.data import EpochSampler, open_dataset
+from continuous_unet.data import EpochSampler, memory, open_dataset
 from continuous_unet.data.streaming import open_stream
+
+CPU = torch.device("cpu")
 
 
 def images(path, number=10):
@@ -100,3 +104,58 @@ def test_closing_ends_the_workers(tmp_path):
     assert len(multiprocessing.active_children()) == 2
     loader.close()
     assert multiprocessing.active_children() == []
+
+
+def coloured(path, number=9):
+    """Photographs in two classes, larger than what a model sees of them, some with transparency."""
+    for i in range(number):
+        pixels = np.random.default_rng(i).integers(0, 256, (14, 11, 4 if i % 3 else 3), dtype=np.uint8)
+        (path / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path / f"class{i % 2}" / f"{i}.png")
+    return open_dataset(path, image_size=8, progress=False, seed=5, random_flip=True, max_bad_images=1.0)
+
+
+@pytest.mark.parametrize("opener", [images, coloured])
+def test_images_that_are_kept_in_memory_are_the_same(opener, tmp_path, monkeypatch):
+    data = opener(tmp_path)
+    assert data.obstacle(CPU, 1) is None
+    decoded = []
+    monkeypatch.setattr(type(data.source), "load", recording(type(data.source).load, decoded))
+    kept = take(data.loader(4, start=8, kept=data.keep(CPU)), 8)
+    assert len(decoded) == len(set(decoded)) == len(data)
+    for (positions, batch), (expected_positions, expected) in zip(kept, take(data.loader(4, start=8), 8), strict=True):
+        assert positions == expected_positions
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def recording(load, seen):
+    def loading(source, position):
+        seen.append(position)
+        return load(source, position)
+
+    return loading
+
+
+def test_what_stands_in_for_a_lost_image_is_not_kept(tmp_path):
+    data = coloured(tmp_path)
+    (tmp_path / "class0" / "2.png").rename(tmp_path / "away.png")
+    kept, lost = data.keep(CPU), [name.endswith("2.png") for name in data.source.names].index(True)
+    batch = kept.batch([(0, lost), (0, 0)])
+    assert batch["unreadable"].tolist() == [True, False]
+    expected = [data[0, lost], data[0, 0]]
+    assert torch.equal(batch["image"], torch.stack([item["image"] for item in expected]))
+    assert batch["label"].tolist() == [item["label"] for item in expected]
+    (tmp_path / "away.png").rename(tmp_path / "class0" / "2.png")
+    assert not kept.batch([(0, lost)])["unreadable"].any()
+
+
+def test_what_cannot_be_kept_is_named(tmp_path, monkeypatch):
+    data = images(tmp_path / "grey")
+    cropped = replace(data, preparation=replace(data.preparation, random_crop=True))
+    assert "cropped" in cropped.obstacle(CPU, 1)
+    Image.fromarray(np.full((8, 8), 300, dtype=np.uint16)).save(tmp_path / "grey" / "deep.png")
+    assert "8 bits" in open_dataset(tmp_path / "grey", progress=False).obstacle(CPU, 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 4 * 640 * 2)
+    assert data.obstacle(CPU, 2) is None
+    assert "GiB" in data.obstacle(CPU, 3)

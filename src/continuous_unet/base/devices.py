@@ -1,6 +1,9 @@
-"""The choice of a device."""
+"""The choice of a device, its memory, and how to send tensors to it without waiting."""
+
+import os
 
 import torch
+from torch import Tensor
 
 from continuous_unet.base.errors import InputError, first_line
 
@@ -21,3 +24,20 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"the device {name!r} is unavailable ({first_line(error)}); cpu always works") from error
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor on a device. A GPU copies it when it comes to it: nobody waits."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Returns how much memory is free on a device; for the CPU, that which the operating system says is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not everywhere
+        return 2**31

@@ -16,6 +16,7 @@ from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.looking import describe, look_at, values_by_type
+from continuous_unet.data.memory import KeptImages, obstacle
 from continuous_unet.data.options import CAPTIONS, FITS, SPLITS, parse_image_size, parse_value_range
 from continuous_unet.data.order import EpochSampler
 from continuous_unet.data.preparation import Preparation
@@ -76,15 +77,17 @@ class ImageDataset(TrainingData, Dataset):
         index %= len(self)
         seed = derive_seed("augment", self.seed, epoch, index)
         if self.stored is None:
-            image, position, unreadable = self._load(index)
+            image, position, unreadable = self.read(index)
             values = self.preparation(image, seed)
         else:
             position, unreadable = int(self.indices[index]), False
             values = self.stored(position, self.preparation.mirrors(seed))
-        item: Item = {"image": values, "index": index, "unreadable": unreadable}
-        if self.source.labels is not None:
-            item["label"] = self.source.labels[position]
-        return item | {name: rows[position] for name, rows in self.tokens.items()}
+        return {"image": values, "index": index, "unreadable": unreadable, **self.about(position)}
+
+    def about(self, position: int) -> Item:
+        """Returns what an item has besides its image, by the position of the image in the source."""
+        label = {} if self.source.labels is None else {"label": self.source.labels[position]}
+        return {**label, **{name: rows[position] for name, rows in self.tokens.items()}}
 
     @property
     def captions(self) -> list[str] | None:
@@ -109,7 +112,13 @@ class ImageDataset(TrainingData, Dataset):
     def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, EpochSampler]:
         return self, order
 
-    def _load(self, index: int) -> tuple[Image.Image, int, bool]:
+    def keep(self, device: torch.device) -> KeptImages:
+        return KeptImages(self, device)
+
+    def obstacle(self, device: torch.device, processes: int) -> str | None:
+        return obstacle(self, device, processes)
+
+    def read(self, index: int) -> tuple[Image.Image, int, bool]:
         """Returns the image, its position in the source, and whether it stands in for one that cannot be read."""
         position = int(self.indices[index])
         for attempt in range(10):

@@ -2,9 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from typing import Any, ClassVar
+from collections.abc import Generator, Sequence
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from continuous_unet.base.errors import InputError
@@ -16,6 +17,13 @@ Item = dict[str, Any]
 """An image, or a batch of them, with its index and label; see the package."""
 
 
+class Kept(Protocol):
+    """Images that are in memory already."""
+
+    def batch(self, keys: Sequence[tuple[int, int]], /) -> Item:
+        """Returns the batch of some `(epoch, index)`."""
+
+
 class TrainingData(ABC):
     """Base of the data sets that training reads, whether they are indexed or a stream."""
 
@@ -23,6 +31,9 @@ class TrainingData(ABC):
     seed: int
     resume_promise: ClassVar[str]
     """How exactly a resumed run continues in this data, in words for people."""
+
+    most_readers: int = 2**16
+    """The largest number of processes that can share the reading."""
 
     @property
     def num_classes(self) -> int | None:
@@ -48,6 +59,14 @@ class TrainingData(ABC):
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
 
+    def obstacle(self, device: torch.device, processes: int) -> str | None:
+        """Returns why the images cannot be kept on a device, as a clause; None if they can."""
+        return "a stream has no end"
+
+    def keep(self, device: torch.device) -> Kept:
+        """Returns the images, each of which is decoded once and kept on a device; see `obstacle`."""
+        raise NotImplementedError
+
     @abstractmethod
     def _reader(self, start: int, order: EpochSampler) -> tuple[Dataset, EpochSampler | None]:
         """Returns what one process reads after `start` images of all, and in which order; None for that of a stream."""
@@ -62,6 +81,7 @@ class TrainingData(ABC):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int | None = None,
+        kept: Kept | None = None,
     ) -> Generator[tuple[range, Item], None, None]:
         """Yields the batches of one process without end, each with its positions in the global sequence of images.
 
@@ -77,12 +97,16 @@ class TrainingData(ABC):
             num_workers: the number of worker processes that load images; 0 loads them in this process.
             pin_memory: whether to put batches into page-locked memory, for a faster copy to a GPU.
             seed: sets the order; the data set's own seed if None.
+            kept: makes the batches from images in memory, where `keep` has made it; no workers are needed then.
 
         Raises:
             InputError: if too many images can no longer be read; with the message alone if a worker raised it.
         """
         first, seed = math.ceil(start / (batch_size * world_size)), self.seed if seed is None else seed
         order = EpochSampler(self.report.num_images, batch_size, seed, first, rank, world_size)
+        if kept is not None:
+            for number, keys in enumerate(order, first):
+                yield order.positions(number), kept.batch(keys)
         dataset, batches = self._reader(start, order)
         loader = DataLoader(
             dataset,

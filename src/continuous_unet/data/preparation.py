@@ -33,13 +33,16 @@ class Preparation:
     def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
         """Returns float32 `(C, H, W)` in [-1, 1]; the crop and the flip are drawn from the seed alone."""
         x, y, flip = np.random.default_rng(seed).random(3)
-        kind = deep_type(image)
-        image = normalise_mode(image, self.channels, None if kind is None else self.values.get(kind))
-        image = fit_image(image, self.size, self.fit, (x, y) if self.random_crop else (0.5, 0.5))
-        values = to_array(image, self.channels)
+        values = to_array(self.fitted(image, (x, y) if self.random_crop else (0.5, 0.5)), self.channels)
         if self.random_flip and flip < 0.5:
             values = np.ascontiguousarray(values[:, :, ::-1])
         return torch.from_numpy(values)
+
+    def fitted(self, image: Image.Image, offset: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
+        """Returns an image with the mode and the size that the model takes, cropped at a place (see `fit_image`)."""
+        kind = deep_type(image)
+        image = normalise_mode(image, self.channels, None if kind is None else self.values.get(kind))
+        return fit_image(image, self.size, self.fit, offset)
 
     def mirrors(self, seed: int) -> bool:
         """Returns whether an image with this seed is mirrored."""

@@ -75,6 +75,9 @@ class StreamDataset(TrainingData, IterableDataset):
     start: int = 0
     """The number of images seen before; each number begins a pass in another order."""
 
+    def __post_init__(self) -> None:
+        self.most_readers = len(self.shards)  # every reader needs one of its own
+
     def name_of(self, index: int) -> str:
         """Returns the name of the image at an index, for messages."""
         return f"image {index} of the stream"

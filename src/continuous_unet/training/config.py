@@ -79,7 +79,17 @@ class DataSettings(Options):
         metavar="FOLDER",
     )
     num_validation: int = option(0, "number of images held out to measure the validation loss on", at_least=0)
-    num_workers: int = may_change(0, "number of processes that load images", at_least=0)
+    num_workers: int | None = may_change(
+        None,
+        "number of processes that load images; 0 loads them between training steps (default: 0 on a CPU, and for "
+        "images that are kept in memory; otherwise one for each core, up to 8)",
+        at_least=0,
+    )
+    keep_in_memory: Literal["auto", "yes", "no"] = may_change(
+        "auto",
+        "decode each image once, and keep it as bytes; auto does so on a GPU, for images that fit into a quarter of "
+        "its memory and are not cropped at random",
+    )
 
     def validate(self) -> "Self":
         super().validate()

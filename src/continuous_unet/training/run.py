@@ -164,7 +164,7 @@ def open_data(
             raise InputError(
                 "a stream of shards is not encoded before training; leave --codec out, or unpack the shards"
             )
-        stream = open_stream(settings.source, **common, readers=processes.count * max(1, settings.num_workers))
+        stream = open_stream(settings.source, **common, readers=processes.count * max(1, settings.num_workers or 0))
         processes.say(stream.report.summary())
         return stream, None
     common |= {"on_bad_image": settings.on_bad_image, "progress": processes.main, **(recorded or {})}

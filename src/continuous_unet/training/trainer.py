@@ -17,6 +17,7 @@ from continuous_unet.diffusion.draws import Stream, normal, seed_dropout, unifor
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.depths import draw_shallow
 from continuous_unet.training.guards import Seen
+from continuous_unet.training.loading import how_to_load
 from continuous_unet.training.outputs import TrainingRun
 from continuous_unet.training.report import TrainResult, write_report
 
@@ -39,8 +40,8 @@ class Trainer(TrainingRun):
             start=state.images_seen,
             rank=processes.rank,
             world_size=processes.count,
-            num_workers=config.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            **how_to_load(config.data, self.data, self.accelerator.device, processes),
         )  # not prepared by accelerate: the data does the sharding, and accelerate would reshuffle after a resumption
         bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", disable=not processes.main)
         self.learner.wrapped.train()
