@@ -63,7 +63,7 @@ class ImageDataset(TrainingData, Dataset):
         return len(self.indices)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         return super().shape if self.stored is None else self.stored.shape
 
     @property

@@ -24,6 +24,14 @@ class Kept(Protocol):
         """Returns the batch of some `(epoch, index)`."""
 
 
+class HeldOut(Protocol):
+    """Samples by number that validation measures a model on."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int, /) -> Item: ...
+
+
 class TrainingData(ABC):
     """Base of the data sets that training reads, whether they are indexed or a stream."""
 
@@ -41,8 +49,8 @@ class TrainingData(ABC):
         return None if self.report.class_names is None else len(self.report.class_names)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of what a model sees of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample as a model sees it: of an image the channels, height and width."""
         return (self.report.channels, *self.report.size)
 
     @property

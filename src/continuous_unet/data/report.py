@@ -124,6 +124,11 @@ class DatasetReport(ImageFacts):
                 lines.append(f"  … and {len(self.left_out) - 10:,} more")
         return "\n".join(lines)
 
+    def description(self) -> str:
+        """Returns what a run was trained on, for its report."""
+        height, width = self.size
+        return f"{self.num_images:,} images of {width}x{height} pixels, {self.channels} channel(s)"
+
     def to_dict(self) -> Json:
         """Returns the facts for JSON, as reading them back gives them."""
         return json.loads(json.dumps(asdict(self)))
