@@ -71,6 +71,8 @@ def measure(options: argparse.Namespace, kind: str, depths: str, seed: int) -> l
     started = time.perf_counter()
     if not (folder / "report.md").is_file():
         train(config, resume=(folder / "config.yaml").is_file())
+        if not (folder / "report.md").is_file():
+            raise SystemExit(f"{folder} was stopped; the same command continues it")
     seconds = time.perf_counter() - started
     task = make_task(config)
     _, held_out = open_data(config, task, Processes())
