@@ -1,6 +1,7 @@
 """Exports compute what PyTorch does, hold each weight once and no word of this machine, and fail whole."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -464,3 +465,33 @@ def test_json_is_valid_and_short_numbers_are_exact(info):
     alphas = np.array(info["schedule"]["alphas_cumprod"], np.float32)
     assert np.array_equal(alphas, pipeline(continuous()).scheduler.alphas_cumprod.numpy())
     json.dumps(info, allow_nan=False)
+
+
+SIGNAL_AFTER_TWO_NETWORKS = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+import numpy as np
+import openvino
+from openvino import opset13 as ops
+from continuous_unet.deploy.standalone.runtime import open_openvino
+faulthandler.enable()  # as pytest does: signals are handled on a stack of their own
+handled = []
+signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
+sample = ops.parameter([1, 4], np.float32, name="sample")
+path = Path(sys.argv[1]) / "network.xml"
+openvino.save_model(openvino.Model([ops.relu(sample)], [sample]), str(path))
+first, second = (open_openvino(path, 1, ["sample"]) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+print(handled)
+"""
+
+
+def test_a_signal_is_handled_after_networks_of_openvino_are_gone(tmp_path):
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    command = [sys.executable, "-c", SIGNAL_AFTER_TWO_NETWORKS, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, "[15]"), run.stderr

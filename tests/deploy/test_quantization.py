@@ -109,7 +109,7 @@ def test_the_error_is_that_of_rounding_and_not_zero(int8):
 def test_openvino_int8(tmp_path):
     pytest.importorskip("openvino", reason="the openvino extra is not installed")
     pytest.importorskip("nncf", reason="the quantize extra is not installed")
-    from openvino import Core
+    from continuous_unet.deploy.standalone.runtime import openvino_core
 
     info = export_model(
         DiffusionSamplingPipeline(gentle(num_class_embeds=None), DDPMScheduler()),
@@ -119,7 +119,7 @@ def test_openvino_int8(tmp_path):
         ),
     )  # fmt: skip
     assert 1e-4 < info["parity"]["max_error"] < 0.3
-    model = Core().read_model(tmp_path / "out" / "network.xml")
+    model = openvino_core().read_model(tmp_path / "out" / "network.xml")
     inputs = [
         node.input_value(0).get_node().get_type_name()
         for node in model.get_ops()
@@ -201,6 +201,8 @@ def test_openvino_ranges_cover_every_calibration_image():
     pytest.importorskip("nncf", reason="the quantize extra is not installed")
     from openvino import opset13 as ops
 
+    from continuous_unet.deploy.standalone.runtime import openvino_core
+
     generator = np.random.default_rng(0)
     sample = ops.parameter([1, 4, 8, 8], np.float32, name="sample")
     weight = ops.constant(generator.normal(size=(4, 4, 3, 3)).astype(np.float32), name="conv.weight")
@@ -209,7 +211,7 @@ def test_openvino_ranges_cover_every_calibration_image():
     images = generator.normal(size=(32, 1, 4, 8, 8)).astype(np.float32)
     images[0] *= 10
     outputs = [
-        ov.compile_model(m, "CPU")(images[0])[0]
+        openvino_core().compile_model(m, "CPU")(images[0])[0]
         for m in (model, quantize_openvino(model, [{"sample": image} for image in images]))
     ]
     assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()

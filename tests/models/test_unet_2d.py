@@ -13,6 +13,7 @@ from diffusers.utils import hub_utils
 from torch._dynamo.testing import CompileCounter
 
 from continuous_unet import ContinuousUNet2DModel
+from continuous_unet.deploy.standalone.runtime import openvino_core
 from continuous_unet.models import presets
 from continuous_unet.models.blocks import DynamicBlock, SolverConfig
 from continuous_unet.models.build import build_unet
@@ -229,7 +230,7 @@ def test_openvino_converts_by_example(kind):
     openvino = pytest.importorskip("openvino")
     model, x, timestep = make(**kind).eval(), torch.randn(2, 1, 8, 8), torch.tensor([10, 900])
     converted = openvino.convert_model(model, example_input={"sample": x, "timestep": timestep})
-    network = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = openvino_core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():
         for sample in (x, -x):
             ours = torch.tensor(network([sample.numpy(), timestep.numpy()])[0])

@@ -21,6 +21,7 @@ Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1]; image
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -751,13 +752,22 @@ def open_onnx(path: Path, threads: int | None, names: Sequence[str]) -> Network:
     return lambda *inputs: session.run(None, dict(zip(names, inputs)))[0]
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Returns OpenVINO's `Core`, the same one for the life of the process.
+
+    Each further one moves the stack on which signals are handled. When two end in another order than the reverse, that
+    stack is one that was freed, and the next signal ends the process (seen with OpenVINO 2026 and Python 3.11).
+    """
+    return import_needed("openvino", "openvino").Core()
+
+
 def open_openvino(path: Path, threads: int | None, names: Sequence[str]) -> Network:
     """Opens a network in OpenVINO, on the CPU; it computes in the precision that it was exported in."""
-    openvino = import_needed("openvino", "openvino")
     settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the processor has it
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(str(path), "CPU", settings).create_infer_request()
     return lambda *inputs: request.infer(dict(zip(names, inputs)))[0].copy()
 
 
