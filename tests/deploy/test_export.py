@@ -22,7 +22,7 @@ from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.diffusion.table import TableSampler
-from continuous_unet.tasks.facts import Facts, SamplerFacts
+from continuous_unet.tasks.facts import Facts, SamplerFacts, SolverStepFacts
 from continuous_unet.tasks.generate.pipeline import own_tables
 from tests.deploy.conftest import conditional, continuous, discrete, pipeline
 
@@ -190,6 +190,30 @@ def test_a_loop_does_not_grow_with_the_steps_and_computes_the_same(tmp_path):
     assert info["operators"]["Loop"] == 2  # one for each block
     assert info["operators"] == count_operators(graph(nine))
     assert info["parity"]["max_error"] < 1e-5
+
+
+def test_the_number_of_solver_steps_is_an_input(tmp_path):
+    unet = continuous(**SMALL, elastic_depth=True, integration_time=2.0)
+    made = pipeline(unet)
+    table = SolverStepFacts(timesteps=1000, steps=(1, 4), depths=(1, 4), losses=((1.0, 1.0),) * 2)
+    made.facts = Facts(solver_steps=table)
+    info = export_model(made, ExportOptions(output=str(tmp_path / "x"), repeats=0, solver_steps="any"))
+    assert info["inputs"][-1] == {"name": "num_solver_steps", "dtype": "int64", "shape": [], "default": 1}
+    model, x = runtime.load(tmp_path / "x"), np.random.default_rng(1).standard_normal((2, 1, 8, 8)).astype(np.float32)
+    for number in (1, 3, 8):
+        with torch.no_grad():
+            expected = unet(torch.tensor(x), torch.tensor([5.0, 900.0]), num_solver_steps=number).sample.numpy()
+        assert np.abs(model(x, [5, 900], num_solver_steps=number) - expected).max() < 1e-5
+    told = runtime.with_depth(model, model, "auto")
+    for timestep, number in ((100, 1), (900, 4)):
+        assert np.array_equal(told(x, timestep), model(x, timestep, num_solver_steps=number))
+        assert table.at(timestep) == number
+    files = []
+    for steps in ("1", "4"):
+        files.append(tmp_path / f"{steps}.png")
+        words = ["run", str(tmp_path / "x"), "--steps", "2", "--num", "1", "--solver-steps", steps]
+        assert main([*words, "--output", str(files[-1])]) == 0
+    assert files[0].read_bytes() != files[1].read_bytes()
 
 
 def operations_on_maps(model) -> int:
@@ -387,7 +411,9 @@ REFUSED = {
     "precision": ({"format": "executorch", "precision": "fp16"}, "--precision fp16 is not for --format executorch"),
     "shape": ({"static_shape": "1x8"}, "expected BATCHxHEIGHTxWIDTH"),
     "both": ({"static_shape": "1x8x8", "any_size": True}, "contradict each other"),
-    "steps": ({"solver_steps": 0}, "must be at least 1"),
+    "steps": ({"solver_steps": 0}, "must be a number of at least 1, or any"),
+    "any steps unrolled": ({"solver_steps": "any", "solver_loop": "unrolled"}, "needs a loop in the network"),
+    "any steps": ({"solver_steps": "any", "format": "torch"}, "--solver-steps any is not for --format torch"),
     "tolerance": ({"tolerance": -1.0}, "--tolerance -1.0 must be above 0"),
     "no output": ({"output": ""}, "--output is missing"),
     "loop": ({"format": "torch", "solver_loop": "loop"}, "--solver-loop loop is not for"),
@@ -420,6 +446,7 @@ MODELS = {
     "class embedding": (lambda: pipeline(continuous(class_embed_type="identity")), "cannot be exported"),
     "no size": (lambda: pipeline(continuous(sample_size=None)), "give the size with --static-shape"),
     "thresholding": (lambda: DiffusionSamplingPipeline(continuous(), DDPMScheduler(thresholding=True)), "thresholding"),
+    "no solver": (lambda: pipeline(discrete()), "is for continuous U-Nets of second order"),
     "condition": (lambda: pipeline(continuous(**SMALL, in_channels=2)), "takes 2 channels and gives 1"),
     "other process": (
         lambda: DiffusionSamplingPipeline(continuous(), EDMEulerScheduler()),
@@ -431,8 +458,9 @@ MODELS = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_models_that_cannot_be_exported_are_refused(kind, tmp_path):
     make, message = MODELS[kind]
+    steps = "any" if kind == "no solver" else None
     with pytest.raises(InputError, match=message):
-        export_model(make(), ExportOptions(output=str(tmp_path / "x"), repeats=0))
+        export_model(make(), ExportOptions(output=str(tmp_path / "x"), repeats=0, solver_steps=steps))
     assert list(tmp_path.iterdir()) == []
 
 

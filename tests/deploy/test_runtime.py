@@ -355,6 +355,7 @@ REFUSED = {
     "steps": (lambda m: runtime.generate(m, 1, steps=2000), "expected 1 to 1000"),
     "none": (lambda m: runtime.generate(m, 0), "must be at least 1"),
     "sigma": (lambda m: runtime.denoise(m, np.zeros((1, 1, 8, 8)), 1e9), "must lie above 0 and below"),
+    "solver steps": (lambda m: runtime.generate(m, 1, solver_steps=2), "has a fixed number of solver steps"),
     "mode": (lambda m: runtime.denoise(m, np.zeros((1, 1, 8, 8)), 9, mode="magic"), "expected mean or sample"),
     "not finite": (lambda m: runtime.generate(ExportedModel(lambda x, t: x / 0, m.info), 1), "not finite"),
 }
@@ -539,6 +540,7 @@ def damage(folder, kind):
             "largest batch": lambda: info.update(largest_batch=0),
             "other channels": lambda: info.update(image_shape=[3, 8, 8]),
             "other classes": lambda: info.update(num_classes=3),
+            "depths": lambda: info.update(solver_steps={"steps": [0], "depths": [1], "timesteps": 1000}),
             "elsewhere": lambda: info["files"].update({"../x": {"sha256": ""}}),
         }[kind]()
         path.write_text(json.dumps(info))
@@ -573,6 +575,7 @@ DAMAGE = {
     "no name": "the export is damaged",
     "dtype": "inputs is",
     "axis": "inputs is",
+    "depths": "solver_steps is",
     "elsewhere": "outside its folder",
 }
 

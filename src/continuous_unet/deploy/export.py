@@ -133,6 +133,8 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         info.update({**_describe(network, written, options, folder, [*texts, *parts]), **about})
         if own:
             info["codec"] = own
+        if network.takes_solver_steps:
+            info["solver_steps"] = _describe_depths(facts)
         if conditions:
             info["conditions"] = conditions
         stop.check()
@@ -163,6 +165,12 @@ def _facts_of(pipeline: Pipeline) -> Facts:
     """Returns the facts of a pipeline; pipelines of diffusers have none."""
     facts: Facts = getattr(pipeline, "facts", Facts())
     return facts
+
+
+def _describe_depths(facts: Facts) -> Json:
+    """Returns the numbers of solver steps by noise level, and those that the model was measured with."""
+    known = facts.solver_steps
+    return {} if known is None else {name: getattr(known, name) for name in ("timesteps", "steps", "depths")}
 
 
 def _describe_task(pipeline: Pipeline, task: str) -> Json:

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.results import Json
 from continuous_unet.deploy.formats import FORMATS
-from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.options import ANY_STEPS, ExportOptions
 from continuous_unet.deploy.standalone.runtime import Network
 from continuous_unet.models import size_multiple
 from continuous_unet.ode import ADAPTIVE_METHODS
@@ -39,7 +39,10 @@ class _Module(nn.Module):
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
         def forward(*inputs: Tensor) -> Tensor:
-            prediction: Tensor = self.unet(**dict(zip(names, inputs, strict=True)), return_dict=False)[0]
+            given = dict(zip(names, inputs, strict=True))
+            if SOLVER_STEPS.name in given and not torch.compiler.is_exporting():
+                given[SOLVER_STEPS.name] = int(given[SOLVER_STEPS.name])  # type: ignore[assignment]
+            prediction: Tensor = self.unet(**given, return_dict=False)[0]
             return prediction
 
         # torch.export names the inputs of a trace after the parameters
@@ -61,6 +64,8 @@ class ExportNetwork:
     size_multiple_of: int
     loop: bool
     """Whether the solver's loop stays a loop in the graph."""
+    takes_solver_steps: bool = False
+    """Whether the number of solver steps is an input of the graph."""
     text_length: int = 0
     """The number of tokens of every text, for models that are given one."""
     calibration: Sequence[dict[str, np.ndarray]] = field(default_factory=list)
@@ -78,7 +83,7 @@ class ExportNetwork:
     @property
     def inputs(self) -> list["NetworkInput"]:
         """The inputs that this network has, in their order."""
-        return inputs_of(self.unet)
+        return inputs_of(self.unet, self.takes_solver_steps)
 
     def example_inputs(self, batch: int | None = None, seed: int = 0) -> tuple[Tensor, ...]:
         """Returns a value of every input for some images: random numbers as they occur in sampling."""
@@ -188,9 +193,21 @@ INPUTS = (
 """Every input that a network may have. The first two are those of all networks."""
 
 
-def inputs_of(unet: Any) -> list[NetworkInput]:
+SOLVER_STEPS = NetworkInput(
+    "num_solver_steps",
+    torch.int64,
+    lambda config: config.get("block_type") == "second_order",
+    lambda network: [],
+    lambda network, count, generator: torch.tensor(network.unet.config.num_solver_steps),
+    lambda config: config.num_solver_steps,
+)
+"""The input of exports that leave the number of solver steps open. It is one number for all images."""
+
+
+def inputs_of(unet: Any, takes_solver_steps: bool = False) -> list[NetworkInput]:
     """Returns the inputs that the exported network of a U-Net has, in their order."""
-    return [one for one in INPUTS if one.present(unet.config)]
+    found = [one for one in INPUTS if one.present(unet.config)]
+    return [*found, SOLVER_STEPS] if takes_solver_steps else found
 
 
 def on_arrays(module: Callable[..., Tensor]) -> Network:
@@ -262,7 +279,12 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
                 "fixed steps (set_solver) and save the model again"
             )
         unet.set_solver(gradient="backprop")  # the values are the same; the other modes concern training
-    if options.solver_steps is not None:
+    takes_steps = options.solver_steps == ANY_STEPS
+    if takes_steps and not SOLVER_STEPS.present(config):
+        raise InputError(
+            f"--solver-steps {ANY_STEPS} is for continuous U-Nets of second order, and this model is none; leave it out"
+        )
+    if isinstance(options.solver_steps, int):
         set_solver_steps(unet, options.solver_steps)
     steps = unet.config.get("num_solver_steps", 1)
     found, multiple = FORMATS[options.format], size_multiple(unet)
@@ -277,7 +299,7 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
     if height % multiple or width % multiple:
         raise InputError(f"--static-shape: {height}x{width} images; this model needs multiples of {multiple}")
     return ExportNetwork(
-        module=_Module(unet, [one.name for one in inputs_of(unet)]).eval(),
+        module=_Module(unet, [one.name for one in inputs_of(unet, takes_steps)]).eval(),
         unet=unet,
         batch=batch or (1 if found.fixed_batch else None),
         height=height,
@@ -285,5 +307,6 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
         any_size=options.any_size,
         size_multiple_of=multiple,
         text_length=text_length,
-        loop=wants_loop and steps > 1 and found.loops and options.precision != "int8",
+        loop=takes_steps or (wants_loop and steps > 1 and found.loops and options.precision != "int8"),
+        takes_solver_steps=takes_steps,
     )

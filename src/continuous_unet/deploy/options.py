@@ -17,6 +17,8 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 
 Float32 leaves rounding, float16 has three decimals; int8 is bounded loosely here, and judged by the quality of images.
 """
+ANY_STEPS = "any"
+"""What is given in place of a number of solver steps for a network that is told it."""
 MOST_PIXELS = 2**24
 """Upper limit for a batch of fixed size; it is that of `runtime.py`, which can import nothing from here."""
 
@@ -40,7 +42,12 @@ class ExportOptions(Options):
     calibration_images: int = option(
         128, "number of calibration images; each is noised to a different timestep", at_least=32
     )
-    solver_steps: int | None = option(None, "number of solver steps in each block; as trained if left out", at_least=1)
+    solver_steps: int | str | None = option(
+        None,
+        "number of solver steps in each block, or any: the number becomes an input of the network (ONNX and OpenVINO), "
+        "for cunet run --solver-steps (default: as trained)",
+        metavar="STEPS",
+    )
     solver_loop: Literal["auto", "unrolled", "loop"] = option(
         "auto",
         "write each solver step out, or keep a loop in the graph (ONNX and OpenVINO); auto keeps a loop for more than "
@@ -65,10 +72,17 @@ class ExportOptions(Options):
         for flag, is_asked, names in (
             (f"--precision {self.precision}", True, [n for n, f in FORMATS.items() if self.precision in f.precisions]),
             ("--solver-loop loop", self.solver_loop == "loop", [n for n, f in FORMATS.items() if f.loops]),
+            (f"--solver-steps {ANY_STEPS}", self.solver_steps == ANY_STEPS, [n for n, f in FORMATS.items() if f.loops]),
             ("--web", self.web, [n for n, f in FORMATS.items() if f.web]),
         ):
             if is_asked and self.format not in names:
                 raise InputError(f"{flag} is not for --format {self.format}, only for {', '.join(names)}; leave it out")
+        steps = self.solver_steps
+        if steps not in (None, ANY_STEPS) and not (isinstance(steps, int) and steps >= 1):
+            raise InputError(f"--solver-steps {steps} must be a number of at least 1, or {ANY_STEPS}")
+        if steps == ANY_STEPS and (self.solver_loop == "unrolled" or self.precision == "int8"):
+            other = "--precision int8" if self.precision == "int8" else "--solver-loop unrolled"
+            raise InputError(f"--solver-steps {ANY_STEPS} needs a loop in the network; give a number with {other}")
         is_int8, data = self.precision == "int8", self.calibration_data
         if is_int8 and data is None:
             raise InputError("--precision int8 needs --calibration-data: images like those of the model's training")
@@ -149,6 +163,12 @@ class RunOptions(Options):
     sigma: float | None = option(None, "standard deviation of the noise in --input, on the 0–255 scale")
     mode: Literal["mean", "sample"] = option(
         "mean", "with --input: mean is one evaluation; sample takes --steps of them and is sharper"
+    )
+    solver_steps: int | str | None = option(
+        None,
+        "number of solver steps in each block, or auto: by noise level, as saved with the model; for exports of cunet "
+        "export --solver-steps any (default: as trained)",
+        metavar="STEPS",
     )
     threads: int | None = option(None, "number of threads of an evaluation; one for each core if left out", at_least=1)
     overwrite: bool = option(False, "replace files that exist")

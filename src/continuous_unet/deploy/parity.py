@@ -1,6 +1,7 @@
 """Measures the error of an exported network against PyTorch, on single inputs and over whole sampling runs."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,10 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
             x = _noise(exported, batch, stream=1)
             # each image has a timestep of its own
             timestep = (np.linspace(part, (part + 1) / 2, batch) * (timesteps - 1)).round()
-            arguments, text = (x, timestep, _labels(exported, batch)), _texts(exported, batch)
-            error = error_of(exported(*arguments, **text), reference(*arguments, **text))
-            inputs.append({"batch_size": batch, "timesteps": timestep.tolist(), "max_error": error})
+            arguments, text = (x, timestep, _labels(exported, batch)), dict[str, Any](_texts(exported, batch))
+            for depth in depths_of(exported):
+                error = error_of(*(model(*arguments, **{**text, **depth}) for model in (exported, reference)))
+                inputs.append({"batch_size": batch, "timesteps": timestep.tolist(), **depth, "max_error": error})
     worst = max(float(entry["max_error"]) for entry in inputs)
     if exported.task != "generation":
         return {"inputs": inputs, "max_error": worst}
@@ -58,6 +60,14 @@ def measure_parity(exported: ExportedModel, reference: ExportedModel) -> Json:
     gain = _gain(exported.schedule)
     runs["short_sampling"]["gain"] = gain
     return {"inputs": inputs, **runs, "max_error": max(worst, runs["short_sampling"]["max_error"] / gain)}
+
+
+def depths_of(model: ExportedModel) -> list[Json]:
+    """Returns the solver steps to compare at, as arguments; nothing for a network that is not told them."""
+    if not model.takes_solver_steps:
+        return [{}]
+    known = model.info.get("solver_steps", {}).get("depths") or (1, 2, 4)
+    return [{"num_solver_steps": number} for number in known]
 
 
 def _gain(schedule: AnySchedule) -> float:

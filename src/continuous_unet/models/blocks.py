@@ -70,11 +70,11 @@ class Block(nn.Module):
         if config.elastic_depth:
             self.step_size = StepSizeEmbedding(config.field.emb_channels, config.solver.horizon)
 
-    def at_depth(self, conditioning: Conditioning, num_steps: int | None = None) -> Conditioning:
+    def at_depth(self, conditioning: Conditioning, num_steps: int | Tensor | None = None) -> Conditioning:
         """Returns the conditioning of a call with this number of solver steps: it knows their length if it should."""
         if self.step_size is None:
             return conditioning
-        h = self.solver.horizon / (self.solver.num_steps if num_steps is None else num_steps)
+        h: Any = self.solver.horizon / (self.solver.num_steps if num_steps is None else num_steps)
         embedding = conditioning.embedding
         return conditioning._replace(embedding=embedding + self.step_size(h, embedding), step_size=h)
 
@@ -112,7 +112,7 @@ class DynamicBlock(Block):
                 "use method='reversible_leapfrog' for it"
             )
 
-    def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | Tensor | None = None) -> Tensor:
         solver, conditioning = self.solver, self.at_depth(conditioning, num_steps)
         state = State(x, self.initial_velocity(x, conditioning))
         if state.v.dtype != x.dtype:  # autocast: the convolution's output is half, the features may be float32

@@ -33,7 +33,8 @@ class Conditioning(NamedTuple):
     scale_shifts: ScaleShifts | None = None
     """Scales and shifts of this embedding that were computed before; the others are computed where they are needed."""
     step_size: float | None = None
-    """The length of a solver step of the block that this was handed to; None in models without elastic depth."""
+    """The length of a solver step of the block that this was handed to, 0-d in an exported graph that is given the
+    number of steps; None in models without elastic depth."""
     encoder_hidden_states: Tensor | None = None
     """A text, which cross-attention reads: a vector for each of its tokens, `(B, L, D)`. No field takes it."""
     encoder_attention_mask: Tensor | None = None

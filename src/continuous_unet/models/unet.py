@@ -148,7 +148,7 @@ class ContinuousUNet(nn.Module):
         sample: Tensor,
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
-        num_solver_steps: int | None = None,
+        num_solver_steps: int | Tensor | None = None,
         embeddings: PrecomputedEmbeddings | None = None,
         *,
         encoder_hidden_states: Tensor | None = None,

@@ -18,8 +18,10 @@ GRADIENTS = (*_SOLVES, "adjoint")
 """The gradient modes; see `modes.py` for what each costs and gives."""
 
 
-def check_solver(method: str, gradient: str, num_steps: int | None) -> None:
+def check_solver(method: str, gradient: str, num_steps: int | Tensor | None) -> None:
     """Raises `ValueError` for a combination that cannot work, whatever the field.
+
+    The number of steps may be a tensor while a graph is exported that has it as an input.
 
     Owners of a solver's settings call it, to fail when these are set rather than at the first solve.
     """
@@ -34,6 +36,8 @@ def check_solver(method: str, gradient: str, num_steps: int | None) -> None:
                 f"gradient={gradient!r} needs fixed steps, and method={method!r} is adaptive; "
                 "use gradient='backprop' or 'adjoint'"
             )
+        return
+    if isinstance(num_steps, Tensor) and torch.compiler.is_exporting() and gradient == "backprop":
         return
     if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
         raise ValueError(f"num_steps={num_steps!r} is not a number of steps; expected an integer of at least 1")
@@ -55,7 +59,7 @@ def integrate(
     field: Callable[..., Tensor] | SplitField,
     state: State,
     *,
-    num_steps: int | None = None,
+    num_steps: int | Tensor | None = None,
     t0: float = 0.0,
     t1: float = 1.0,
     method: str = "reversible_leapfrog",
@@ -73,7 +77,8 @@ def integrate(
             a float (a 0-d tensor where torchdiffeq does the solving). The drift-kick methods need a split field, one
             that offers `terms(t, x, *args)` (see `split_field`).
         state: position and velocity at `t0`, of one shape (any), floating dtype and device.
-        num_steps: steps of equal length; required by all but the adaptive methods.
+        num_steps: steps of equal length; required by all but the adaptive methods. In exports with the gradient mode
+            `"backprop"` it may be a 0-d integer tensor, an input of the graph, which then has a loop.
         t0: start, in the ODE's own time.
         t1: end; less than `t0` integrates backwards.
         method: a name in `METHODS`, or an adaptive one of torchdiffeq (`ADAPTIVE_METHODS`).
@@ -112,14 +117,17 @@ def integrate(
         )
 
     adaptive = scheme is None
+    steps_input = num_steps if isinstance(num_steps, Tensor) else None
+    known_steps = None if isinstance(num_steps, Tensor) or adaptive else num_steps
     problem = Problem(
         field=field,
         method=Method() if scheme is None else scheme,  # torchdiffeq's take no steps of ours
-        num_steps=1 if num_steps is None or adaptive else num_steps,
+        num_steps=known_steps or 1,
         t0=float(t0),
         t1=float(t1),
         name=name or str(getattr(field, "__name__", type(field).__name__)),
         keep_loop=keep_loop,
+        steps_input=steps_input,
     )
     state = _full_precision(state)
     if adaptive or gradient == "adjoint":
@@ -127,7 +135,7 @@ def integrate(
         other = method if scheme is None else scheme.torchdiffeq_name
         assert other is not None  # check_solver refused the others
         end = solve_torchdiffeq(problem, other, adaptive, gradient == "adjoint", state, args, counter, rtol, atol)
-        return Solution(end, counter.count, None if adaptive else num_steps)
+        return Solution(end, counter.count, known_steps)
 
     assert scheme is not None
     tracing = torch.compiler.is_compiling()  # a traced region must not change Python objects from outside it
@@ -136,8 +144,8 @@ def integrate(
         # OpenVINO converts models by such traces, which hold neither autograd functions nor hooks
         gradient = "backprop"
     end = _SOLVES[gradient](problem, state, args, fixed_counter)
-    nfe = scheme.num_evaluations(problem.num_steps) if fixed_counter is None else fixed_counter.count
-    return Solution(end, nfe, problem.num_steps)
+    nfe = scheme.num_evaluations(known_steps or 0) if fixed_counter is None else fixed_counter.count
+    return Solution(end, nfe, known_steps)
 
 
 def _check_state(state: State) -> None:

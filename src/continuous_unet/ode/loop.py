@@ -28,10 +28,13 @@ class Problem:
     """The name of this solve in warnings and errors, for example `down_blocks.0`."""
     keep_loop: bool = False
     """Whether an exported solve without gradients is a loop in the graph."""
+    steps_input: Tensor | None = None
+    """The number of steps, 0-d, where it is an input of an exported graph; `num_steps` is unknown then."""
 
     @property
-    def step_size(self) -> float:
-        return (self.t1 - self.t0) / self.num_steps
+    def step_size(self) -> Any:
+        """The length of a step: a number, or 0-d like `steps_input`."""
+        return (self.t1 - self.t0) / (self.num_steps if self.steps_input is None else self.steps_input)
 
     def time(self, step: int) -> float:
         """Returns the time at which a step starts."""
@@ -57,9 +60,10 @@ class Solution:
     state: State
     nfe: int
     """Number of evaluations of the field on the way forward, each for the whole batch. They are counted while running.
-    A graph under `torch.compile` cannot count and has the number that the method declares; tests hold them equal."""
+    A graph under `torch.compile` cannot count and has the number that the method declares; tests hold them equal. It is
+    0 where the number of steps is an input of the graph."""
     num_steps: int | None
-    """Number of steps; None for adaptive methods, which do not report it."""
+    """Number of steps; None for adaptive methods, which do not report it, and for an input of an exported graph."""
 
 
 def evaluator(problem: Problem, args: tuple[object, ...], counter: Counter | None) -> Evaluate:
@@ -76,7 +80,8 @@ def evaluator(problem: Problem, args: tuple[object, ...], counter: Counter | Non
 
 def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
     """Takes all steps from `t0` to `t1`."""
-    if problem.keep_loop and problem.num_steps > 1 and torch.compiler.is_exporting():
+    looping = problem.keep_loop and problem.num_steps > 1 and torch.compiler.is_exporting()
+    if looping or problem.steps_input is not None:
         return _advance_in_graph(problem, evaluate, carry)
     for step in range(problem.num_steps):
         carry = problem.method.step(evaluate, problem.time(step), problem.step_size, carry)
@@ -86,8 +91,10 @@ def advance(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
 def _advance_in_graph(problem: Problem, evaluate: Evaluate, carry: Carry) -> Carry:
     from torch._higher_order_ops.while_loop import while_loop
 
+    count = problem.num_steps if problem.steps_input is None else problem.steps_input
+
     def more(step: Tensor, *carry: Tensor) -> Tensor:
-        return step < problem.num_steps
+        return step < count
 
     def body(step: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
         t: Any = problem.t0 + step.to(torch.float32) * problem.step_size

@@ -46,7 +46,7 @@ DTYPES = ("float32", "int64", "bool")
 TASKS = ("generation", "denoise", "upscale")
 METADATA_KEY = "continuous-unet"
 """The key of the text in a PNG that says how its image was made."""
-MOST_IMAGES, MOST_THREADS = 1_000_000, 1024
+MOST_IMAGES, MOST_THREADS, MOST_SOLVER_STEPS = 1_000_000, 1024, 1000
 MOST_PIXELS = 2**24
 """Upper limit for the pixels of one image, or of a batch of fixed size."""
 Info = dict[str, Any]
@@ -484,6 +484,11 @@ class ExportedModel:
         return any(about["name"] == "encoder_hidden_states" for about in self.inputs)
 
     @property
+    def takes_solver_steps(self) -> bool:
+        """Whether the network is told the number of solver steps."""
+        return any(about["name"] == "num_solver_steps" for about in self.inputs)
+
+    @property
     def can_be_guided(self) -> bool:
         """Whether the model knows images without a condition, which guidance leads away from."""
         return self.null_class is not None or (self.takes_text and not self.needs_prompt)
@@ -535,7 +540,7 @@ class ExportedModel:
                 np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) if is_per_image(about) else a
                 for a, about in zip(inputs, self.inputs)
             ]
-        return self.network(*(np.ascontiguousarray(a) for a in inputs))[:count]
+        return self.network(*(np.asarray(a, order="C") for a in inputs))[:count]
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises ExportedModelError for a shape of images that the network does not accept."""
@@ -665,6 +670,15 @@ def _are_conditions(about: Info, num_classes: int | None, files: Info) -> bool:
     )
 
 
+def _are_depths(about: Info) -> bool:
+    """Returns whether these are numbers of solver steps by noise level, or none."""
+    if not about:
+        return about == {}
+    lists = (about["steps"], about["depths"])
+    numbers = all(_is_whole(number, 1, MOST_SOLVER_STEPS) for each in lists for number in each)
+    return all(isinstance(each, list) and each for each in lists) and numbers and _is_whole(about["timesteps"], 1)
+
+
 def _is_codec(about: Info, files: Info) -> bool:
     """Returns whether this is the codec of an export of those files."""
     return (
@@ -699,6 +713,7 @@ def check_info(info: Info) -> None:
         "options": task != "upscale"
         or (_is_whole(options["scale"], 1, 16) and 0 < float(options["residual_scale"]) < math.inf),
         "schedule": info["schedule"] is not None or task == "denoise",
+        "solver_steps": _are_depths(info.get("solver_steps", {})),
         "conditions": _are_conditions(info.get("conditions", {}), info["num_classes"], files),
         "codec": "codec" not in info or (task == "generation" and _is_codec(info["codec"], files)),
     }
@@ -1003,6 +1018,39 @@ def guided(
     return network
 
 
+def with_depth(model: ExportedModel, network: Network, solver_steps: int | str | None) -> Network:
+    """Returns a network that is told the number of solver steps in each block; as it is if None is given.
+
+    Args:
+        model: what `load` returns.
+        network: what is evaluated, and hands further inputs to the model.
+        solver_steps: a number, or `"auto"` for the numbers by noise level that are saved with the model.
+
+    Raises:
+        ExportedModelError: for a network with a fixed number, a number that cannot be, or a model without a table.
+    """
+    if solver_steps is None:
+        return network
+    if not model.takes_solver_steps:
+        raise ExportedModelError(
+            "this network has a fixed number of solver steps; export it with --solver-steps any, or leave them out"
+        )
+    about = model.info.get("solver_steps", {})
+    table, span = about.get("steps"), about.get("timesteps", 1)
+    if solver_steps == "auto":
+        if not table:
+            raise ExportedModelError("this model has no table of solver steps by noise level; give a number")
+    elif not _is_whole(solver_steps, 1, MOST_SOLVER_STEPS):
+        raise ExportedModelError(f"solver steps {solver_steps!r} must be 1 to {MOST_SOLVER_STEPS}, or auto")
+
+    def told(x: np.ndarray, timestep: float, class_labels: None = None, **more: ArrayLike) -> np.ndarray:
+        band = min(max(int(timestep * len(table or [0]) / span), 0), len(table or [0]) - 1)
+        number = table[band] if solver_steps == "auto" else solver_steps
+        return network(x, timestep, class_labels, num_solver_steps=number, **more)
+
+    return told
+
+
 def _for_each(value: ArrayLike, count: int) -> np.ndarray:
     array = np.asarray(value)
     return np.broadcast_to(array, (count, *array.shape))
@@ -1091,6 +1139,7 @@ def generate(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     image: np.ndarray | None = None,
     strength: float = 0.8,
+    solver_steps: int | str | None = None,
 ) -> np.ndarray:
     """Returns new images `(num_images, C, H, W)` in [0, 1]; image k depends on `(seed, k)` alone.
 
@@ -1115,6 +1164,7 @@ def generate(
             and cropped to the size of the new images.
         strength: the fraction of the steps that are taken if there is an `image`, the last ones: 1 ignores the image,
             and the less it is, the more is left of the image.
+        solver_steps: the number of solver steps, or `"auto"`, see `with_depth`; as trained if None.
 
     Raises:
         ExportedModelError: for arguments that do not fit the model, and if the images have values that are not finite.
@@ -1135,7 +1185,7 @@ def generate(
         guidance_scale = 1.0 if class_label is None and prompt is None else model.guidance_scale
     if guidance_scale != 1 and model.can_be_guided:
         free = conditions_of(model, model.null_class, negative_prompt)
-    network = guided(model, asked, free, guidance_scale, guidance_interval)
+    network = with_depth(model, guided(model, asked, free, guidance_scale, guidance_interval), solver_steps)
     steps, told = (
         number_of_steps(model, steps, sampler),
         any(about["name"] == "next_timestep" for about in model.inputs),
@@ -1504,6 +1554,7 @@ def run(
         about = {"sampler": options.scheduler, "seed": options.seed, "batch_size": options.batch_size}
         about = {**about, "class_label": options.class_label, "prompt": options.prompt}
         about = {**about, "negative_prompt": options.negative_prompt, "guidance_scale": options.guidance}
+        about["solver_steps"] = _number_or_word(options.solver_steps)
         if options.guidance_interval is not None:
             about["guidance_interval"] = read_interval(options.guidance_interval)
         if options.strength is not None:
@@ -1522,6 +1573,10 @@ def run(
         about = {"mode": options.mode, "class_label": options.class_label}
         images = denoise(model, noisy, options.sigma, **about, **common)
     return len(images), save_images(images, options.output, options.overwrite)
+
+
+def _number_or_word(text: int | str | None) -> int | str | None:
+    return int(text) if isinstance(text, str) and text.isdecimal() else text
 
 
 def read_interval(text: str) -> tuple[float, float]:
@@ -1552,6 +1607,7 @@ def _made_by(model: ExportedModel, options: Any, steps: int) -> Info:
         "negative_prompt": options.negative_prompt,
         "guidance_scale": scale,
         "guidance_interval": options.guidance_interval,
+        "solver_steps": _number_or_word(options.solver_steps),
         "image": None if options.image is None else Path(options.image).name,
         "strength": (0.8 if options.strength is None else options.strength) if options.image is not None else None,
         "scheduler": options.scheduler or default_sampler(model.schedule, steps),
@@ -1577,6 +1633,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--negative-prompt", help="what guidance leads away from, for models with text")
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 is without (default: that of the model)")
     parser.add_argument("--guidance-interval", help="LOW:HIGH, the part of the noise range with guidance")
+    parser.add_argument("--solver-steps", help="solver steps in each block, or auto (default: as trained)")
     parser.add_argument("--image", help="an image to start from, instead of noise alone")
     parser.add_argument("--strength", type=float, help="how much of it is made anew, 0 to 1 (default: 0.8)")
     parser.add_argument("--input", help="an image to denoise or to upscale")
