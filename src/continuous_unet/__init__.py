@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from continuous_unet.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from continuous_unet.models.unet_1d import ContinuousUNet1DModel as ContinuousUNet1DModel
     from continuous_unet.models.unet_2d import ContinuousUNet2DModel as ContinuousUNet2DModel
     from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline as DenoisingPipeline
     from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline as DiffusionSamplingPipeline
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        ".models.unet_1d": ["ContinuousUNet1DModel"],
         ".models.unet_2d": ["ContinuousUNet2DModel"],
         ".tasks.denoise.pipeline": ["DenoisingPipeline"],
         ".tasks.generate.pipeline": ["DiffusionSamplingPipeline"],

@@ -6,9 +6,14 @@ import torch
 from diffusers import UNet2DModel
 
 from continuous_unet.models.presets import PRESETS
+from continuous_unet.models.unet_1d import ContinuousUNet1DModel
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 
-UNETS = {"ContinuousUNet2DModel": ContinuousUNet2DModel, "UNet2DModel": UNet2DModel}
+UNETS = {
+    "ContinuousUNet2DModel": ContinuousUNet2DModel,
+    "ContinuousUNet1DModel": ContinuousUNet1DModel,
+    "UNet2DModel": UNet2DModel,
+}
 """The classes that may be made and loaded, by the name that a configuration gives as `_class_name`."""
 
 

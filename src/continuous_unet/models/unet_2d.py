@@ -28,7 +28,7 @@ Arguments = ParamSpec("Arguments")
 Constructor = Callable[Concatenate[Any, Arguments], None]
 
 
-def _takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., None]], Constructor[Arguments]]:
+def takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., None]], Constructor[Arguments]]:
     """Gives a constructor the parameters of a dataclass, and has diffusers write down what they are set to."""
 
     def decorate(constructor: Callable[..., None]) -> Constructor[Arguments]:
@@ -116,7 +116,7 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         @property
         def config(self) -> "SavedConfig": ...
 
-    @_takes(Settings)
+    @takes(Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in without_foreign(inspect.signature(ContinuousUNet2DModel).bind(*args, **kwargs).kwargs):
             if name not in Settings.__dataclass_fields__:
