@@ -187,7 +187,7 @@ def test_autocast_keeps_the_state_in_float32():
     assert float((reversible - backprop).norm() / backprop.norm()) < 2e-2
 
 
-@pytest.mark.parametrize("gradient", ["reversible", "backprop"])
+@pytest.mark.parametrize("gradient", ["reversible", "checkpoint", "backprop"])
 def test_compiles_without_graph_breaks_or_recompilation(gradient):
     model = make(gradient=gradient)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -419,14 +419,26 @@ def test_compiled_by_inductor():
     assert difference(ours, reference) < 1e-5
 
 
-def test_a_captured_tensor_keeps_its_gradient_when_compiled():
-    """Tracing cannot look for captured tensors; a closure is solved by checkpointing there instead."""
+@pytest.mark.parametrize("holder", ["closure", "module"])
+def test_a_captured_tensor_keeps_its_gradient_when_compiled(holder):
+    """Tracing cannot look for captured tensors; what may hold one is solved by checkpointing there instead."""
     torch.compiler.reset()
     field, captured = General(), torch.randn(4, 2, requires_grad=True)
 
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.field, self.hidden = field, captured
+
+        def forward(self, t, x, v):
+            return self.field(t, x, v, self.hidden)
+
+    module = Holder()
+
     def run(x, gradient="reversible"):
         closure = lambda t, x, v: field(t, x, v, captured)  # noqa: E731
-        return integrate(closure, State(x, x), num_steps=2, gradient=gradient).state.x.sum()
+        chosen = closure if holder == "closure" else module
+        return integrate(chosen, State(x, x), num_steps=2, gradient=gradient).state.x.sum()
 
     x = torch.randn(4, 3)
     (expected,) = torch.autograd.grad(run(x, "backprop"), captured)

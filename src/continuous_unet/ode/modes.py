@@ -66,17 +66,31 @@ def solve_reversible(problem: Problem, state: State, args: tuple[object, ...], c
     return end
 
 
+class _LooksAtModules(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        if not isinstance(instance, nn.Module):
+            return False
+        attributes = (value for module in instance.modules() for value in vars(module).values())
+        return any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
+
+
+class _HidesGradients(metaclass=_LooksAtModules):
+    """Stands for modules that have a tensor with a gradient besides their parameters.
+
+    `isinstance` is how every version of torch.compile looks at the module itself: it asks once, while it traces. torch
+    2.11 cannot trace a walk over a module's attributes. The answer needs no guard, because a compiled graph is used
+    again only if the tensors in it require gradients as before.
+    """
+
+
 def _can_be_traced(problem: Problem) -> bool:
     """Returns whether the reversible solve of a field can be compiled.
 
     Tracing cannot walk the graph of autograd to find captured tensors, whose gradients would silently be lost. So only
     modules can be compiled, and only those that have no tensor with a gradient besides their parameters.
     """
-    field = problem.field
-    if not isinstance(field, SplitFieldModule if problem.method.uses_terms else nn.Module):
-        return False
-    attributes = (value for module in field.modules() for value in vars(module).values())
-    return not any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
+    wanted = SplitFieldModule if problem.method.uses_terms else nn.Module
+    return isinstance(problem.field, wanted) and not isinstance(problem.field, _HidesGradients)
 
 
 def argument_tensors(args: tuple[object, ...]) -> list[Tensor]:
