@@ -687,6 +687,21 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "restoration-denoise": restoration("denoise"),
     "restoration-upscale": restoration("upscale"),
+    "app": Spec(
+        lambda: rows("app"),
+        {
+            "images": "{image_size}x{image_size}",
+            "evaluations": "{evaluations}",
+            "threads": "{threads}",
+            "from a stroke to its picture": lambda row: (
+                f"{row['milliseconds']:.0f} ms ({row['milliseconds_p25']:.0f} to {row['milliseconds_p75']:.0f})"
+            ),
+            "bytes until the first picture": lambda row: (
+                f"{row['bytes_page'] / 1e6:.2f} + {row['bytes_runtime'] / 1e6:.1f} + {row['bytes_model'] / 1e6:.1f} MB"
+            ),
+        },
+        "app.py RUN --node-modules node_modules",
+    ),
     "restoration-peers": Spec(
         lambda: by_sigma("restoration-peers", "data method"),
         {

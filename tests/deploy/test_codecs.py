@@ -83,7 +83,6 @@ def test_sizes_are_those_of_images(exported):
     [
         ({"format": "torch"}, "--format torch holds the network alone.*onnx or openvino"),
         ({"precision": "int8", "calibration_data": "digits"}, "--precision int8 is not for models of latents"),
-        ({"web": True}, "--web is not for models of latents"),
         ({"static_shape": "1x9x8"}, "multiple of 2"),
     ],
 )

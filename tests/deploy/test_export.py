@@ -364,9 +364,8 @@ def test_models_for_restoration(tmp_path):
     residual = -larger.unet(torch.cat([torch.zeros_like(condition), condition], dim=1), 999).sample / 4
     assert np.abs(result - ((condition + residual) / 2 + 0.5).detach().clamp(0, 1).numpy()).max() < 1e-5
 
-    for task, options, message in (("inpaint", {}, "cannot be exported"), ("denoise", {"web": True}, "--web is for")):
-        with pytest.raises(InputError, match=message):
-            export_model(Restoration(continuous(**SMALL), task=task), ExportOptions(output="unused", **options))
+    with pytest.raises(InputError, match="cannot be exported"):
+        export_model(Restoration(continuous(**SMALL), task="inpaint"), ExportOptions(output="unused"))
 
 
 FORMATS = {

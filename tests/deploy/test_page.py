@@ -1,9 +1,10 @@
-"""The browser page makes the images that the NumPy module makes. Needs Chromium, node and, once, the npm registry."""
+"""The page makes the images that NumPy and PyTorch make. Needs Chromium, node and, once, the npm registry."""
 
 import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -12,10 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
 
-from continuous_unet.cli.main import main
+from continuous_unet import DiffusionSamplingPipeline
+from continuous_unet.app.inpainting import inpaint
+from continuous_unet.codecs.autoencoder import Autoencoder
+from continuous_unet.codecs.base import Scale
+from continuous_unet.deploy.export import export_model
+from continuous_unet.deploy.network import on_arrays, prepare_network
+from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.page import PAGE, write_page
 from continuous_unet.deploy.standalone import runtime
-from tests.deploy.conftest import conditional
+from continuous_unet.images.resampling import enlarge, resize
+from continuous_unet.images.tiling import Tiles, in_tiles, padded
+from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
+from continuous_unet.tasks.restoration import LUMA
+from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline
+from tests.codecs.kinds import tiny
+from tests.deploy.conftest import conditional, continuous
 from tests.deploy.test_runtime import PERFECT, TABLES, network_of, slope
 
 DRIVER = Path(__file__).parent / "browser.mjs"
@@ -52,61 +69,177 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def look(chromium, node_modules):
-    """Serve a folder, and give what the driver saw on its page."""
+@pytest.fixture(scope="module")
+def seen(chromium, node_modules, site, photo):
+    """What the driver saw on the page, served with the headers for threads."""
 
-    def look(folder: Path) -> dict:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}/"
-            command = ["node", str(DRIVER), str(node_modules), chromium, url, os.environ.get("CUNET_SCREENSHOT", "")]
-            run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        finally:
-            server.shutdown()
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout)
+    class Isolated(Quiet):
+        def end_headers(self):
+            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            super().end_headers()
 
-    return look
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Isolated, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        pictures = os.environ.get("CUNET_SCREENSHOTS", "")
+        command = ["node", str(DRIVER), str(node_modules), chromium, url, str(photo), pictures]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    finally:
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
-@pytest.fixture
-def page(tmp_path, node_modules):
+SMALL = {"block_out_channels": (8,), "mid_block_type": None, "num_solver_steps": 1}
+
+
+def latents():
+    """A pipeline of latents that needs nothing but a size."""
+    network = tiny()
+    number = network.config.latent_channels
+    unet = continuous(**{**SMALL, "sample_size": 4, "in_channels": number, "out_channels": number})
+    options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
+    codec = Autoencoder(network, Scale((0.1,) * number, (0.7,) * number))
+    return DiffusionSamplingPipeline(unet, DDPMScheduler(**options), codec=codec)
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    larger = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    return {
+        "conditional": conditional(),
+        "latents": latents(),
+        "denoiser": DenoisingPipeline(continuous(**SMALL)),
+        "upscaler": SuperResolutionPipeline(continuous(**SMALL, in_channels=2), larger, scale=2),
+    }
+
+
+@pytest.fixture(scope="module")
+def site(pipelines, node_modules, tmp_path_factory):
+    """The page with several models, and one of them again with a broken file."""
     pytest.importorskip("onnxscript", reason="the export extra is not installed")
-    conditional().save_pretrained(tmp_path / "model")
-    options = [str(tmp_path / "model"), "--output", str(tmp_path / "page"), "--web", "--repeats", "0"]
-    assert main(["export", *options]) == 0
-    (tmp_path / "page" / "ort").symlink_to(node_modules / "onnxruntime-web" / "dist")
-    return tmp_path / "page"
+    folder = tmp_path_factory.mktemp("page") / "site"
+    ort = node_modules / "onnxruntime-web" / "dist"
+    for name, pipeline in pipelines.items():
+        page = {"web": True, "ort_dir": str(ort)} if name == "latents" else {}
+        export_model(pipeline, ExportOptions(output=str(folder / name), repeats=0, **page))
+    assert (folder / "latents" / "ort" / "ort-wasm-simd-threaded.wasm").is_file()
+    assert json.loads((folder / "latents" / "models.json").read_text())["models"][0]["folder"] == "./"
+    shutil.copytree(folder / "conditional", folder / "broken")
+    (folder / "broken" / "network.onnx").write_bytes(b"no network")
+    write_page(folder, [(name, f"{name}/") for name in (*pipelines, "broken")], ort)
+    (folder / "empty").mkdir()
+    write_page(folder / "empty", [("gone", "gone/")], ort)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def image_of(values, channels, size=(8, 8)):
+    """The pixels of a canvas as a model takes them, (1, C, H, W) in [0, 1]."""
+    colours = np.array(values, np.float32).reshape(*size, 4)[..., :3].transpose(2, 0, 1)[None] / 255
+    return (colours * np.array(LUMA, np.float32)[:, None, None]).sum(1, keepdims=True) if channels == 1 else colours
+
+
+def assert_pictures(values, expected):
+    """The pixels of canvases are those of images (B, C, H, W), but for rounding."""
+    pixels = np.array(values).reshape(len(expected), *expected.shape[2:], 4)
+    assert np.abs(pixels[..., :3] - runtime.to_pixels(expected).astype(int)).max() <= 1
+    assert (pixels[..., 3] == 255).all()
+    assert expected.std() > 0.02
 
 
 TEXTS = {"prompt": "A red circle, above!", "negative_prompt": "a blue square", "guidance_scale": 4.0}
 
 
-def test_the_browser_makes_the_images_of_numpy(page, look):
-    seen = look(page)
-    assert seen["problems"] == []
-    assert seen["error"] == ""
-    assert "8 by 8 pixels, grey" in seen["about"]
-    expected = runtime.generate(runtime.load(page), 3, steps=4, seed=4294967303, class_label="dog", **TEXTS)
-    values = np.array(seen["values"], np.float32).reshape(expected.shape)
-    assert np.abs(values - expected).max() < 1e-5
-    assert expected.std() > 0.05
-    pixels = np.array(seen["pixels"]).reshape(3, 8, 8, 4)
-    assert np.abs(pixels[..., :3] - runtime.to_pixels(expected).astype(int)).max() <= 1
-    assert (pixels[..., 3] == 255).all()
+def test_strokes_become_the_picture_that_numpy_makes_of_them(site, seen):
+    request, model = seen["paint"]["request"], runtime.load(site / "conditional")
+    assert request["steps"] == 4  # two evaluations at half the strength
+    drawn = image_of(seen["paint"]["input"], 1)
+    assert 0.05 < drawn.mean() < 0.6
+    options = {"steps": 4, "seed": 4294967303, "class_label": "dog", **TEXTS}
+    assert_pictures(seen["paint"]["pixels"], runtime.generate(model, 1, image=drawn, strength=0.5, **options))
+    assert re.match(r"\d+(\.\d)? ms per picture, 4 evaluations. conditional: 0.0\d million parameters, ", seen["facts"])
     assert seen["classes"] == ["cat", "dog", "any"]
-    assert seen["fields"] == {"class": True, "guidance": True, "prompt": True, "negative": True}
-    assert seen["guidance"] == "2.5"  # that of the model
-    assert seen["progress"] == 1
-    assert seen["overflow"] <= 0  # on a phone nothing sticks out
-    assert seen["stopped"]
+
+
+def test_the_last_stroke_wins_and_what_is_outdated_is_dropped(site, seen):
+    last = seen["last"]
+    assert last["request"]["steps"] == 320
+    options = {"steps": 320, "strength": 0.05, "seed": 4294967303, "class_label": "dog", **TEXTS}
+    model = runtime.load(site / "conditional")
+    assert_pictures(last["pixels"], runtime.generate(model, 1, image=image_of(last["input"], 1), **options))
+    assert seen["number"] >= 1
+    assert seen["dropped"] == [True, True, 4]
+    before, undone = np.array(last["input"]), np.array(seen["undone"])
+    assert (before != undone).any()
+    assert (undone <= before).all()  # what the keyboard drew is gone
+
+
+def test_seeds_become_tiles(site, seen, pipelines):
+    model = runtime.load(site / "conditional")
+    assert_pictures(seen["generate"], np.concatenate([runtime.generate(model, 1, steps=4, seed=k) for k in range(3)]))
+    # of a model of latents, by PyTorch: network and decoder
+    pipeline, info = pipelines["latents"], runtime.read_info(site / "latents")
+    options = ExportOptions(output="unused")
+    model = runtime.ExportedModel(on_arrays(prepare_network(pipeline.unet, options).module), info)
+    model.codec_decoder = on_arrays(pipeline.codec.decode)
+    assert_pictures(seen["latents"], np.concatenate([runtime.generate(model, 1, steps=2, seed=k) for k in range(3)]))
+    assert seen["asked"] == ["Model", "Sampling steps", "Seed", "Pictures"]  # no field for what it cannot be asked
+    assert re.match(r"32 steps, \d+ ms", seen["compared"])
+
+
+def test_a_marked_part_is_made_anew(site, seen):
+    found, model = seen["inpaint"], runtime.load(site / "conditional")
+    hole, image = np.array(found["hole"], bool).reshape(8, 8), image_of(found["input"], 1)
+    assert 0 < hole.sum() < 40
+    expected = inpaint(model, image, hole, steps=3, repeats=2, class_label=0, guidance_scale=2.5)
+    assert_pictures(found["pixels"], expected)
+    assert np.abs(expected - image)[0, 0][hole].max() > 0.02
+    assert (expected == image)[0, 0][~hole].all()
+
+
+def test_photographs_are_restored_as_by_pytorch(seen, pipelines, photo):
+    picture = Image.open(photo)
+    for tab, name, scale in (("denoise", "denoiser", 1), ("upscale", "upscaler", 2)):
+        expected = pipelines[name](picture, output_type="pt")[0]
+        found = seen[tab]
+        assert found["size"] == [21 * scale, 30 * scale]
+        assert_pictures(found["pixels"], expected.reshape(1, *expected.shape[-3:]).numpy())
+        assert seen[f"{tab} divided"] == "inset(0px 80% 0px 0px)"
+        assert seen[f"{tab} text"].startswith("text.png is no picture")
+        assert seen[f"{tab} file"] == f"photo-{tab}d.png"
+
+
+def test_the_page_is_for_everyone_and_stays_at_home(seen):
+    assert seen["tabs"] == ["Paint", "Generate", "Fill in", "Denoise", "Upscale"]
+    assert seen["problems"] == []
+    assert seen["elsewhere"] == []
+    assert seen["error"] == ""
+    assert seen["unnamed"] == []  # a screen reader has a name for every field
+    assert seen["overflow"] == [0] * 5
+    assert max(map(int, re.findall(r"\d+", seen["dark"])[:3])) < 60
+    isolated, backend = seen["threads"]
+    assert isolated
+    assert "thread" in backend
+
+
+def test_the_page_says_what_is_wrong(seen):
+    assert "network.onnx cannot be read; export the model again" in seen["broken"]
+    assert seen["empty"] == "gone: export.json is missing (404): the export is incomplete"
 
 
 SCRIPT = """
 import { readFileSync } from "node:fs";
-import { Model } from "./diffusion.mjs";
+import { Model } from "./model.js";
 const { info, steps, seed } = JSON.parse(readFileSync(0, "utf8"));
 const slope = (data, time) => data.map((x) => Math.min(2, Math.max(-2, x)) * 0.3 + time / 4000);
 const ort = { Tensor: class { constructor(type, data) { this.data = data; } } };
@@ -119,6 +252,14 @@ console.log(JSON.stringify(Array.from(await model.generate({ count: 2, steps, se
 """Samples with a network that is one formula, so that nothing but node is needed."""
 
 
+def copy_scripts(folder, script):
+    """Puts the scripts of the page into a folder where node takes them as modules, beside one that uses them."""
+    for path in PAGE.glob("*.js"):
+        shutil.copyfile(path, folder / path.name)
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "script.mjs").write_text(script)
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.parametrize("steps", [3, 4])
 @pytest.mark.parametrize("name", TABLES)
@@ -128,9 +269,7 @@ def test_the_page_samples_as_numpy_does(name, steps, tmp_path):
     tables = [[dataclasses.asdict(row) for row in rows]]
     info = {**PERFECT, "image_shape": [1, 4, 4], "schedule": {**process.describe(), "tables": tables}}
     expected = runtime.generate(runtime.ExportedModel(network_of(slope), info), 2, steps=steps, seed=9)
-    source = Path(runtime.__file__).parent / "web" / "diffusion.js"
-    (tmp_path / "diffusion.mjs").write_bytes(source.read_bytes())
-    (tmp_path / "script.mjs").write_text(SCRIPT)
+    copy_scripts(tmp_path, SCRIPT)
     command = ["node", str(tmp_path / "script.mjs")]
     given = json.dumps({"info": info, "steps": steps, "seed": 9})
     run = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
@@ -139,9 +278,42 @@ def test_the_page_samples_as_numpy_does(name, steps, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 if name == "clipped" else 2e-5)
 
 
-def test_the_page_says_what_is_wrong(page, look):
-    (page / "network.onnx").unlink()
-    seen = look(page)
-    assert "network.onnx is missing (404)" in seen["error"]
-    assert not any(seen["fields"].values())
-    assert seen["problems"] == []
+PIXELS = """
+import { readFileSync } from "node:fs";
+import { cover, inTiles, padded, resize } from "./resampling.js";
+const { values, height, width } = JSON.parse(readFileSync(0, "utf8"));
+const picture = { planes: [Float32Array.from(values)], height, width };
+const change = async (tile) => ({ ...resize(tile, tile.height * 2, tile.width * 2) });
+const tiles = await inTiles(picture, { size: 16, overlap: 8, multiple: 4, scale: 2 }, change);
+const made = {
+  large: resize(picture, 47, 66),
+  small: resize(picture, 9, 13),
+  padded: padded(picture, 8),
+  cover: cover(picture, 8, 8),
+  tiles,
+};
+const shown = Object.entries(made).map(([name, { height, width, planes }]) => [name, [height, width, [...planes[0]]]]);
+console.log(JSON.stringify(Object.fromEntries(shown)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_page_resamples_and_tiles_as_pytorch_does(tmp_path):
+    copy_scripts(tmp_path, PIXELS)
+    image = torch.rand(1, 1, 23, 33, generator=torch.Generator().manual_seed(0))
+    given = json.dumps({"values": image.flatten().tolist(), "height": 23, "width": 33})
+    command = ["node", str(tmp_path / "script.mjs")]
+    run = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    bands = in_tiles(lambda x: enlarge(x, 2), image, multiple=4, scale=2, tiles=Tiles(16, 8), pad=False)
+    expected = {
+        "large": resize(image, 47, 66),
+        "small": resize(image, 9, 13),
+        "padded": padded(image, 8),
+        "tiles": torch.cat(list(bands), dim=2),
+        "cover": torch.tensor(runtime.fitted(image.numpy(), 8, 8)),
+    }
+    for name, (height, width, values) in json.loads(run.stdout).items():
+        assert (height, width) == tuple(expected[name].shape[2:]), name
+        found = np.array(values, np.float32).reshape(height, width)
+        np.testing.assert_allclose(found, expected[name][0, 0].numpy(), rtol=0, atol=2e-5, err_msg=name)

@@ -36,6 +36,8 @@ VERBS = {
     "depths": "depths:DEPTHS",
     "prune": "prune:PRUNE",
     "run": "run:RUN",
+    "app": "app:APP",
+    "app fetch": "app_fetch:FETCH",
 }
 """The module and the constant of each `Verb` in this package. The first word of two is a group of verbs."""
 

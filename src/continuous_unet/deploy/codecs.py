@@ -67,8 +67,6 @@ def for_codec(codec: Codec, options: ExportOptions) -> ExportOptions:
         )
     if options.precision == "int8":
         raise InputError("--precision int8 is not for models of latents; export them in fp16 or fp32")
-    if options.web:
-        raise InputError("--web is not for models of latents yet: the page cannot decode; run.py and runtime.py can")
     shape = options.shape()
     if shape is None:
         return options

@@ -23,9 +23,11 @@ from continuous_unet.deploy.conditions import check_exportable, describe_conditi
 from continuous_unet.deploy.formats import FORMATS, Written, load_writer
 from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_network
 from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.page import write_page
 from continuous_unet.deploy.parity import check_error, measure_parity
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.deploy.standalone import runtime
+from continuous_unet.deploy.web_runtime import find_runtime
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.tasks.facts import Facts
@@ -33,9 +35,6 @@ from continuous_unet.tasks.generate.pipeline import own_tables
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Pipeline
 from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
-
-WEB_FILES = ("index.html", "diffusion.js")
-"""The page that makes images in a browser, in the folder `web`."""
 
 
 @dataclass
@@ -102,9 +101,9 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     write_network = load_writer(options.format)
     task = _task_of(pipeline)
     about = _describe_task(pipeline, task)
-    for flag, is_asked in (("--web", options.web), ("--precision int8", options.precision == "int8")):
-        if is_asked and about["task"] != "generation":
-            raise InputError(f"{flag} is for models that make images, and this one is for {task}; leave it out")
+    if options.precision == "int8" and about["task"] != "generation":
+        raise InputError(f"--precision int8 is for models that make images, and this one is for {task}; leave it out")
+    ort = find_runtime(options.ort_dir) if options.web else None
     taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
     if about["task"] == "generation" and taken != given:
         raise InputError(
@@ -140,12 +139,17 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
         stop.check()
         info.update(_measure(network, written, options, folder, info))
         shutil.copyfile(runtime.__file__, folder / "runtime.py")
-        for name in WEB_FILES if options.web else ():
-            shutil.copyfile(Path(runtime.__file__).parent / "web" / name, folder / name)
+        if ort is not None:
+            write_page(folder, [(name_of(options.model), "./")], ort)
         replace_text(folder / runtime.INFO_FILE, json.dumps(info, indent=1) + "\n")
 
     replace_folder(target, write)
     return info
+
+
+def name_of(model: str) -> str:
+    """Returns the name of a model for people: that of its folder."""
+    return Path(model).resolve().name
 
 
 def _task_of(pipeline: Pipeline) -> str:

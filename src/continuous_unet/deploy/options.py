@@ -63,7 +63,12 @@ class ExportOptions(Options):
         above=0,
     )
     repeats: int = option(20, "number of timed evaluations next to PyTorch; 0 measures no latency", at_least=0)
-    web: bool = option(False, "add a page that makes images in a browser (ONNX only)")
+    web: bool = option(False, "add a page that runs the model in a browser (ONNX only); see `cunet app fetch`")
+    ort_dir: str | None = option(
+        None,
+        "folder of onnxruntime-web for --web; that of `cunet app fetch` if left out",
+        metavar="DIR",
+    )
     overwrite: bool = option(False, "replace an earlier export in --output")
 
     def validate(self) -> "Self":

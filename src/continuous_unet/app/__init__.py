@@ -1,0 +1,1 @@
+"""The page that makes and restores pictures, on this machine or as static files: `cunet app`."""
