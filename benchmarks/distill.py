@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace) -> None:
     kept: list[dict[str, Any]] = list(read_csv(place)) if place.exists() else []
     for name, model in named(args.models):
         kept = [row for row in kept if (row["model"], row["data"]) != (name, features.data)]
-        for scheduler, steps in cases(model, args.schedulers):
+        for scheduler, steps in cases(model, args.schedulers, args.teacher_steps):
             pipeline = loaded(model)
             choose_sampler(pipeline, scheduler, steps)
             row = {"data": features.data, "model": name, "sampler": scheduler or "own", "evaluations": steps}
@@ -125,12 +125,12 @@ def measure(args: argparse.Namespace) -> None:
             write(place, kept)
 
 
-def cases(model: str, schedulers: list[str]) -> list[tuple[str | None, int]]:
+def cases(model: str, schedulers: list[str], teacher_steps: list[int]) -> list[tuple[str | None, int]]:
     """Returns the samplers and numbers of evaluations to measure a model with."""
     own = load_pipeline(model).facts.sampler
     if own is not None and own.distilled:
         return [(None, steps) for steps in STUDENT_STEPS if steps in own.numbers]
-    cases: list[tuple[str | None, int]] = [(name, steps) for name in schedulers for steps in TEACHER_STEPS]
+    cases: list[tuple[str | None, int]] = [(name, steps) for name in schedulers for steps in teacher_steps]
     return cases + [(None, steps) for steps in ([] if own is None else own.numbers)]
 
 
@@ -208,6 +208,8 @@ def main() -> None:
             part.add_argument("models", nargs="+", metavar="NAME=MODEL")
             part.add_argument("--schedulers", nargs="+", default=["dpm++"])
             part.add_argument("--out", type=Path, required=name == "picture")
+        if name == "measure":
+            part.add_argument("--teacher-steps", type=int, nargs="+", default=list(TEACHER_STEPS))
         if name != "picture":
             part.add_argument("--features", type=Path, required=True)
     args = parser.parse_args()

@@ -94,6 +94,40 @@ def few_steps() -> Iterator[dict[str, Any]]:
         yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
 
 
+ENOUGH = 1.1
+"""A number of evaluations counts as the best one if its FID above the floor is at most this multiple of the least."""
+
+
+def end_to_end(distilled: bool) -> Iterator[dict[str, Any]]:
+    """The U-Net at its best, and the fastest of ours with an FID that is as low; the other way round if none is."""
+    found = rows("end-to-end")
+    for row in found:
+        row["excess"] = row["fid"] - row["floor"]
+    theirs = [row for row in found if row["network"] == "unet" and (row["distilled"] == "True") == distilled]
+    ours = [row for row in found if row["network"] == "ours" and (row["distilled"] == "True" or not distilled)]
+    for first, second in ((theirs, ours), (ours, theirs)):
+        least = min(row["excess"] for row in first)
+        best = max((r for r in first if r["excess"] <= ENOUGH * least), key=lambda r: r["images_per_second"])
+        equal = [row for row in second if row["excess"] <= ENOUGH * best["excess"]]
+        if equal:
+            fastest = max(equal, key=lambda row: row["images_per_second"])
+            unet, own = (best, fastest) if first is theirs else (fastest, best)
+            yield from ({**row, "times": row["images_per_second"] / unet["images_per_second"]} for row in (unet, own))
+            return
+
+
+END_TO_END: dict[str, Any] = {
+    "model": "{model}",
+    "sampler": "{sampler}",
+    "evaluations": "{evaluations}",
+    "FID above the floor": "{excess:.3g}",
+    "GMACs of an image": lambda row: f"{row['macs'] * row['evaluations'] / 1e9:.2f}",
+    "ms an evaluation, eager / compiled / ONNX": "{eager_ms:.2f} / {compiled_ms:.2f} / {onnx_ms:.2f}",
+    "images/s": "{images_per_second:.1f}",
+    "of the U-Net": "{times:.1f} ×",
+}
+
+
 def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
@@ -546,6 +580,8 @@ TABLES: dict[str, Callable[[], str]] = {
         },
         missing="distill.py measure",
     ),
+    "end-to-end": Spec(partial(end_to_end, False), END_TO_END, missing="end_to_end.py"),
+    "end-to-end-distilled": Spec(partial(end_to_end, True), END_TO_END, missing="end_to_end.py"),
     "solver-loops": Spec(
         lambda: rows("solver-loops"),
         {
