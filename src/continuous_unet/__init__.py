@@ -11,6 +11,7 @@ from continuous_unet.base.lazy import lazy_names
 if TYPE_CHECKING:
     from continuous_unet.models.unet_1d import ContinuousUNet1DModel as ContinuousUNet1DModel
     from continuous_unet.models.unet_2d import ContinuousUNet2DModel as ContinuousUNet2DModel
+    from continuous_unet.models.unet_3d import ContinuousUNet3DModel as ContinuousUNet3DModel
     from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline as DenoisingPipeline
     from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline as DiffusionSamplingPipeline
     from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline as InpaintingPipeline
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         ".models.unet_1d": ["ContinuousUNet1DModel"],
         ".models.unet_2d": ["ContinuousUNet2DModel"],
+        ".models.unet_3d": ["ContinuousUNet3DModel"],
         ".tasks.denoise.pipeline": ["DenoisingPipeline"],
         ".tasks.generate.pipeline": ["DiffusionSamplingPipeline"],
         ".tasks.inpaint.pipeline": ["InpaintingPipeline"],

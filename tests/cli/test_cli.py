@@ -43,7 +43,10 @@ WRONG = {
     "data missing, check": (["data", "check", "nope"], "nope does not exist"),
     "data what": (["data", "mend", "nope"], "unknown verb 'mend', expected one of check"),
     "scheduler": (["sample", "nope", "--scheduler", "magic"], "--scheduler 'magic' must be one of ddpm, ddim"),
-    "profile missing": (["profile", "nope"], "nor a preset (paper, tiny, small, base, ddpm, ddpm_small, restorer)"),
+    "profile missing": (
+        ["profile", "nope"],
+        "nor a preset (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips)",
+    ),
     "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
     "device": (["profile", "tiny", "--device", "abacus"], "cpu always works"),
 }

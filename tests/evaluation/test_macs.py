@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from continuous_unet import ContinuousUNet2DModel
+from continuous_unet import ContinuousUNet2DModel, ContinuousUNet3DModel
 from continuous_unet.evaluation import count_macs
 from continuous_unet.models import presets
 from continuous_unet.ode import State, integrate
@@ -81,11 +81,14 @@ def test_unknown_operations_are_reported_and_refused():
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_the_presets_use_known_operations_only(name):
-    model = ContinuousUNet2DModel(**presets.PRESETS[name](sample_size=16, in_channels=1, out_channels=1))
+    arguments = presets.PRESETS[name](sample_size=16, in_channels=1, out_channels=1)
+    clips = arguments.pop("_class_name", "") == "ContinuousUNet3DModel"
+    model = (ContinuousUNet3DModel if clips else ContinuousUNet2DModel)(**arguments)
+    x = torch.randn(1, 1, 2, 16, 16) if clips else torch.randn(1, 1, 16, 16)
     with torch.no_grad():
-        once = count_macs(model, torch.randn(1, 1, 16, 16), 5, strict=True).macs
+        once = count_macs(model, x, 5, strict=True).macs
         model.set_solver(num_steps=2 * model.config.num_solver_steps)
-        twice = count_macs(model, torch.randn(1, 1, 16, 16), 5, strict=True).macs
+        twice = count_macs(model, x, 5, strict=True).macs
     assert once < twice < 2 * once  # the blocks double, what lies between them does not
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from continuous_unet import ContinuousUNet3DModel
 from continuous_unet.models import size_multiple
 from continuous_unet.models.config import UNetConfig
 from continuous_unet.models.layers import Merge, PixelNorm, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle
@@ -111,3 +112,47 @@ def test_the_unet_of_any_dimension(dim, block_type, text):
         unet.predict(x[0], 3)
     with pytest.raises(ValueError, match="multiples of 4"):
         unet.predict(torch.randn(1, 2, *[6] * dim), 3)
+
+
+CLIPS = {"in_channels": 2, "out_channels": 2, "block_out_channels": (8, 16), "norm_num_groups": 4, "patch_size": 2}
+
+
+def model_of_clips(**changes):
+    torch.manual_seed(0)
+    model = ContinuousUNet3DModel(**{**CLIPS, **changes})
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("factorised", [True, False])
+@pytest.mark.parametrize("field_type", ["relaxation", "separable"])
+def test_models_of_clips_keep_their_frames_and_have_one_gradient(factorised, field_type):
+    """Any number of frames works, and all gradient modes compute the same."""
+    model = model_of_clips(factorised=factorised, field_type=field_type)
+    x, gradients = torch.randn(2, 2, 3, 8, 12), []
+    for mode in ("backprop", "checkpoint", "reversible"):
+        model.set_solver(gradient=mode).zero_grad()
+        model(x, torch.tensor([3, 800])).sample.square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-5, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"sample is 3x10x12; this model needs multiples of 1 by 4 by 4"):
+        model(x[..., :1, :].expand(-1, -1, -1, 10, -1), 3)
+
+
+def test_halving_the_frames_is_a_choice():
+    model = model_of_clips(downsample_frames=True, down_block_types=["DownBlock3D", "AttnDownBlock3D"])
+    assert model(torch.randn(1, 2, 4, 8, 8), 3).sample.shape == (1, 2, 4, 8, 8)
+    with pytest.raises(ValueError, match="multiples of 4 "):
+        model(torch.randn(1, 2, 3, 8, 8), 3)
+
+
+def test_a_factorised_convolution_starts_with_each_frame_by_itself():
+    x = torch.randn(1, 4, 3, 6, 6)
+    for groups in (1, 4):
+        layer = conv(3, 4, 4, groups=groups, factorised=True)
+        by_frame = [layer.space(x[:, :, i : i + 1]) for i in range(3)]
+        torch.testing.assert_close(layer(x), torch.cat(by_frame, dim=2))
+    nn.init.normal_(layer.time.weight)
+    assert not torch.allclose(layer(x), torch.cat(by_frame, dim=2))

@@ -265,6 +265,8 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
         InputError: for a model, or a shape, that cannot be exported.
     """
     config = unet.config
+    if getattr(unet, "dim", 2) != 2:
+        raise InputError(f"exports are for models of images, and this is a {type(unet).__name__}; use it in PyTorch")
     if config.class_embed_type is not None:
         raise InputError(
             f"this model's class_embed_type={config.class_embed_type!r} cannot be exported; num_class_embeds can"

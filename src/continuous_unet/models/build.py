@@ -8,10 +8,12 @@ from diffusers import UNet2DModel
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.models.unet_1d import ContinuousUNet1DModel
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
+from continuous_unet.models.unet_3d import ContinuousUNet3DModel
 
 UNETS = {
     "ContinuousUNet2DModel": ContinuousUNet2DModel,
     "ContinuousUNet1DModel": ContinuousUNet1DModel,
+    "ContinuousUNet3DModel": ContinuousUNet3DModel,
     "UNet2DModel": UNet2DModel,
 }
 """The classes that may be made and loaded, by the name that a configuration gives as `_class_name`."""

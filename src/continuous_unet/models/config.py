@@ -73,6 +73,11 @@ class UNetConfig(Settings):
         ValueError: for settings that do not fit together, by name.
     """
 
+    factorised: bool = False
+    """Whether convolutions of three dimensions are one over space and one over time."""
+    downsample_frames: bool = True
+    """Whether the first of three axes, time, is halved from level to level like the others."""
+
     @property
     def levels(self) -> int:
         return len(self.block_out_channels)
@@ -81,6 +86,15 @@ class UNetConfig(Settings):
     def size_multiple(self) -> int:
         """The number that each side of a sample must be a multiple of."""
         return self.patch_size * 2 ** (self.levels - 1)
+
+    def kept_axes(self, dim: int) -> int:
+        """Returns how many of the first axes of a sample keep their size on all levels."""
+        return 1 if dim == 3 and not self.downsample_frames else 0
+
+    def size_multiples(self, dim: int) -> tuple[int, ...]:
+        """Returns the numbers that the sides of a sample must be multiples of."""
+        kept = self.kept_axes(dim)
+        return (1,) * kept + (self.size_multiple,) * (dim - kept)
 
     @property
     def down_attention(self) -> tuple[bool, ...]:
@@ -129,6 +143,7 @@ class UNetConfig(Settings):
             norm_type=self.norm_type,
             hidden_channels=None if self.field_channels is None else self.field_channels[level],
             dim=dim,
+            factorised=self.factorised,
         )
 
     def __post_init__(self) -> None:
@@ -155,7 +170,7 @@ class UNetConfig(Settings):
             raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
         if self.sample_size is not None:
             sides = (self.sample_size,) * 2 if isinstance(self.sample_size, int) else tuple(self.sample_size)
-            check_size("sample_size", sides, self.size_multiple)
+            check_size("sample_size", sides, self.size_multiples(len(sides)))
         BLOCKS[self.block_type].check(self.field_type, self.solver.method, self.solver.gradient)
         check_elastic(self.elastic_depth, self.method)
 
@@ -216,18 +231,19 @@ def _check_positive(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
-def check_size(name: str, sides: tuple[int, ...], multiple: int) -> None:
-    """Raises ValueError, with the nearest sizes that fit, if a side is not a multiple."""
-    if not any(side % multiple for side in sides):
+def check_size(name: str, sides: tuple[int, ...], multiples: tuple[int, ...]) -> None:
+    """Raises ValueError, with the nearest sizes that fit, if a side is not a multiple of its number."""
+    if not any(side % multiple for side, multiple in zip(sides, multiples, strict=True)):
         return
 
-    def nearest(side: int) -> str:
+    def nearest(side: int, multiple: int) -> str:
         below = side // multiple * multiple
         return f"{side}" if side == below else f"{below or multiple} or {below + multiple}"
 
+    needed = f"{multiples[0]}" if len(set(multiples)) == 1 else " by ".join(map(str, multiples))
     raise ValueError(
-        f"{name} is {'x'.join(map(str, sides))}; this model needs multiples of {multiple} (nearest: "
-        f"{' by '.join(map(nearest, sides))}): pad or resize the images, or use fewer levels"
+        f"{name} is {'x'.join(map(str, sides))}; this model needs multiples of {needed} (nearest: "
+        f"{' by '.join(map(nearest, sides, multiples))}): pad or resize the images, or use fewer levels"
     )
 
 
@@ -269,6 +285,7 @@ def without_foreign(settings: Values) -> dict[str, Any]:
 
 def pick(settings: Values) -> UNetConfig:
     """Returns the configuration among the entries of a mapping; lists, as in JSON, become tuples."""
-    values = {field.name: settings[field.name] for field in fields(UNetConfig)}
+    names = [field.name for field in fields(UNetConfig) if field.name in settings]  # some are for some dimensions only
+    values = {name: settings[name] for name in names}
     tuples: Values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return UNetConfig(**tuples)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from continuous_unet.models.blocks import Block, BlockConfig, DynamicBlock
 from continuous_unet.models.conditioning import Conditioning
 from continuous_unet.models.fields import FieldConfig, InitialVelocity, Trunk
-from continuous_unet.models.layers import conv, zeroed
+from continuous_unet.models.layers import zeroed
 from continuous_unet.ode import METHODS
 from continuous_unet.ode.adaptive import import_torchdiffeq
 
@@ -23,7 +23,7 @@ class UpdateField(nn.Module):
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config, config.channels)
-        self.out = zeroed(conv(config.dim, self.trunk.out_channels, config.channels))
+        self.out = zeroed(config.conv(self.trunk.out_channels, config.channels))
 
     def forward(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Tensor:
         """Returns the update of features `(B, C, *size)`, of the same shape."""

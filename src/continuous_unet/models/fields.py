@@ -39,6 +39,12 @@ class FieldConfig:
     """Channels between the convolutions of the field; None stands for those of the block (twice those if separable)."""
     dim: int = 2
     """Dimensions of the maps: 1, 2 or 3."""
+    factorised: bool = False
+    """Whether convolutions of three dimensions are one over space and one over time."""
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3, groups: int = 1) -> Conv:
+        """Returns a convolution of these maps."""
+        return conv(self.dim, in_channels, out_channels, kernel_size, groups=groups, factorised=self.factorised)
 
     def norm(self, channels: int) -> nn.Module:
         """Returns the normalisation of a map of `channels` channels."""
@@ -58,14 +64,14 @@ class Trunk(nn.Module):
         super().__init__()
         self.out_channels = config.hidden_channels or self.expansion * config.channels
         self.norm1 = config.norm(in_channels)
-        self._make_convolutions(config.dim, in_channels)
+        self._make_convolutions(config, in_channels)
         self.norm2 = config.norm(self.out_channels)
         self.clocks = AdaptiveScaleShift(config.emb_channels, self.out_channels, config.horizon)
         self.act = get_activation(config.act_fn)
         self.dropout = nn.Dropout(config.dropout)
 
-    def _make_convolutions(self, dim: int, in_channels: int) -> None:
-        self.conv1 = conv(dim, in_channels, self.out_channels)
+    def _make_convolutions(self, config: FieldConfig, in_channels: int) -> None:
+        self.conv1 = config.conv(in_channels, self.out_channels)
 
     def _convolve(self, h: Tensor) -> Tensor:
         return self.conv1(self.act(h))
@@ -81,9 +87,9 @@ class SeparableTrunk(Trunk):
 
     expansion = 2
 
-    def _make_convolutions(self, dim: int, in_channels: int) -> None:
-        self.expand = conv(dim, in_channels, self.out_channels, 1)
-        self.depthwise = conv(dim, self.out_channels, self.out_channels, groups=self.out_channels)
+    def _make_convolutions(self, config: FieldConfig, in_channels: int) -> None:
+        self.expand = config.conv(in_channels, self.out_channels, 1)
+        self.depthwise = config.conv(self.out_channels, self.out_channels, groups=self.out_channels)
 
     def _convolve(self, h: Tensor) -> Tensor:
         return self.depthwise(self.act(self.expand(h)))
@@ -95,7 +101,7 @@ class GeneralField(nn.Module):
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config, 2 * config.channels)
-        self.out = zeroed(conv(config.dim, self.trunk.out_channels, config.channels))
+        self.out = zeroed(config.conv(self.trunk.out_channels, config.channels))
 
     def forward(self, t: float | Tensor, x: Tensor, v: Tensor, conditioning: Conditioning) -> Tensor:
         """Returns the acceleration `(B, C, *size)` for position and velocity of that shape."""
@@ -122,7 +128,7 @@ class RelaxationField(SplitFieldModule):
         nn.init.constant_(self.rate.bias, math.log(start / (1 - start)))
 
     def _head(self, config: FieldConfig, kernel_size: int) -> Conv:
-        return zeroed(conv(config.dim, self.trunk.out_channels, config.channels, kernel_size))
+        return zeroed(config.conv(self.trunk.out_channels, config.channels, kernel_size))
 
     def terms(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Relaxation:
         """Returns target velocity and rate, both `(B, C, *size)`."""
@@ -151,7 +157,7 @@ class InitialVelocity(nn.Module):
         super().__init__()
         self.norm = config.norm(config.channels)
         self.act = get_activation(config.act_fn)
-        self.conv = zeroed(conv(config.dim, config.channels, config.channels, 1))
+        self.conv = zeroed(config.conv(config.channels, config.channels, 1))
         self.scale_shift = nn.Linear(config.emb_channels, 2 * config.channels) if knows_timestep else None
 
     def forward(self, x: Tensor, conditioning: Conditioning) -> Tensor:

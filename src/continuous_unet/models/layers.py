@@ -1,22 +1,74 @@
 """Layers for maps of one, two or three dimensions: `(B, C, *size)`, where `size` has `dim` numbers."""
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-Layer = TypeVar("Layer", nn.Conv1d | nn.Conv2d | nn.Conv3d, nn.Linear)
-_CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+Stride = int | Sequence[int]
+
+
+class FactorisedConv(nn.Module):
+    """A convolution over height and width, followed by one over time, which starts as the identity.
+
+    With a kernel of 3 it takes 12 multiplications where a convolution of three dimensions takes 27. A new model treats
+    each frame by itself.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: Stride, groups: int) -> None:
+        super().__init__()
+        over_time, height, width = (stride,) * 3 if isinstance(stride, int) else stride
+        half = kernel_size // 2
+        space: Any = {"kernel_size": (1, kernel_size, kernel_size), "padding": (0, half, half)}
+        self.space = nn.Conv3d(in_channels, out_channels, stride=(1, height, width), groups=groups, **space)
+        # over frames and pixels: torch 2.13 gives wrong gradients for a kernel of (3, 1, 1), two frames and bfloat16
+        along: Any = {"kernel_size": (kernel_size, 1), "padding": (half, 0)}
+        self.time = nn.Conv2d(out_channels, out_channels, stride=(over_time, 1), groups=groups, **along)
+        nn.init.dirac_(self.time.weight, groups)
+        assert self.time.bias is not None
+        nn.init.zeros_(self.time.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the last convolution."""
+        return self.time.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the last convolution."""
+        return self.time.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the map `(B, out_channels, F, H, W)`, with the sides divided by the stride."""
+        x = self.space(x)
+        return self.time(x.flatten(3)).unflatten(3, x.shape[3:])
+
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d | FactorisedConv
+Layer = TypeVar("Layer", Conv, nn.Linear)
+_CONVS: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 NORM_TYPES = ("group", "pixel", "none")
 """Normalisation inside fields: over groups of channels of the whole map, over the channels of each pixel, or none."""
 
 
 def conv(
-    dim: int, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, groups: int = 1
+    dim: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    *,
+    stride: Stride = 1,
+    groups: int = 1,
+    factorised: bool = False,
 ) -> Conv:
-    """Returns a convolution with an odd kernel that keeps the size of a map (divides it by `stride`)."""
+    """Returns a convolution with an odd kernel that keeps the size of a map (divides it by `stride`).
+
+    With `factorised`, one of three dimensions is made of two, see `FactorisedConv`.
+    """
+    if factorised and dim == 3 and kernel_size > 1:
+        return FactorisedConv(in_channels, out_channels, kernel_size, stride, groups)
     return _CONVS[dim](in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
 
 
@@ -55,27 +107,28 @@ def norm(norm_type: str, channels: int, num_groups: int, eps: float) -> nn.Modul
     return PixelNorm(channels, eps) if norm_type == "pixel" else nn.GroupNorm(num_groups, channels, eps=eps)
 
 
-def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
+def pixel_unshuffle(x: Tensor, factor: int, kept: int = 0) -> Tensor:
     """Moves squares of `factor` pixels a side into channels: `(B, C, *size)` to `(B, C factor^dim, *(size / factor))`.
 
-    The order of channels is that of torch's `pixel_unshuffle`, which is for two dimensions only.
+    The first `kept` axes of `size` stay as they are. The order of channels is that of torch's `pixel_unshuffle`, which
+    is for two dimensions only.
     """
     if factor == 1:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_unshuffle(x, factor)
-    for axis in range(2, x.ndim):
+    for axis in range(2 + kept, x.ndim):
         x = x.unflatten(axis, (-1, factor)).movedim(axis + 1, 2).flatten(1, 2)
     return x
 
 
-def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+def pixel_shuffle(x: Tensor, factor: int, kept: int = 0) -> Tensor:
     """Undoes `pixel_unshuffle`."""
     if factor == 1:
         return x
     if x.ndim == 4:
         return nn.functional.pixel_shuffle(x, factor)
-    for axis in reversed(range(2, x.ndim)):
+    for axis in reversed(range(2 + kept, x.ndim)):
         x = x.unflatten(1, (-1, factor)).movedim(2, axis + 1).flatten(axis, axis + 1)
     return x
 
@@ -92,14 +145,22 @@ class Merge(nn.Module):
 
 
 class Upsample(nn.Module):
-    """A 3x3 convolution, then nearest-neighbour doubling.
+    """A 3x3 convolution, then nearest-neighbour doubling, of all axes or by the given factors.
 
     In this order the convolution runs on a quarter of the pixels; the block that follows smooths the result.
     """
 
-    def __init__(self, dim: int, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        in_channels: int,
+        out_channels: int,
+        factors: tuple[float, ...] | None = None,
+        factorised: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv = conv(dim, in_channels, out_channels)
+        self.conv = conv(dim, in_channels, out_channels, factorised=factorised)
+        self.factors = factors
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")
+        return nn.functional.interpolate(self.conv(x), scale_factor=self.factors or 2.0, mode="nearest")

@@ -1,8 +1,8 @@
 """One function per published configuration: of `ContinuousUNet2DModel`, and of the discrete U-Nets it is compared with.
 
 Each returns the constructor's keyword arguments, and keywords override:
-`ContinuousUNet2DModel(**presets.base(sample_size=64))`. A preset of diffusers' `UNet2DModel` says so by `_class_name`,
-as a saved `config.json` does; `continuous_unet.models.build.build_unet` makes either kind.
+`ContinuousUNet2DModel(**presets.base(sample_size=64))`. A preset of another class, such as diffusers' `UNet2DModel`,
+says so by `_class_name`, as a saved `config.json` does; `continuous_unet.models.build.build_unet` makes any of them.
 This module imports nothing, so that the command line can list presets without waiting for torch.
 """
 
@@ -82,6 +82,20 @@ def restorer(**overrides: object) -> Arguments:
     }
 
 
+def clips(**overrides: object) -> Arguments:
+    """Returns our model for grey clips of about 8 frames of 32x32: `ContinuousUNet3DModel`, 0.34 M parameters.
+
+    Convolutions are factorised over space and time, and every level keeps all frames. A 2x2 space-to-depth stem spares
+    the blocks the full resolution, and memory does not grow with the number of solver steps.
+    """
+    return {
+        "_class_name": "ContinuousUNet3DModel",
+        "block_out_channels": (24, 32, 40),
+        "patch_size": 2,
+        **overrides,
+    }
+
+
 def ddpm(**overrides: object) -> Arguments:
     """Returns the discrete side of comparisons at 64x64x3: `UNet2DModel` with DDPM's architecture, 57.9 M parameters.
 
@@ -109,6 +123,6 @@ def _discrete(arguments: Arguments) -> Arguments:
 
 
 PRESETS: dict[str, Callable[..., Arguments]] = {
-    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer)
+    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips)
 }
 """The presets by name."""

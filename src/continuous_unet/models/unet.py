@@ -101,14 +101,17 @@ class ContinuousUNet(nn.Module):
             blocks = [BLOCKS[config.block_type](block) for block in configs]
             return Stage(blocks, [self_attention(config, widths[level]) for _ in blocks] if with_attention else None)
 
-        patch_volume = config.patch_size**dim
-        self.conv_in = conv(dim, config.in_channels * patch_volume, widths[0])
+        kept, factorised = config.kept_axes(dim), config.factorised
+        strides = (1,) * kept + (2,) * (dim - kept)
+        factors = tuple(map(float, strides)) if kept else None
+        patch_volume = config.patch_size ** (dim - kept)
+        self.conv_in = conv(dim, config.in_channels * patch_volume, widths[0], factorised=factorised)
         self.down_blocks = nn.ModuleList()
         self.downsamplers = nn.ModuleList()
         for i, width in enumerate(widths):
             self.down_blocks.append(stage(f"down_blocks.{i}", i, config.layers_per_block, config.down_attention[i]))
             if i < levels - 1:
-                self.downsamplers.append(conv(dim, width, widths[i + 1], stride=2))
+                self.downsamplers.append(conv(dim, width, widths[i + 1], stride=strides, factorised=factorised))
         self.mid_block: Stage | None = None
         if config.mid_block_type is not None:
             self.mid_block = stage("mid_block", levels - 1, 1, config.add_attention)
@@ -120,11 +123,11 @@ class ContinuousUNet(nn.Module):
             self.merges.append(Merge(dim, width))
             self.up_blocks.append(stage(f"up_blocks.{i}", level, config.layers_per_block, config.up_attention[i]))
             if level > 0:
-                self.upsamplers.append(Upsample(dim, width, widths[level - 1]))
+                self.upsamplers.append(Upsample(dim, width, widths[level - 1], factors, factorised))
 
         self.conv_norm_out = norm(config.norm_type, widths[0], config.norm_num_groups, config.norm_eps)
         self.conv_act = get_activation(config.act_fn)
-        self.conv_out = zeroed(conv(dim, widths[0], config.out_channels * patch_volume))
+        self.conv_out = zeroed(conv(dim, widths[0], config.out_channels * patch_volume, factorised=factorised))
         self.text_embedding: nn.Linear | None = None
         if config.cross_attention_dim is not None:
             self.text_embedding = zeroed(nn.Linear(config.cross_attention_dim, emb_channels))
@@ -164,7 +167,7 @@ class ContinuousUNet(nn.Module):
                 f"sample has shape {tuple(sample.shape)}; expected (B, {architecture.in_channels}, {sides}), the "
                 "model's in_channels"
             )
-        check_size("sample", tuple(sample.shape[2:]), self.size_multiple)
+        check_size("sample", tuple(sample.shape[2:]), architecture.size_multiples(self.dim))
         if num_solver_steps is not None:
             block = self._blocks()[0]
             check_solver(block.solver.method, block.solver.gradient, num_solver_steps)
@@ -191,7 +194,7 @@ class ContinuousUNet(nn.Module):
             conditioning = self._condition(timestep, batch, sample.device, next_timestep=next_timestep, **given)
 
         x = 2 * sample - 1.0 if architecture.center_input_sample else sample
-        x = self.conv_in(pixel_unshuffle(x, architecture.patch_size))
+        x = self.conv_in(pixel_unshuffle(x, architecture.patch_size, architecture.kept_axes(self.dim)))
         skips = []
         for i, stage in enumerate(self.down_blocks):
             x = stage(x, conditioning, num_solver_steps)
@@ -205,7 +208,7 @@ class ContinuousUNet(nn.Module):
             if i < len(self.upsamplers):
                 x = self.upsamplers[i](x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
-        return pixel_shuffle(x, architecture.patch_size)
+        return pixel_shuffle(x, architecture.patch_size, architecture.kept_axes(self.dim))
 
     def encode_text(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `encoder_hidden_states` and `encoder_attention_mask` of texts, which sampling needs once.

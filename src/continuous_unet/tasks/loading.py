@@ -21,6 +21,8 @@ from continuous_unet.tasks.registry import TASKS
 from continuous_unet.tasks.restoration import RestorationPipeline
 from continuous_unet.tasks.saved import load_parts, model_folder, read_index, trained_for
 
+PRESET_FRAMES = 8
+"""Number of frames of a preset's clips, where nothing else says it."""
 Device = str | torch.device | None
 Restorer = TypeVar("Restorer", bound=RestorationPipeline)
 
@@ -141,7 +143,8 @@ def load_model_or_preset(
     Args:
         name: a preset, or what `load_pipeline` takes. A folder takes precedence over a preset of the same name.
         sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
-        channels: channels of a preset's images; 1 for `tiny`, 3 for the others if None.
+            Clips of a preset have 8 frames.
+        channels: channels of a preset's images; 1 for `tiny` and `clips`, 3 for the others if None.
         solver_steps: number of solver steps in each block, if it should be changed.
 
     Raises:
@@ -152,8 +155,10 @@ def load_model_or_preset(
     if is_model(name):
         unet = load_parts(Path(name))[0]
     elif name in PRESETS:
-        channels = channels or (1 if name == "tiny" else 3)
-        size = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+        channels = channels or (1 if name in ("tiny", "clips") else 3)
+        size: Any = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+        if name == "clips":
+            size = (PRESET_FRAMES, *((size, size) if isinstance(size, int) else size))
         try:
             unet = build_unet(name, sample_size=size, in_channels=channels, out_channels=channels).eval()
         except ValueError as error:

@@ -45,6 +45,8 @@ def prunable(unet: object) -> ContinuousUNet2DModel:
             f"pruning is for continuous U-Nets: the configuration of {type(unet).__name__} ties the timestep's "
             "features to the first width, so a pruned one could not be saved; train a narrower one instead"
         )
+    if unet.dim != 2:
+        raise InputError(f"pruning is for models of images, and this is a {type(unet).__name__}; train a narrower one")
     if unet.config.block_type == "first_order":
         raise InputError("models with block_type='first_order' are controls for comparisons and cannot be pruned")
     if unet.config.cross_attention_dim is not None:

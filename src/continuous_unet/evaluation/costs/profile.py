@@ -35,7 +35,7 @@ class ModelProfile(CallResult):
     """Costs of one forward pass of a batch, unless stated otherwise. Sizes are in bytes, times in milliseconds."""
 
     model: str
-    sample_shape: tuple[int, int, int, int]
+    sample_shape: tuple[int, ...]
     num_parameters: int
     macs: int
     """Multiply-accumulates of the batch, every solver stage counted."""
@@ -160,7 +160,7 @@ def profile_model(
     model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            size = f"{shape[2]}x{shape[3]} (input of shape {shape})"
+            size = f"{'x'.join(map(str, shape[2:]))} (input of shape {shape})"
             with count_evaluations(model) as evaluations, refusing(f"the model cannot take the size {size}"):
                 forward()
             macs = count_macs(forward)
@@ -208,23 +208,34 @@ def example_conditions(config: Any, batch_size: int, tokens: int, dtype: torch.d
     return conditions
 
 
-def sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, int, int, int]:
-    """Returns the shape of the input of a model; raises InputError if no size is known, or it makes no sense."""
+def sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, ...]:
+    """Returns the shape of the input of a model; raises InputError if no size is known, or it makes no sense.
+
+    The number of frames of a model of clips is the configured one.
+    """
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "in_channels"):
         raise InputError(
             f"{type(model).__name__} has no config with in_channels; a U-Net of diffusers' kind is expected"
         )
-    if sample_size is None:
-        sample_size = getattr(config, "sample_size", None)
+    own: Any = getattr(config, "sample_size", None)
+    sample_size = own if sample_size is None else sample_size
     if sample_size is None:
         raise InputError("the model's config has no sample_size; give one with --sample-size")
     sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    frames: tuple[int, ...] = ()
+    if getattr(model, "dim", 2) == 3:
+        frames = () if isinstance(own, int) or own is None or len(own) != 3 else tuple(own[:1])
+        if not frames:
+            raise InputError(
+                "the model's config has no number of frames; set its sample_size to (frames, height, width)"
+            )
+        sides = sides[-2:]
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"sample_size={sample_size} must be one or two numbers (height, width) of at least 1")
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    return (batch_size, config.in_channels, sides[0], sides[1])
+    return (batch_size, config.in_channels, *frames, *sides)
 
 
 @contextlib.contextmanager
