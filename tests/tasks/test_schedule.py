@@ -16,7 +16,7 @@ from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, c
 from continuous_unet.tasks.generate.run import sample_images
 from continuous_unet.tasks.generate.schedule import find_schedules
 from continuous_unet.tasks.loading import load_pipeline
-from tests.deploy.conftest import continuous
+from tests.deploy.conftest import conditional, continuous
 from tests.tasks.test_generation import training_scheduler
 
 SMALL = {"block_out_channels": (8,), "mid_block_type": None, "num_solver_steps": 1}
@@ -79,10 +79,23 @@ def test_times_of_other_weights_are_left_out_with_a_line(tmp_path, capsys):
     assert "no searched times for 2 steps (it has: none)" in capsys.readouterr().err
 
 
+def test_models_with_texts_are_searched_with_prompts(tmp_path):
+    conditional().save_pretrained(tmp_path / "model")
+    common = {"steps": [2], "num": 2, "device": "cpu"}
+    found = [
+        find_schedules(ScheduleOptions(str(tmp_path / "model"), prompt=prompt, **common)).found[0]
+        for prompt in ([], ["a blue square", "a red circle"], ["a red circle", "a blue square"])
+    ]
+    assert len({one.even_error for one in found}) == 3, "the prompts take turns"
+    assert load_pipeline(tmp_path / "model").facts.sampler.times == (found[-1].times,)
+
+
 def test_what_cannot_be_is_refused(model):
     for steps, message in (([], "at least one number"), ([0], "--steps 0 must be at least 1"), ([41], "at most 40")):
         with pytest.raises(InputError, match=message):
             find_schedules(ScheduleOptions(str(model), steps=steps))
+    with pytest.raises(InputError, match="a prompt was given, but this model was trained without text"):
+        find_schedules(ScheduleOptions(str(model), prompt=["a cat"]))
     path = model / "continuous_unet.json"
     known = SamplerFacts(((1000.0,),), distilled=True)
     path.write_text(json.dumps({"sampler": {"times": [list(known.times[0])], "distilled": True}}))

@@ -37,6 +37,7 @@ BAD = [
     ({"ema": 1}, "--ema 1 must be true or false"),
     ({"device": "gpu"}, "--device 'gpu' must be one of cpu, cuda, mps"),
     ({"model_options": [1]}, "--model-option .* must be a mapping"),
+    ({"default_guidance": 2.0}, "--default-guidance 2 is for models with classes or texts"),
     ({"start_from": "run", "model_options": {"patch_size": 2}}, "give one of them"),
 ]
 
@@ -58,6 +59,7 @@ def test_a_run_says_nothing_of_other_tasks(tmp_path):
     TrainConfig.from_dict({"data": "digits", "output": "x"}).save(tmp_path / "config.yaml")
     content = yaml.safe_load((tmp_path / "config.yaml").read_text())
     own = {"class_conditional": False, "condition_dropout": 0.1, "solver_steps": None, "text_encoder": None}
+    own["default_guidance"] = 1.0
     assert content["task"] == {"name": "generate", **own}
     assert not {"sigma", "scale", "regression_share"} & set(yaml.safe_dump(content).split(": "))
 

@@ -16,6 +16,7 @@ from continuous_unet.data import open_dataset
 from continuous_unet.diffusion.draws import Stream, uniform
 from continuous_unet.images.resampling import compressed, enlarge, resize, to_8_bit
 from continuous_unet.tasks.base import StepContext
+from continuous_unet.tasks.facts import ConditionFacts
 from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
 from continuous_unet.tasks.registry import TRAINED
@@ -323,6 +324,7 @@ def test_a_class_conditional_run_knows_its_classes_and_images_of_any(preset, tin
         monkeypatch.setattr(GenerateTask, name, method)
     model = {"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1}
     options = {"class_conditional": True, "condition_dropout": 0.5, "preset": preset, "model_options": model}
+    options["default_guidance"] = 2.5
     train(tiny(**options, steps=2, sample_every=2, num_samples=4, validate_every=2))
     draws = uniform(0, Stream.CONDITIONS, range(8))
     training = [labels for labels in seen["loss"] if labels not in seen["error"]]
@@ -331,7 +333,7 @@ def test_a_class_conditional_run_knows_its_classes_and_images_of_any(preset, tin
 
     pipeline = load_pipeline(tmp_path / "run")
     known = pipeline.facts.conditions
-    assert (known.classes, known.null_class) == (("circle", "square", "triangle"), 3)
+    assert known == ConditionFacts(("circle", "square", "triangle"), 3, 2.5)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline(1, num_inference_steps=2, class_labels="circle", guidance_scale=3).images[0].size == (8, 8)
     assert pipeline(1, num_inference_steps=2).images[0].size == (8, 8)

@@ -150,6 +150,7 @@ def _configure(
         model_options={},
         class_conditional=pipeline.unet.config.num_class_embeds is not None,
         condition_dropout=known.flat().get("condition_dropout", 0.1) if has_null else 0.0,
+        default_guidance=pipeline.facts.conditions.guidance_scale if has_null else 1.0,
         image_size=data.report.image_size,
         channels=data.report.channels,
         num_validation=min(num_validation, len(data) // 2),

@@ -36,6 +36,22 @@ class GenerateTraining(SolverTraining):
         "any kind and can be sampled with guidance",
         between=(0, 1),
     )
+    default_guidance: float = option(
+        1.0,
+        "guidance scale that is saved with the model, for sampling that is given none; 1 is without guidance",
+        between=(0, 1000),
+        may_change=True,
+    )
+
+    def validate(self) -> "Self":
+        super().validate()
+        asks = self.class_conditional or self.text_encoder is not None
+        if self.default_guidance != 1 and not (asks and self.condition_dropout > 0):
+            raise InputError(
+                f"--default-guidance {self.default_guidance:g} is for models with classes or texts, some of which are "
+                "dropped (--condition-dropout); leave it out"
+            )
+        return self
 
 
 @dataclass
@@ -143,6 +159,9 @@ class ScheduleOptions(Options):
     )
     steps: list[int] = option([5, 10], "numbers of sampling steps to find times for", between=(1, 40))
     num: int = option(128, "number of images that are sampled for the search", between=(1, 10_000))
+    prompt: list[str] = option(
+        [], "what these images show, for models trained with captions; several prompts take turns (default: anything)"
+    )
     batch_size: int = option(64, "number of images at a time, which takes memory for 80 states of each", at_least=1)
     guidance: float | None = option(
         None, "guidance scale that the times are for (default: that of the model)", between=(0, 1000)

@@ -22,6 +22,7 @@ from continuous_unet.tasks.facts import SamplerFacts, write_facts
 from continuous_unet.tasks.generate.options import ScheduleOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
 from continuous_unet.tasks.generate.prediction import Predictor
+from continuous_unet.tasks.generate.prompts import text_conditions
 from continuous_unet.tasks.generate.request import ask
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.packaged import refuse_packaged
@@ -70,8 +71,6 @@ def find_schedules(options: ScheduleOptions, *, stop: StopRequest | None = None)
     known, weights = pipeline.facts.sampler, fingerprint(cast(torch.nn.Module, pipeline.unet))
     if known is not None and known.distilled:
         raise InputError(f"{options.model} was distilled, and has sampling times of its own")
-    if pipeline.facts.text is not None:
-        raise InputError(f"{options.model} takes texts; times can be searched for models with classes or without any")
     pipeline.to(pick_device(options.device))
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         found = search(pipeline, options, request)
@@ -96,7 +95,16 @@ def search(pipeline: DiffusionSamplingPipeline, options: ScheduleOptions, stop: 
 
     def predictors(times: Sequence[float], numbers: range) -> Predict:
         labels = [number % classes for number in numbers] if classes else None
-        asked = ask(config, pipeline.facts, len(numbers), device, class_labels=labels, guidance_scale=options.guidance)
+        prompts = [options.prompt[number % len(options.prompt)] for number in numbers] if options.prompt else None
+        asked = ask(
+            config,
+            pipeline.facts,
+            len(numbers),
+            device,
+            class_labels=labels,
+            text=text_conditions(unet, pipeline.facts.text, prompts, None, len(numbers)),
+            guidance_scale=options.guidance,
+        )
         steps = torch.tensor(times, dtype=torch.float32, device=device)
         predictor = Predictor(unet, asked, steps, process.num_train_timesteps, len(numbers))
 

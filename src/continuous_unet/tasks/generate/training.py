@@ -97,13 +97,13 @@ class GenerateTask(Task[GenerateTraining]):
 
     def facts(self) -> Facts:
         """Returns what is saved with the model."""
-        text, dropped = None, self.condition_dropout > 0
+        text, dropped, scale = None, self.condition_dropout > 0, self.options.default_guidance
         if self.text_encoder is not None:
             text = TextFacts(**self.text_encoder.describe(), empty_prompt=dropped)
         if not self.class_conditional:
-            return Facts(text=text)
+            return Facts(conditions=ConditionFacts(guidance_scale=scale), text=text)
         null = len(self.class_names) if dropped else None
-        return Facts(conditions=ConditionFacts(self.class_names, null), text=text)
+        return Facts(conditions=ConditionFacts(self.class_names, null, scale), text=text)
 
     def loss(self, step: StepContext) -> Tensor:
         """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process."""
