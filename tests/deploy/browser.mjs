@@ -94,6 +94,13 @@ seen.dropped = await page.evaluate(async () => {
 await page.click("#paint .undo");
 seen.undone = (await settled("paint")).input;
 
+// a distilled model has its own numbers of steps, of which strength takes the last ones
+await page.selectOption("#paint-model", { label: "few" });
+await set("paint-strength", 0.6);
+seen.steps = await page.$$eval("#paint-steps option", (all) => all.map((option) => option.value));
+seen.few = await settled("paint");
+await page.selectOption("#paint-model", { label: "conditional" });
+
 // generate: reached by the keyboard
 await page.focus("#tab-paint");
 await page.keyboard.press("ArrowRight");

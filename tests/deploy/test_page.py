@@ -26,6 +26,8 @@ from continuous_unet.deploy.network import on_arrays, prepare_network
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.page import PAGE, write_page
 from continuous_unet.deploy.standalone import runtime
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.table import make_rows
 from continuous_unet.images.resampling import enlarge, resize
 from continuous_unet.images.tiling import Tiles, in_tiles, padded
 from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline
@@ -129,7 +131,12 @@ def site(pipelines, node_modules, tmp_path_factory):
     assert json.loads((folder / "latents" / "models.json").read_text())["models"][0]["folder"] == "./"
     shutil.copytree(folder / "conditional", folder / "broken")
     (folder / "broken" / "network.onnx").write_bytes(b"no network")
-    write_page(folder, [(name, f"{name}/") for name in (*pipelines, "broken")], ort)
+    few = json.loads((shutil.copytree(folder / "conditional", folder / "few") / "export.json").read_text())
+    process = process_of(pipelines["conditional"].scheduler)
+    tables = [make_rows(process, times, True) for times in ([999], [999, 512.5])]
+    few["schedule"]["tables"] = [[dataclasses.asdict(row) for row in rows] for rows in tables]
+    (folder / "few" / "export.json").write_text(json.dumps({**few, "only_tables": True}))
+    write_page(folder, [(name, f"{name}/") for name in (*pipelines, "few", "broken")], ort)
     (folder / "empty").mkdir()
     write_page(folder / "empty", [("gone", "gone/")], ort)
     return folder
@@ -169,6 +176,14 @@ def test_strokes_become_the_picture_that_numpy_makes_of_them(site, seen):
     assert_pictures(seen["paint"]["pixels"], runtime.generate(model, 1, image=drawn, strength=0.5, **options))
     assert re.match(r"\d+(\.\d)? ms per picture, 4 evaluations. conditional: 0.0\d million parameters, ", seen["facts"])
     assert seen["classes"] == ["cat", "dog", "any"]
+
+
+def test_a_distilled_model_takes_its_own_steps(site, seen):
+    assert seen["steps"] == ["1", "2"]
+    few, model = seen["few"], runtime.load(site / "few")
+    assert (few["request"]["steps"], few["request"]["strength"]) == (2, 0.6)
+    options = {"steps": 2, "strength": 0.6, "seed": 4294967303, "class_label": "dog", **TEXTS}
+    assert_pictures(few["pixels"], runtime.generate(model, 1, image=image_of(few["input"], 1), **options))
 
 
 def test_the_last_stroke_wins_and_what_is_outdated_is_dropped(site, seen):

@@ -93,14 +93,17 @@ def _export_of(source: str) -> Path:
     if (Path(source) / runtime.INFO_FILE).is_file():
         return Path(source)
     from continuous_unet.deploy.export import export
-    from continuous_unet.deploy.options import ExportOptions
+    from continuous_unet.deploy.options import ANY_STEPS, ExportOptions
+    from continuous_unet.tasks.facts import read_facts
     from continuous_unet.tasks.saved import model_folder
 
-    target = cache_folder() / "exports" / _digest(model_folder(find_model(source)))
+    place = model_folder(find_model(source))
+    target = cache_folder() / "exports" / _digest(place)
     try:
         runtime.read_info(target)
     except runtime.ExportedModelError:
-        export(ExportOptions(model=source, output=str(target), repeats=0, overwrite=True))
+        depth = None if read_facts(place).solver_steps is None else ANY_STEPS  # the page has a field for it
+        export(ExportOptions(model=source, output=str(target), solver_steps=depth, repeats=0, overwrite=True))
     return target
 
 
