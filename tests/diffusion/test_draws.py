@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from continuous_unet.deploy.standalone import runtime
-from continuous_unet.diffusion.draws import Stream, normal, philox, seed_dropout, uniform
+from continuous_unet.diffusion.draws import Stream, halves, normal, philox, seed_dropout, uniform
 from tests.random123 import VECTORS
 
 
@@ -117,3 +117,10 @@ def test_dropout_differs_by_step_part_and_process():
         seed_dropout(*coordinates)
         draws.add(float(torch.rand(())))
     assert len(draws) == 5
+
+
+def test_positions_may_be_a_tensor_of_their_words():
+    positions = [3, 2**40 + 1, 2**64 - 1]
+    words = halves(positions, torch.device("cpu"))
+    assert torch.equal(normal(7, 1, words, (2, 3)), normal(7, 1, positions, (2, 3)))
+    assert torch.equal(uniform(7, 1, words), uniform(7, 1, positions))

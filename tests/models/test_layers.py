@@ -7,7 +7,16 @@ from torch import nn
 from continuous_unet import ContinuousUNet3DModel
 from continuous_unet.models import size_multiple
 from continuous_unet.models.config import UNetConfig
-from continuous_unet.models.layers import Merge, PixelNorm, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle
+from continuous_unet.models.layers import (
+    Merge,
+    PixelNorm,
+    Upsample,
+    channels_last_group_norm,
+    conv,
+    norm,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 from continuous_unet.models.unet import ContinuousUNet
 
 SIZES = {1: (12,), 2: (4, 8), 3: (4, 8, 4)}
@@ -156,3 +165,17 @@ def test_a_factorised_convolution_starts_with_each_frame_by_itself():
         torch.testing.assert_close(layer(x), torch.cat(by_frame, dim=2))
     nn.init.normal_(layer.time.weight)
     assert not torch.allclose(layer(x), torch.cat(by_frame, dim=2))
+
+
+def test_group_normalisation_of_channels_last_maps_is_that_of_torch():
+    x = torch.randn(2, 6, 3, 5).to(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = torch.randn(6), torch.randn(6)
+    expected = nn.functional.group_norm(x, 3, weight, bias, 1e-3)
+    found = channels_last_group_norm(x, 3, weight, bias, 1e-3)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    half = channels_last_group_norm(x.bfloat16(), 3, weight, bias, 1e-3)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.02, atol=0.05)

@@ -12,6 +12,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from continuous_unet.base.devices import sent
 from continuous_unet.base.randomness import derive_seed
 
 WORD = 0xFFFFFFFF
@@ -21,6 +22,8 @@ _CHUNK = 2**15
 """The number of blocks that are computed at a time on a CPU, so that their words fit into its cache."""
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 Device = torch.device | str
+Positions = Sequence[int] | Tensor
+"""One number for each image, or their `halves`."""
 
 
 class Stream(IntEnum):
@@ -67,7 +70,7 @@ def philox(key: tuple[int, int], counters: Words) -> Words:
     return c0, c1.bitwise_and_(WORD), c2, c3.bitwise_and_(WORD)
 
 
-def normal(seed: int, stream: int, positions: Sequence[int], shape: Sequence[int], device: Device = "cpu") -> Tensor:
+def normal(seed: int, stream: int, positions: Positions, shape: Sequence[int], device: Device = "cpu") -> Tensor:
     """Returns standard normal noise `(B, *shape)`, float32.
 
     On one device it is the same to the last bit however positions are divided into batches; between devices it differs
@@ -76,33 +79,43 @@ def normal(seed: int, stream: int, positions: Sequence[int], shape: Sequence[int
     Args:
         seed: the seed of the run, 0 to 2**64 - 1.
         stream: the purpose, see `Stream`; 0 to 2**32 - 1.
-        positions: one number for each of the B images, 0 to 2**64 - 1, such as its place in the data's sequence.
+        positions: one number for each of the B images, 0 to 2**64 - 1, such as its place in the data's sequence; or
+            what `halves` makes of them.
         shape: the shape of an image, `(C, H, W)`.
         device: where the noise is computed.
     """
     count = math.prod(shape)
     blocks = torch.arange(-(-count // 4), device=device)
-    chunk = len(positions)
+    words = halves(positions, blocks.device)
+    chunk = number = words.shape[1]
     if blocks.device.type == "cpu":
         chunk = max(1, _CHUNK // max(1, len(blocks)))
-    noise = torch.empty(len(positions), len(blocks), 4, device=device)
-    for start in range(0, len(positions), chunk):
-        w0, w1, w2, w3 = _words(seed, stream, positions[start : start + chunk], blocks)
+    noise = torch.empty(number, len(blocks), 4, device=device)
+    for start in range(0, number, chunk):
+        w0, w1, w2, w3 = _words(seed, stream, words[:, start : start + chunk], blocks)
         _box_muller(w0, w1, noise[start : start + chunk, :, :2])
         _box_muller(w2, w3, noise[start : start + chunk, :, 2:])
-    return noise.flatten(1)[:, :count].reshape(len(positions), *shape)
+    return noise.flatten(1)[:, :count].reshape(number, *shape)
 
 
-def uniform(seed: int, stream: int, positions: Sequence[int], device: Device = "cpu") -> Tensor:
+def uniform(seed: int, stream: int, positions: Positions, device: Device = "cpu") -> Tensor:
     """Returns numbers `(B,)`, uniform in [0, 1), float32; the arguments are those of `normal`."""
-    word = _words(seed, stream, positions, torch.arange(1, device=device))[0]
+    blocks = torch.arange(1, device=device)
+    word = _words(seed, stream, halves(positions, blocks.device), blocks)[0]
     return (word[:, 0] >> 8).float() * 2.0**-24  # 24 bits are exact in float32
 
 
-def _words(seed: int, stream: int, positions: Sequence[int], blocks: Tensor) -> Words:
+def halves(positions: Positions, device: torch.device) -> Tensor:
+    """Returns the lower and the upper words of some positions, int64 `(2, B)`, on a device."""
+    if isinstance(positions, Tensor):
+        return positions
+    words = [[position & WORD for position in positions], [position >> 32 & WORD for position in positions]]
+    return sent(torch.tensor(words, dtype=torch.int64), device)
+
+
+def _words(seed: int, stream: int, words: Tensor, blocks: Tensor) -> Words:
     """Returns the words of some blocks for each position, each `(B, blocks)`."""
-    halves = [[position & WORD for position in positions], [position >> 32 & WORD for position in positions]]
-    low, high = torch.tensor(halves, dtype=torch.int64, device=blocks.device)[:, :, None]
+    low, high = words[:, :, None]
     return philox((seed & WORD, seed >> 32 & WORD), (blocks[None], low, torch.full_like(low, stream), high))
 
 

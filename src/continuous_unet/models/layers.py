@@ -100,11 +100,32 @@ class PixelNorm(nn.Module):
         return normed.movedim(-1, 1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that keeps the layout of channels-last maps on a GPU.
+
+    There torch's own kernel returns maps whose channels come first, so that the convolutions before and after it would
+    copy them. Everywhere else it is torch's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1:
+            return channels_last_group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+def channels_last_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Returns `x` `(B, C, H, W)`, normalised over groups of channels, with its layout and its precision."""
+    by_group = x.permute(0, 2, 3, 1).unflatten(-1, (num_groups, -1)).float()
+    variance, mean = torch.var_mean(by_group, dim=(1, 2, 4), correction=0, keepdim=True)
+    normed = ((by_group - mean) * (variance + eps).rsqrt()).flatten(3)
+    return torch.addcmul(bias.float(), normed, weight.float()).to(x.dtype).permute(0, 3, 1, 2)
+
+
 def norm(norm_type: str, channels: int, num_groups: int, eps: float) -> nn.Module:
     """Returns the normalisation of that name (see `NORM_TYPES`) for maps of any dimension."""
     if norm_type == "none":
         return nn.Identity()
-    return PixelNorm(channels, eps) if norm_type == "pixel" else nn.GroupNorm(num_groups, channels, eps=eps)
+    return PixelNorm(channels, eps) if norm_type == "pixel" else GroupNorm(num_groups, channels, eps=eps)
 
 
 def pixel_unshuffle(x: Tensor, factor: int, kept: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.codecs.autoencoder import Autoencoder
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.diffusion.draws import Stream, normal
+from continuous_unet.diffusion.draws import Positions, Stream, normal
 from continuous_unet.diffusion.options import ProcessOptions
 from continuous_unet.diffusion.process import Process
 from continuous_unet.images.grids import make_grid
@@ -62,7 +62,7 @@ class StepContext:
     """Number of training steps that were taken before."""
     shallow: Shallow | None = None
     """A further number of solver steps to train at, with elastic depth."""
-    positions: Sequence[int] = ()
+    positions: Positions = ()
     """The places of the images in the data's sequence, which further random numbers may follow from."""
     teacher: Network | None = None
     """The model that the student learns from, in evaluation mode, for tasks that have a teacher."""
@@ -104,6 +104,8 @@ class Task(ABC, Generic[Chosen]):
     """Whether a model is made for images of one size."""
     timed: ClassVar[bool] = True
     """Whether the error depends on the time, so that validation also records it for each quarter of the times."""
+    capturable: ClassVar[bool] = False
+    """Whether each loss is computed by the same operations on the device, from nothing but tensors of the batch."""
     codec: Autoencoder | None = None
     """What makes images of what the model makes; None for pixels. The run sets it."""
 

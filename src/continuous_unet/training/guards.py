@@ -39,8 +39,10 @@ class Guard:
     processes: Processes
     folder: RunFolder
 
-    def check_gradient(self, state: TrainState, finite: bool, seen: list[Seen]) -> None:
-        """Counts in `state.non_finite` the steps in a row whose gradient is not finite, up to step `state.step + 1`.
+    def check_gradient(self, state: TrainState, finite: bool, seen: list[Seen], step: int | None = None) -> None:
+        """Counts in `state.non_finite` the steps in a row whose gradient is not finite, up to `step`.
+
+        If `step` is None, it is the one that is being taken, `state.step + 1`.
 
         The images, of all processes, whose loss is not finite are named; all images of the step if each loss is.
 
@@ -50,7 +52,8 @@ class Guard:
         state.non_finite = 0 if finite else state.non_finite + 1
         if finite:
             return
-        step, parts = state.step + 1, ((part.numbers, part.times, part.losses) for part in seen)
+        step = state.step + 1 if step is None else step
+        parts = ((part.numbers, part.times, part.losses) for part in seen)
         rows = self.processes.gather([row for part in parts for row in zip(*map(Tensor.tolist, part), strict=True)])
         rows = [row for row in rows if not math.isfinite(row[2])] or rows
         names = [self.data.name_of(index) for index, _, _ in rows]

@@ -33,6 +33,7 @@ from continuous_unet.tasks.saved import model_folder
 from continuous_unet.training.config import TrainConfig
 from continuous_unet.training.folder import RunFolder
 from continuous_unet.training.latents import of_latents, open_codec, provide_latents
+from continuous_unet.training.on_device import DeviceTrainer, trains_on_device
 from continuous_unet.training.quantization_aware import round_convolutions
 from continuous_unet.training.report import TrainResult
 from continuous_unet.training.state import Learner
@@ -100,7 +101,8 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(started, task, data)
     learner = make_learner(config, model, accelerator)
-    trainer = Trainer(config, accelerator, folder, task, data, held_out, learner, processes)
+    kind = DeviceTrainer if trains_on_device(config, accelerator) else Trainer
+    trainer = kind(config, accelerator, folder, task, data, held_out, learner, processes)
     name = config.model.start_from or task.model_name(config.model.preset)
     processes.say(f"{type(model).__name__} ({name}): {learner.num_parameters:,} parameters, on {accelerator.device}")
     claim = folder.resume if resume else folder.start
@@ -248,12 +250,16 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
 
 def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator) -> Learner:
     """Returns a model with its optimizer, learning rate and averages, on the device of a run."""
-    settings = config.optimizer
+    settings, on_device = config.optimizer, trains_on_device(config, accelerator)
+    layout = torch.channels_last if accelerator.device.type == "cuda" else torch.preserve_format
+    if layout == torch.channels_last:
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.weight_decay,
+        **({"fused": True, "capturable": accelerator.device.type == "cuda"} if on_device else {}),
     )
     lr_scheduler = get_scheduler(
         settings.lr_schedule, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=config.steps
@@ -266,6 +272,7 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
         lr_scheduler=lr_scheduler,
         ema=EMAModel(model.parameters(), decay=settings.ema_decay, **EMA_WARMUP) if settings.ema else None,
         scaler=accelerator.scaler,
+        memory_format=layout,
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -19,6 +19,8 @@ from continuous_unet.tasks.network import Network, Prediction
 if TYPE_CHECKING:
     from continuous_unet.models.config import SavedConfig
 
+KERNELS = ("foreach", "fused", "capturable")
+"""Settings of an optimizer that belong to the device that it is on, and not to the run."""
 Tensors = dict[str, dict[str, Tensor]]
 """Tensors by file and name."""
 
@@ -86,6 +88,8 @@ class Learner:
     """The averaged weights, if the run keeps them."""
     scaler: torch.amp.GradScaler | None
     """The gradient scaler of float16; None in other precisions."""
+    memory_format: torch.memory_format = torch.preserve_format
+    """The layout of images, and of the weights of convolutions."""
 
     @property
     def bare(self) -> Network:
@@ -134,9 +138,9 @@ class Learner:
                 f"{names[i]}/{key}": value for i, entry in optimizer["state"].items() for key, value in entry.items()
             },
         }
-        numbers = {
-            "optimizer": optimizer["param_groups"],
-            "lr_scheduler": self.lr_scheduler.state_dict(),
+        numbers: Json = {
+            "optimizer": _plain(optimizer["param_groups"]),
+            "lr_scheduler": _plain(self.lr_scheduler.state_dict()),
             "scaler": self.scaler and self.scaler.state_dict(),
         }
         if self.ema is not None:
@@ -160,7 +164,9 @@ class Learner:
         for full, tensor in tensors["optimizer"].items():
             name, _, key = full.rpartition("/")
             state.setdefault(places[name], {})[key] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizer"]})
+        pairs = list(zip(numbers["optimizer"], self.optimizer.param_groups, strict=True))
+        groups = [{**saved, **{name: own[name] for name in KERNELS if name in own}} for saved, own in pairs]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.lr_scheduler.load_state_dict(numbers["lr_scheduler"])
         if self.ema is not None:
             averages = [tensors["ema"][name] for name in self.names]
@@ -178,3 +184,12 @@ class Learner:
             shape = own.get(full.rpartition("/")[0])
             if shape is None or (tensor.ndim and tensor.shape != shape):  # AdamW's counters have no dimension
                 raise InputError(f"the checkpoint's optimizer.safetensors does not fit this model ({full})")
+
+
+def _plain(value: Any) -> Any:
+    """Returns settings as JSON can hold them: a learning rate may be a tensor on a device."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return float(value) if isinstance(value, Tensor) else value

@@ -7,7 +7,7 @@ follow from `(seed, p)`, and dropout from `(seed, step)`. A killed and resumed r
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -54,6 +54,9 @@ class Trainer(TrainingRun):
                 bar.update()
                 last = state.step == config.steps
                 self.stopped_by = processes.agreed(self.stop)
+                frequencies = every.log_every, every.validate_every, every.checkpoint_every, every.sample_every
+                if last or self.stopped_by or any(state.step % number == 0 for number in frequencies):
+                    self.settle()
 
                 if last or state.step % every.log_every == 0:
                     now = time.perf_counter()
@@ -95,31 +98,12 @@ class Trainer(TrainingRun):
     def take_step(self, batches: Iterator[Batch]) -> Tensor:
         """Changes the weights once, and counts it; returns the norm of the gradient."""
         accelerator, learner, task, state = self.accelerator, self.learner, self.task, self.state
-        settings, seed, device = self.config.optimizer, self.config.seed, self.accelerator.device
+        settings = self.config.optimizer
         seen: list[Seen] = []
         for part in range(settings.gradient_accumulation_steps):
             positions, batch = next(batches)
-            clean = batch["image"].to(device)
-            draws = uniform(seed, Stream.CONDITIONS, positions, device) if task.condition_dropout > 0 else None
-            step = StepContext(
-                model=learner.network,
-                process=task.process,
-                clean=clean,
-                noise=normal(seed, Stream.TRAINING_NOISE, positions, clean.shape[1:], device),
-                times=task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
-                conditions=task.conditions(batch, device, draws),
-                step=state.step,
-                shallow=draw_shallow(
-                    self.depths,
-                    seed=seed,
-                    step=state.step,
-                    progress=state.step / self.config.steps,
-                    positions=positions,
-                ),
-                positions=positions,
-                teacher=self.teacher,
-            )
-            seed_dropout(seed, state.step, part, self.processes.rank)
+            step = self.context(positions, batch)
+            self.seed_dropout(part)
             with accelerator.accumulate(learner.wrapped):
                 with accelerator.autocast():
                     losses = task.loss(step)
@@ -143,3 +127,38 @@ class Trainer(TrainingRun):
         state.images_seen += settings.batch_size * settings.gradient_accumulation_steps * self.processes.count
         state.losses.append(torch.stack([part.losses.mean() for part in seen]).mean())
         return norm
+
+    def context(self, positions: range | Tensor, batch: Mapping[str, Tensor]) -> StepContext:
+        """Returns what the task is given of a batch, with the random numbers of its positions.
+
+        Args:
+            positions: those of the batch, or their `draws.halves`, which do for models of one depth.
+            batch: as the data's loader yields it.
+        """
+        task, seed, device, step = self.task, self.config.seed, self.accelerator.device, self.state.step
+        clean = batch["image"].to(device, non_blocking=True, memory_format=self.learner.memory_format)
+        draws = uniform(seed, Stream.CONDITIONS, positions, device) if task.condition_dropout > 0 else None
+        noise = normal(seed, Stream.TRAINING_NOISE, positions, clean.shape[1:], device)
+        shallow = None
+        if isinstance(positions, range):
+            progress = step / self.config.steps
+            shallow = draw_shallow(self.depths, seed=seed, step=step, progress=progress, positions=positions)
+        return StepContext(
+            model=self.learner.network,
+            process=task.process,
+            clean=clean,
+            noise=noise.to(memory_format=self.learner.memory_format),
+            times=task.process.draw_times(uniform(seed, Stream.TRAINING_TIMES, positions, device)),
+            conditions=task.conditions(batch, device, draws),
+            step=step,
+            shallow=shallow,
+            positions=positions,
+            teacher=self.teacher,
+        )
+
+    def seed_dropout(self, part: int) -> None:
+        """Seeds dropout for one batch of a training step."""
+        seed_dropout(self.config.seed, self.state.step, part, self.processes.rank)
+
+    def settle(self) -> None:
+        """Brings the state of the run up to date with the steps that were taken; here it always is."""

@@ -13,6 +13,8 @@ from continuous_unet.tasks.restoration import evaluated
 class DenoiseTask(RestorationTask[DenoiseTraining]):
     """Learns to remove white Gaussian noise, uniformly of every strength between two bounds and not clipped."""
 
+    capturable = True
+
     def attempt(self, step: StepContext) -> Attempt:
         return Attempt(self.restored(step)[1], step.clean)
 

@@ -34,6 +34,7 @@ TEACHER_STEPS = 16
 class DistillTask(GenerateTask):
     """Learns to make in few evaluations the images that the teacher makes in many."""
 
+    capturable = False
     options: DistillTraining
 
     @cached_property

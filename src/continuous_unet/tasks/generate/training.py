@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from continuous_unet.base.devices import sent
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.tasks.base import PictureContext, StepContext, Task, Tokenise
@@ -29,6 +30,7 @@ BATCH = 16
 class GenerateTask(Task[GenerateTraining]):
     """Learns to predict the noise, `v` or the image, as the process says, at every time."""
 
+    capturable = True
     class_names: tuple[str, ...] = ()
     """The names of the classes of the data, by number."""
     text_encoder: TextEncoder | None = None
@@ -77,14 +79,14 @@ class GenerateTask(Task[GenerateTraining]):
         found: dict[str, Tensor] = {}
         dropped = None if draws is None else draws < self.condition_dropout
         if self.class_conditional:
-            found["class_labels"] = batch["label"].to(device)
+            found["class_labels"] = sent(batch["label"], device)
             if dropped is not None:
                 found["class_labels"] = found["class_labels"].masked_fill(dropped, len(self.class_names))
         if self.text_encoder is not None:
-            tokens = Tokens(*(batch[name].to(device) for name in Tokens._fields))
+            tokens = Tokens(*(sent(batch[name], device) for name in Tokens._fields))
             if dropped is not None:
                 empty = self.text_encoder.tokenise([""])
-                replaced = (e.to(device).where(dropped[:, None], t) for e, t in zip(empty, tokens, strict=True))
+                replaced = (sent(e, device).where(dropped[:, None], t) for e, t in zip(empty, tokens, strict=True))
                 tokens = Tokens(*replaced)
             found |= self.text_encoder.arguments(tokens)
         return found
