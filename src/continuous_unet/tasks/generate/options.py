@@ -78,7 +78,12 @@ class SampleOptions(Options):
         "number of steps; else ddim, and euler for flow matching)",
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
-    batch_size: int = option(64, "number of images that are made at a time; it does not change them", at_least=1)
+    batch_size: int | None = option(
+        None,
+        "number of images that are made at a time; it does not change them (default: 64 on a CPU, and on a GPU as many "
+        "as fit into half of its free memory, up to 512)",
+        at_least=1,
+    )
     classes: list[str] | list[int] | int | str | None = option(
         None,
         "classes of the images, by name or number: a row for each, all of them with all, and images of any class with "
@@ -120,7 +125,9 @@ class SampleOptions(Options):
     )
     variant: str | None = option(None, "variant of the saved weights, such as fp16 (default: the only one that exists)")
     device: str | None = option(None, "cpu, cuda or mps (default: the best one available)")
-    dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "precision of the weights")
+    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+        None, "precision of the weights (default: bfloat16 on a GPU that computes in it, else float32)"
+    )
     compile: bool = option(
         False, "compile the model with torch.compile first, which takes about a minute; batches are faster then"
     )

@@ -15,6 +15,7 @@ from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.facts import Facts, SolverStepFacts
 from continuous_unet.tasks.generate.options import AUTO
 from continuous_unet.tasks.generate.request import Asked, Conditions
+from continuous_unet.tasks.generate.speed import CapturedEvaluation, capture_pays
 
 FEWEST_PRECOMPUTED = 4
 """Sampling steps from which it pays to precompute the embeddings, which costs about one step."""
@@ -103,23 +104,29 @@ class Predictor:
         kinds = [self._kind(float(timestep)) for timestep in timesteps]
         self.arguments: dict[tuple[bool, int | None], Json] = {}
         """Those of the evaluations, with and without guidance, by number of solver steps."""
+        self.captured: dict[tuple[bool, int | None], CapturedEvaluation] = {}
+        """Those of which there are so many that they are captured."""
         for guided, depth in dict.fromkeys(kinds):
             chosen = timesteps[torch.tensor([kind == (guided, depth) for kind in kinds])]
             solver: Json = {} if depth is None else {"num_solver_steps": depth}
             what, batch = (both, 2 * batch_size) if guided else (asked.conditions, batch_size)
             self.arguments[guided, depth] = self._arguments(what, chosen, batch, solver)
+            if not self.following and capture_pays(timesteps.device, len(chosen)):
+                self.captured[guided, depth] = CapturedEvaluation(unet, self.arguments[guided, depth])
 
     def __call__(self, model_input: Tensor, timestep: Tensor) -> Tensor:
         """Returns the prediction `(B, C, H, W)`, float32, for the model's input of that shape."""
         kind = self._kind(float(timestep))
         if not kind[0]:
-            return self._evaluate(model_input, timestep, self.arguments[kind])
+            return self._evaluate(model_input, timestep, kind)
         both = torch.cat([model_input, model_input])
-        return self.guidance.combine(self._evaluate(both, timestep, self.arguments[kind]))
+        return self.guidance.combine(self._evaluate(both, timestep, kind))
 
-    def _evaluate(self, model_input: Tensor, timestep: Tensor, arguments: Json) -> Tensor:
+    def _evaluate(self, model_input: Tensor, timestep: Tensor, kind: tuple[bool, int | None]) -> Tensor:
+        if kind in self.captured:
+            return self.captured[kind](model_input, timestep).float()
         told = {"next_timestep": self.following[float(timestep)]} if self.following else {}
-        return self.unet(model_input, timestep, **arguments, **told).sample.float()
+        return self.unet(model_input, timestep, **self.arguments[kind], **told).sample.float()
 
     def _kind(self, timestep: float) -> tuple[bool, int | None]:
         """Returns whether an evaluation is guided, and its number of solver steps."""

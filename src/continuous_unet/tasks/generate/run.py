@@ -26,6 +26,7 @@ from continuous_unet.tasks.generate.pipeline import (
 )
 from continuous_unet.tasks.generate.prediction import field_evaluations, find_solver_steps
 from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
+from continuous_unet.tasks.generate.speed import fitting_batch, usual_dtype
 from continuous_unet.tasks.loading import load_pipeline
 
 
@@ -75,7 +76,8 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     options.validate()
     processes = launched_processes(options.device)
     device = pick_device(options.device) if processes.state is None else processes.state.device
-    pipeline = load_pipeline(options.model, device=device, dtype=getattr(torch, options.dtype), variant=options.variant)
+    dtype = usual_dtype(device) if options.dtype is None else getattr(torch, options.dtype)
+    pipeline = load_pipeline(options.model, device=device, dtype=dtype, variant=options.variant)
     steps = choose_sampler(pipeline, options.scheduler, options.steps)
     pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
     solver_steps = find_solver_steps(pipeline.unet, pipeline.facts, options.solver_steps)
@@ -86,7 +88,10 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     paths = output_paths(options.output, total, options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
-    jobs = jobs_of(rows, options.num, options.batch_size)
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = processes.from_main(fitting_batch(pipeline.unet, device))
+    jobs = jobs_of(rows, options.num, batch_size)
     how: Json = {"seed": options.seed, "num_inference_steps": steps}
     how |= {"guidance_scale": options.guidance, "guidance_interval": options.interval()}
     if options.image is not None:
