@@ -644,6 +644,19 @@ TABLES: dict[str, Callable[[], str]] = {
         },
         missing="threads.py",
     ),
+    "loop": Spec(
+        lambda: rows("loop"),
+        {
+            "preset": "`{preset}`",
+            "images": "{image_size}x{image_size}, {batch_size} at a time",
+            "device": "{device}",
+            "precision": lambda row: {"no": "float32"}.get(row["mixed_precision"], row["mixed_precision"]),
+            "images/s of `cunet train`": "{images_per_second}",
+            "of the bare loop": "{bare_images_per_second}",
+            "ratio": ratio,
+        },
+        missing="loop.py",
+    ),
     "deploy-exports": deploy(
         "exports",
         {
