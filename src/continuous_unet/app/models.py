@@ -108,9 +108,9 @@ def _export_of(source: str) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """Returns a name for the export of a model, by the contents of its files and this version."""
+    """Returns a name for the export of a model, by the contents of its files, but for its card, and this version."""
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:24]
