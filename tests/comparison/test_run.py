@@ -19,8 +19,10 @@ from diffusers import DDPMScheduler
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.comparison import CompareConfig, compare
+from continuous_unet.diffusion.process import process_of
 from continuous_unet.models import presets
 from continuous_unet.tasks.facts import Facts, SamplerFacts
+from continuous_unet.tasks.loading import load_pipeline
 
 SIDES = {
     "ours": {"label": "ours", "preset": "tiny", "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}},
@@ -212,9 +214,12 @@ def test_saved_models_are_sides_and_distilled_ones_take_their_own_steps(tmp_path
 
 
 def test_minutes_give_faster_sides_more_images(tmp_path, sides):
-    """Equal time: images in proportion to the speed that was measured, in whole batches."""
+    """Equal time: images in proportion to the speed that was measured, in whole batches; by flow matching."""
     folder = tmp_path / "out"
-    compare(config(folder, sides[:1], budget="minutes=0.002", num_seeds=1, learning_rates=[1e-3]))
+    flow = {"process": "flow", "scheduler": "euler"}
+    compare(config(folder, sides[:1], budget="minutes=0.002", num_seeds=1, learning_rates=[1e-3], **flow))
+    assert {row["scheduler"] for row in table(folder / "sampling.csv")} == {"euler"}
+    assert process_of(load_pipeline(folder / "runs/ours/seed-0").scheduler).name == "flow"
     speed = json.loads((folder / "pieces/training-speed.json").read_text(encoding="utf-8"))["ours"]
     run = json.loads((folder / "pieces/runs/ours/seed-0.json").read_text(encoding="utf-8"))
     expected = 0.12 / speed["seconds_per_image"]

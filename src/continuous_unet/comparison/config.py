@@ -12,11 +12,11 @@ from continuous_unet.training.config import TrainConfig
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-CURVE_SCHEDULERS = ("ddim", "dpm++")
-"""Samplers of the quality curves."""
+CURVE_SCHEDULERS = {"variance-preserving": ("ddim", "dpm++"), "flow": ("euler",)}
+"""Samplers of the quality curves, by the noise process."""
 SHARED = (
-    *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "objective"),
-    *("noise_schedule", "ema_decay", "device"),
+    *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "ema_decay"),
+    *("process", "device"),
 )
 """Options that every training takes from the comparison."""
 
@@ -59,7 +59,12 @@ class CompareConfig(Options):
     num_validation: int = option(512, "images held out for the validation loss", between=(1, 10**6))
     # not epsilon: after a small budget its error at the highest noise, which sampling multiplies by up to 100, still
     # makes most pictures blank, and the FID of every side is then that of blank pictures
-    objective: Literal["epsilon", "v_prediction", "sample"] = option("v_prediction", "what the models predict")
+    objective: Literal["epsilon", "v_prediction", "sample"] = option(
+        "v_prediction", "what the models predict; not for --process flow, which predicts the flow"
+    )
+    process: Literal["variance-preserving", "flow"] = option(
+        "variance-preserving", "noise process of all sides; flow is flow matching, with --scheduler euler"
+    )
     noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
         "linear", "betas of the diffusion process"
     )
@@ -72,7 +77,9 @@ class CompareConfig(Options):
 
     num_samples: int = option(5000, "samples for the FID and KID of each side and seed", between=(100, 10**7))
     scheduler: str = option(
-        "dpm++", "sampler of the FID and of the time per image: ddim or dpm++", old=("--main-sampler",)
+        "dpm++",
+        "sampler of the FID and of the time per image: ddim or dpm++, and euler for --process flow",
+        old=("--main-sampler",),
     )
     sampling_steps: int = option(10, "sampling steps of the FID and of the time per image", between=(1, 1000))
     curve_steps: list[int] = option(
@@ -109,8 +116,16 @@ class CompareConfig(Options):
     def validate(self) -> "Self":
         super().validate()
         self.budget_parts()
-        if self.scheduler not in CURVE_SCHEDULERS:
-            raise InputError(f"--scheduler {self.scheduler!r} is unknown; expected {' or '.join(CURVE_SCHEDULERS)}")
+        fresh = type(self)()
+        for name in ("objective", "noise_schedule"):
+            if self.process == "flow" and getattr(self, name) != getattr(fresh, name):
+                raise InputError(f"--{name.replace('_', '-')} is for --process variance-preserving; leave it out")
+        known = CURVE_SCHEDULERS[self.process]
+        if self.scheduler not in known:
+            raise InputError(
+                f"--scheduler {self.scheduler!r} is no sampler for --process {self.process}; expected "
+                f"{' or '.join(known)}"
+            )
         if not self.learning_rates:
             raise InputError("--learning-rates must name at least one learning rate")
         if self.sweep_images is not None and self.sweep_images < self.batch_size:
@@ -160,6 +175,8 @@ class CompareConfig(Options):
         """
         every = max(1, steps // points)
         shared = {name: getattr(self, name) for name in SHARED}
+        if self.process == "variance-preserving":
+            shared |= {"objective": self.objective, "noise_schedule": self.noise_schedule}
         return TrainConfig.from_dict(
             {
                 **shared,

@@ -6,7 +6,7 @@ from continuous_unet.comparison.rows import Spread, Timing
 
 MISSING = "–"
 """Stands for what was not measured."""
-SCHEDULER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "own": "its own sampler"}
+SCHEDULER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "euler": "Euler", "own": "its own sampler"}
 
 
 def scaled(value: float, unit: str, digits: int, reference: float | None = None) -> str:

@@ -100,7 +100,12 @@ def _progress(axes: Panels, comparison: Comparison, look: Look) -> None:
 
 
 def _sampling(axes: Panels, comparison: Comparison, look: Look) -> None:
-    for panel, scheduler in zip(axes, CURVE_SCHEDULERS, strict=True):
+    measured = {p.scheduler for _, trained in comparison.trained() for p in trained.sampling}
+    pairs = CURVE_SCHEDULERS["variance-preserving"], CURVE_SCHEDULERS["flow"]
+    names = next((pair for pair in pairs if measured & set(pair)), pairs[0])
+    for panel in axes[len(names) :]:
+        panel.set_visible(False)
+    for panel, scheduler in zip(axes, names, strict=False):
         for side, trained in comparison.trained():
             points = [(p.steps, p.fid) for p in trained.sampling if p.scheduler == scheduler]
             if points:

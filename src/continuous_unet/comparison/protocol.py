@@ -235,7 +235,7 @@ class Protocol:
                 grid = None if seed else samples / f"{side.name}.png"
                 made = task(side, seed, sampler, steps, config.num_samples, grid)
                 distances.append((side, f"distance/{side.name}/seed-{seed}", made))
-            for name in (OWN,) if own else CURVE_SCHEDULERS:
+            for name in (OWN,) if own else CURVE_SCHEDULERS[config.process]:
                 for steps in own or config.curve_steps:
                     made = task(side, 0, name, steps, config.curve_samples)
                     curves.append((side, f"sampling/{side.name}-{name}-{steps}", made))
