@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from continuous_unet.tasks.denoise.pipeline import DenoisingPipeline as DenoisingPipeline
     from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline as DiffusionSamplingPipeline
     from continuous_unet.tasks.inpaint.pipeline import InpaintingPipeline as InpaintingPipeline
+    from continuous_unet.tasks.plan.pipeline import PlanningPipeline as PlanningPipeline
+    from continuous_unet.tasks.plan.policy import Policy as Policy
     from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline as SuperResolutionPipeline
 
 __version__ = "0.1.0"
@@ -27,6 +29,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".tasks.denoise.pipeline": ["DenoisingPipeline"],
         ".tasks.generate.pipeline": ["DiffusionSamplingPipeline"],
         ".tasks.inpaint.pipeline": ["InpaintingPipeline"],
+        ".tasks.plan.pipeline": ["PlanningPipeline"],
+        ".tasks.plan.policy": ["Policy"],
         ".tasks.upscale.pipeline": ["SuperResolutionPipeline"],
         # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
         "diffusers.models.modeling_utils": ["ModelMixin"],

@@ -121,6 +121,7 @@ def test_spellings_of_version_0_1(kind, capsys):
 
 MISSING = {
     "sample": "RUN_OR_MODEL is missing",
+    "plan": "RUN_OR_MODEL is missing",
     "denoise": "IN is missing",
     "upscale": "IN is missing",
     "inpaint": "IN is missing",

@@ -41,7 +41,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path):
-    """Makes what the snippets use: a folder of photographs, and a mask of their size."""
+    """Makes what the snippets use: a folder of photographs, a mask of their size, and episodes of a robot."""
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for i in range(16):
@@ -50,6 +50,9 @@ def workplace(tmp_path):
     hole = np.zeros((40, 48), np.uint8)
     hole[10:20, 10:20] = 255
     Image.fromarray(hole).save(tmp_path / "mask.png")
+    arrays = {"observations": rng.normal(size=(150, 6)), "actions": rng.normal(size=(150, 2))}
+    np.savez(tmp_path / "trajectories.npz", **arrays, episode_ends=np.array([40, 100, 150]))
+    np.savez(tmp_path / "observation.npz", observations=np.zeros((2, 6)))
     return tmp_path
 
 

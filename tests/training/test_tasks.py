@@ -19,10 +19,12 @@ from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.facts import ConditionFacts
 from continuous_unet.tasks.generate.training import GenerateTask
 from continuous_unet.tasks.loading import load_pipeline, load_restorer
+from continuous_unet.tasks.plan.pipeline import load_planner
 from continuous_unet.tasks.registry import TRAINED
 from continuous_unet.training import TrainConfig, train
 from continuous_unet.training.config import recorded
 from continuous_unet.training.run import make_task
+from tests.tasks.planning import episodes
 from tests.training.runs import records
 
 RESTORATION = {
@@ -65,7 +67,12 @@ def restoration(tiny, **changes):
 
 
 def test_every_task_is_here():
-    assert {options["task"] for options, _ in RESTORATION.values()} == set(TRAINED) - {"generate", "codec", "distill"}
+    assert {options["task"] for options, _ in RESTORATION.values()} == set(TRAINED) - {
+        "generate",
+        "codec",
+        "distill",
+        "plan",
+    }
 
 
 def train_whole_and_in_parts(make, tiny, tmp_path, **options):
@@ -83,7 +90,7 @@ def train_whole_and_in_parts(make, tiny, tmp_path, **options):
         ]
         assert files[0].keys() == files[1].keys()
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
-    found = [r for r in records(tmp_path / "whole") if "validation_psnr" in r]
+    found = [r for r in records(tmp_path / "whole") if "validation_loss" in r]
     assert [r["step"] for r in found] == [3, 6]
     assert (tmp_path / "whole" / "samples" / "step-00000006.png").is_file()
     assert whole.validation_loss is not None
@@ -102,6 +109,39 @@ def test_a_run_and_its_resumption(kind, tiny, tmp_path):
     for wrong in (other, "inpaint"):
         with pytest.raises(InputError, match="expected a model of cunet train --task"):
             load_restorer(tmp_path / "whole", wrong)
+
+
+PLANS = {
+    "actions": {"history": 2},
+    "trajectory": {"goal_dropout": 0.5, "process": "flow"},
+}
+"""What planners learn, by `--learn`."""
+
+
+def planner(tiny, **changes):
+    """A planner of a few thousand parameters."""
+    options = {"image_size": None, "random_flip": False, "num_validation": 1, "horizon": 8}
+    return tiny(task="plan", **{**options, **changes})
+
+
+@pytest.mark.parametrize("learn", PLANS)
+def test_a_planner_and_its_resumption(learn, tiny, tmp_path):
+    data = episodes(tmp_path / "episodes.npz")
+    train_whole_and_in_parts(planner, tiny, tmp_path, learn=learn, data=data, **PLANS[learn])
+    found = load_planner(tmp_path / "whole")
+    assert found.plan.learned == learn
+    assert found.plan.num_observed == (8 if learn == "actions" else 0)
+    assert found.plan.scaling.low[-1] == found.plan.scaling.high[-1] == 3  # a constant action
+    assert "cunet plan " in (tmp_path / "whole" / "report.md").read_text()
+    with pytest.raises(InputError, match="trained for `cunet plan`"):
+        load_pipeline(tmp_path / "whole")
+    again = planner(tiny, learn=learn, data=data, **{**PLANS[learn], "horizon": 16}, output=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="makes other plans"):
+        train(again.replaced(start_from=str(tmp_path / "whole"), model_options={}, preset="small"))
+    with pytest.raises(InputError, match="episodes"):
+        train(planner(tiny, learn=learn, data="digits", output=str(tmp_path / "images")))
+    with pytest.raises(InputError, match="shorter than the horizon of 16"):
+        train(again.replaced(data=episodes(tmp_path / "short.npz", (20, 9))))
 
 
 @pytest.mark.parametrize("kind", CODECS)

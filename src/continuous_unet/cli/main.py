@@ -23,6 +23,7 @@ VERBS = {
     "distill": "distill:DISTILL",
     "schedule": "schedule:SCHEDULE",
     "sample": "sample:SAMPLE",
+    "plan": "plan:PLAN",
     "denoise": "denoise:DENOISE",
     "upscale": "upscale:UPSCALE",
     "inpaint": "inpaint:INPAINT",

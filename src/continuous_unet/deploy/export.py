@@ -25,6 +25,7 @@ from continuous_unet.deploy.network import ExportNetwork, on_arrays, prepare_net
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.page import write_page
 from continuous_unet.deploy.parity import check_error, measure_parity
+from continuous_unet.deploy.policies import export_planner
 from continuous_unet.deploy.quantization import CALIBRATION_BATCH, Calibration, calibration_inputs
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.deploy.web_runtime import find_runtime
@@ -34,6 +35,7 @@ from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.generate.pipeline import own_tables
 from continuous_unet.tasks.loading import load_model
 from continuous_unet.tasks.network import Pipeline
+from continuous_unet.tasks.plan.pipeline import PlanningPipeline
 from continuous_unet.tasks.registry import OLD_NAMES, TASKS, TRAINED
 
 
@@ -97,6 +99,8 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     """
     stop = stop or StopRequest()
     options = replace(options, model=options.model or type(pipeline).__name__).validate()
+    if isinstance(pipeline, PlanningPipeline):
+        return export_planner(pipeline, options, stop=stop)
     target = check_output(options.output, overwrite=options.overwrite, mark=runtime.INFO_FILE, what="export")
     write_network = load_writer(options.format)
     task = _task_of(pipeline)

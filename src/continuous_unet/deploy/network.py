@@ -30,7 +30,7 @@ LARGEST_TRACED_BATCH = 63
 """From 64 images on, diffusers' upsampling takes another path to the same values; a trace has only one path."""
 
 
-class _Module(nn.Module):
+class ExportModule(nn.Module):
     """A U-Net as `(sample, timestep, …) -> prediction`, all tensors and positional, in the order of `names`."""
 
     def __init__(self, unet: nn.Module, names: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ class _Module(nn.Module):
 class ExportNetwork:
     """A U-Net prepared for export, and the shapes that it is to accept."""
 
-    module: _Module
+    module: ExportModule
     unet: Any
     batch: int | None
     """The only number of images that is accepted; None for any number."""
@@ -301,7 +301,7 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
     if height % multiple or width % multiple:
         raise InputError(f"--static-shape: {height}x{width} images; this model needs multiples of {multiple}")
     return ExportNetwork(
-        module=_Module(unet, [one.name for one in inputs_of(unet, takes_steps)]).eval(),
+        module=ExportModule(unet, [one.name for one in inputs_of(unet, takes_steps)]).eval(),
         unet=unet,
         batch=batch or (1 if found.fixed_batch else None),
         height=height,

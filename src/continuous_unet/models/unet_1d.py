@@ -84,7 +84,7 @@ class ContinuousUNet1DModel(ContinuousUNet2DModel):
             ValueError: for arguments that do not fit the model, by name.
         """
         if embeddings is None or global_cond is not None:
-            class_labels = self._embedded(global_cond, len(sample)) if global_cond is not None else class_labels
+            class_labels = self._embedded(global_cond, sample.shape[0]) if global_cond is not None else class_labels
             if self.global_embedding is not None and class_labels is None:
                 size = self.global_embedding.linear_1.in_features
                 raise ValueError(f"this model is given a condition: pass global_cond (B, {size})")
@@ -97,7 +97,7 @@ class ContinuousUNet1DModel(ContinuousUNet2DModel):
         if self.global_embedding is None:
             raise ValueError("global_cond was given to a model without it (global_cond_dim is None)")
         size = self.global_embedding.linear_1.in_features
-        if global_cond.shape != (batch, size):
+        if global_cond.ndim != 2 or global_cond.shape[1] != size or global_cond.shape[0] != batch:
             raise ValueError(f"global_cond has shape {tuple(global_cond.shape)}; expected ({batch}, {size})")
         embedded: Tensor = self.global_embedding(global_cond.to(self._compute_dtype))
         return embedded

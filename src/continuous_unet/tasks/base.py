@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.codecs.autoencoder import Autoencoder
+from continuous_unet.data.loading import HeldOut, TrainingData
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.diffusion.draws import Positions, Stream, normal
 from continuous_unet.diffusion.options import ProcessOptions
@@ -27,6 +28,8 @@ from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.training_options import RestorationTraining, TrainingOptions
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
+OwnData = tuple[TrainingData, HeldOut | None]
+"""What to train on, and what is held out for validation."""
 Chosen = TypeVar("Chosen", bound=TrainingOptions)
 
 
@@ -157,6 +160,18 @@ class Task(ABC, Generic[Chosen]):
             InputError: if the captions, or the encoder that reads them, cannot be used.
         """
         raise NotImplementedError
+
+    def open_data(self, settings: Any, seed: int) -> OwnData | None:
+        """Returns the data to train on and what is held out, for tasks whose data are no images; None for images.
+
+        Args:
+            settings: the section `data` of the run's configuration.
+            seed: the seed of the run.
+
+        Raises:
+            InputError: for data that cannot be used.
+        """
+        return None
 
     def use_data(self, report: DatasetReport) -> None:
         """Takes note of what the data offers as conditions, such as the names of the classes.

@@ -1,7 +1,8 @@
 """What a saved model knows besides its weights, such as the names of its classes: one file beside `model_index.json`.
 
 A model without this file knows nothing more, as those of earlier versions. A new kind of fact is a frozen dataclass
-that derives from `Section`, and a field of `Facts`. Reading is strict, because files may come from anyone.
+that derives from `Section` (`section.py`), and a field of `Facts`. Reading is strict, because files may come from
+anyone.
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ from continuous_unet.base.results import Json
 from continuous_unet.codecs.autoencoder import Autoencoder, fingerprint, load_autoencoder
 from continuous_unet.codecs.base import Scale
 from continuous_unet.models.saved import read_json
+from continuous_unet.tasks.plan.facts import PlanFacts
+from continuous_unet.tasks.section import Section
 from continuous_unet.tasks.training_options import MOST_SOLVER_STEPS
 from continuous_unet.text.encoders import BUILT_IN, TextEncoder, open_encoder
 from continuous_unet.text.subwords import SPECIAL
@@ -28,22 +31,6 @@ from continuous_unet.text.transformer import TextEncoderConfig
 FILE = "continuous_unet.json"
 MOST_ENTRIES = 100_000
 """The largest number of values in a list, such as the names of classes."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """The facts of one kind.
-
-    Fields are numbers, texts, truth values, tuples of them, further sections, or None. A subclass checks its own values
-    in `__post_init__`.
-    """
-
-    def check_model(self, config: Any) -> None:
-        """Checks whether the facts can be those of a U-Net with this configuration, whose entries are attributes.
-
-        Raises:
-            ValueError: saying what does not fit.
-        """
 
 
 @dataclass(frozen=True)
@@ -228,6 +215,7 @@ class Facts:
     sampler: SamplerFacts | None = None
     codec: CodecFacts | None = None
     solver_steps: SolverStepFacts | None = None
+    plan: PlanFacts | None = None
 
     def check_model(self, config: Any) -> None:
         """Checks all sections against the configuration of a U-Net.

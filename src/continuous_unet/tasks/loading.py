@@ -90,6 +90,10 @@ def load_model(name: Name) -> Any:
     """Loads a model as the pipeline of what it was trained for; arguments and errors are those of `load_restorer`."""
     path = find_model(name)
     task = trained_for(read_index(model_folder(path)))
+    if task == "plan":
+        from continuous_unet.tasks.plan.pipeline import load_planner
+
+        return load_planner(path)
     return load_pipeline(path) if task == "generate" else load_restorer(path, task)
 
 

@@ -13,6 +13,7 @@ from continuous_unet.tasks.codec.options import CodecTraining
 from continuous_unet.tasks.denoise.options import DenoiseTraining
 from continuous_unet.tasks.distill.options import DistillTraining
 from continuous_unet.tasks.generate.options import GenerateTraining
+from continuous_unet.tasks.plan.options import PlanTraining
 from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
 
@@ -80,6 +81,12 @@ TASKS = {
         models_of=("generate",),
         training=DistillTraining,
         task="distill.training:DistillTask",
+    ),
+    "plan": TaskEntry(
+        pipeline="plan.pipeline:PlanningPipeline",
+        models_of=("plan",),
+        training=PlanTraining,
+        task="plan.training:PlanTask",
     ),
     "inpaint": TaskEntry(pipeline="inpaint.pipeline:InpaintingPipeline", models_of=("generate",)),
 }

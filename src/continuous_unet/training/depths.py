@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.data import ImageDataset
+from continuous_unet.data.loading import HeldOut
 from continuous_unet.tasks.base import Task
 from continuous_unet.tasks.depths import AtDepth
 from continuous_unet.tasks.facts import SolverStepFacts
@@ -23,7 +23,7 @@ MEASUREMENTS = 1024
 def losses_by_depth(
     task: Task,
     model: Network,
-    dataset: ImageDataset,
+    dataset: HeldOut,
     depths: Sequence[int],
     *,
     seed: int,
@@ -65,7 +65,7 @@ def losses_by_depth(
 def measure_depths(
     task: Task,
     model: Network,
-    dataset: ImageDataset,
+    dataset: HeldOut,
     depths: Sequence[int],
     *,
     seed: int,

@@ -14,7 +14,8 @@ from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import replace_folder
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import Stopped, StopRequest
-from continuous_unet.data import ImageDataset, TrainingData
+from continuous_unet.data import TrainingData
+from continuous_unet.data.loading import HeldOut
 from continuous_unet.images.grids import write_png
 from continuous_unet.tasks.base import PictureContext, Task
 from continuous_unet.tasks.facts import SolverStepFacts
@@ -41,7 +42,7 @@ class TrainingRun:
     folder: RunFolder
     task: Task
     data: TrainingData
-    held_out: ImageDataset | None
+    held_out: HeldOut | None
     learner: Learner
     processes: Processes
     teacher: Network | None = None

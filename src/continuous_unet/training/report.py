@@ -52,9 +52,8 @@ def _is_main() -> bool:
 def write_report(run: "TrainingRun", result: TrainResult) -> None:
     """Writes the page of a run, in Markdown, and the loss curve if matplotlib is installed."""
     config, data = run.config, run.data.report
-    height, width = data.size
     rows = {
-        "data": f"{data.num_images:,} images of {width}x{height} pixels, {data.channels} channel(s)",
+        "data": data.description(),
         "training": f"{result.steps:,} training steps, {result.images_seen:,} images seen",
         "speed": f"{result.images_per_second:.1f} images per second",
         "training loss": f"{result.loss:.4f}",

@@ -21,7 +21,8 @@ from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest, stop_on_signals
 from continuous_unet.codecs.autoencoder import Autoencoder
-from continuous_unet.data import ImageDataset, TrainingData, open_dataset, train_validation_split
+from continuous_unet.data import TrainingData, open_dataset, train_validation_split
+from continuous_unet.data.loading import HeldOut
 from continuous_unet.data.streaming import is_stream, open_stream
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.base import Task
@@ -97,7 +98,8 @@ def assemble(config: TrainConfig, folder: RunFolder, resume: bool) -> Trainer:
     started = replace(config, model=origin)
     codec = open_codec(config, folder, resume)
     data, held_out = open_data(started, task, processes, folder.recorded_names() if resume else None, codec)
-    task.process = task.process.for_images(*data.shape[1:])
+    if len(data.shape) == 3:
+        task.process = task.process.for_images(*data.shape[1:])
     set_seed(derive_seed("weights", config.seed) % 2**32)
     model = make_model(started, task, data)
     learner = make_learner(config, model, accelerator)
@@ -140,8 +142,8 @@ def open_data(
     processes: Processes,
     recorded: Json | None = None,
     codec: Autoencoder | None = None,
-) -> tuple[TrainingData, ImageDataset | None]:
-    """Returns the data to train on, and the images held out for validation (None without any).
+) -> tuple[TrainingData, HeldOut | None]:
+    """Returns the data to train on, and what is held out for validation (None without any).
 
     Args:
         config: the configuration of the run.
@@ -154,6 +156,10 @@ def open_data(
         InputError: for data that cannot be used.
     """
     settings = config.data
+    own = task.open_data(settings, config.seed)
+    if own is not None:
+        processes.say(own[0].report.summary())
+        return own
     names = "image_size", "fit", "random_crop", "channels", "random_flip", "max_bad_images", "value_range", "max_pixels"
     common: Json = {name: getattr(settings, name) for name in names}
     common |= {name: getattr(task, name) for name in names[:3] if common[name] is None}
@@ -193,8 +199,8 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     Raises:
         InputError: for settings that do not fit together, or to the data.
     """
-    settings, (channels, height, width) = config.model, data.shape
-    size = height if height == width else (height, width)
+    settings, (channels, *sides) = config.model, data.shape
+    size = sides[0] if len(set(sides)) == 1 else tuple(sides)
     arguments = {"sample_size": size, **task.model_arguments(channels, settings.preset)}
     if settings.start_from is not None:
         model = _load_start(settings.start_from, task, arguments)
@@ -206,14 +212,18 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
     model = with_depths(model, config.depths)
     if settings.quantization_aware:
         round_convolutions(model)
-    task.check_size(model, height, width)
-    image = torch.zeros(1, cast(Network, model).config.in_channels, height, width)
+    if len(sides) == 2:
+        task.check_size(model, *sides)
+    image = torch.zeros(1, cast(Network, model).config.in_channels, *sides)
     try:
         with torch.no_grad():
             model.eval()(image, 0, **task.trial_conditions())
     except (ValueError, RuntimeError) as error:
+        if len(sides) == 1:
+            raise InputError(f"the model does not work on a horizon of {sides[0]} time steps: {error}") from error
         what = "images" if data.shape[1:] == data.report.size else "latents"
-        raise InputError(f"the model does not work on {what} of {height}x{width} pixels: {error}") from error
+        shown = "x".join(map(str, sides))
+        raise InputError(f"the model does not work on {what} of {shown} pixels: {error}") from error
     return model
 
 

@@ -6,7 +6,7 @@ from torch.utils.data import default_collate
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.data import ImageDataset
+from continuous_unet.data.loading import HeldOut
 from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.tasks.base import StepContext, Task
 from continuous_unet.tasks.network import Network
@@ -21,7 +21,7 @@ ROUND = 2**32
 def validate(
     task: Task,
     model: Network,
-    dataset: ImageDataset,
+    dataset: HeldOut,
     *,
     seed: int,
     processes: Processes | None = None,
@@ -58,7 +58,7 @@ def validate(
 def errors_and_times(
     task: Task,
     model: Network,
-    dataset: ImageDataset,
+    dataset: HeldOut,
     *,
     seed: int,
     rounds: int = 1,

@@ -41,8 +41,13 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
     Raises:
         InputError: if an operation has no ONNX counterpart.
     """
-    names = [one.name for one in network.inputs]
-    program = network.program()
+    model = program_to_onnx(network.program(), [one.name for one in network.inputs])
+    _name_axes(model, network)
+    return model
+
+
+def program_to_onnx(program: ExportedProgram, names: list[str]) -> onnx.ModelProto:
+    """Returns a network with inputs of these names as ONNX; see `to_onnx`."""
     with explained("be exported to ONNX", "torch.onnx"):
         exported = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["prediction"], verbose=False
@@ -50,7 +55,6 @@ def to_onnx(network: ExportNetwork) -> onnx.ModelProto:
         assert exported is not None
         model = simplify(exported.model_proto)
     strip_metadata(model)
-    _name_axes(model, network)
     onnx.checker.check_model(model)
     return model
 
