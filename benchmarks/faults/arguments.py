@@ -253,6 +253,7 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
         "train": train,
         "distill": [run, "--data", "shapes", *shlex.split("--evaluations 1 --steps 1 --batch-size 2 --num-samples 4"),
                     *shlex.split("--device cpu --mixed-precision no"), "--output", places["new"]],
+        "models": ["denoise-grey"],
         "schedule": [run, *shlex.split("--steps 1 2 --num 2 --batch-size 2 --device cpu")],
         "depths": [run, "--data", "shapes", *shlex.split("--solver-steps 1,2 --num 8 --device cpu")],
         "sample": [run, "--num", "1", "--steps", "1", *files],
