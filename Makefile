@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/ode tests/models tests/diffusion tests/data tests/training
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test test-lowest lint bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # torch by itself and first: with it in place, nothing that follows pulls another build of it
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +29,16 @@ demo: $(STAMP)  ## train on real handwritten digits, then sample: about five min
 test: $(STAMP)  ## run all tests, on all cores (slow experiments: $(BIN)/pytest -m slow)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
+# the dependencies, and the extras that these tests need, at exactly the lower bounds of pyproject.toml
+test-lowest:  ## test the lowest declared versions in an environment of their own (about 6 GB; `make clean` removes it)
+	$(PYTHON) -m venv $(LOWEST)
+	sed -n '/^dependencies/,/^]/p; /^\(train\|digits\|adaptive\|evaluate\) = /p' pyproject.toml | \
+		grep -oE '"[A-Za-z0-9-]+>=[0-9.]+' | tr -d '"' | sed 's/>=/==/' > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(LOWEST)/lowest.txt \
+		pytest pytest-timeout pytest-xdist hypothesis
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" -n auto --maxprocesses 8 $(LOWEST_TESTS)
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
@@ -41,5 +53,5 @@ bench: $(STAMP)  ## the benchmarks; rows to benchmarks/results, tables to the pa
 	$(BIN)/python benchmarks/presets.py
 	$(BIN)/python benchmarks/tables.py
 
-clean:  ## remove the environment and runs
-	rm -rf $(VENV) runs
+clean:  ## remove the environments and runs
+	rm -rf $(VENV) $(LOWEST) runs
