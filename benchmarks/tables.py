@@ -493,6 +493,17 @@ TABLES: dict[str, Callable[[], str]] = {
             "latency, 2 CPU cores": "{latency_ratio:.0%} ({latency_ratio_p25:.0%} to {latency_ratio_p75:.0%})",
         },
     ),
+    "latency": Spec(
+        lambda: rows("latency"),
+        {
+            "threads": "{threads}",
+            "preparation": "{preparation}",
+            "side": "{side}",
+            "time": "{latency_ms:.1f} ms",
+            "relative to `UNet2DModel`": "{ratio:.0%} ({ratio_p25:.0%} to {ratio_p75:.0%})",
+        },
+        missing="latency.py --compiled",
+    ),
     "conditions": Spec(
         lambda: rows("conditions", precomputed="True"),
         {
