@@ -296,6 +296,8 @@ def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path
     return {"trials": sum(codes.values()), "bad": bad, "codes": dict(sorted(codes.items()))}
 
 
+UNTRIED = ("app", "app fetch", "plan")
+"""Verbs that serve until they are stopped, that need the network, and whose model the campaign does not train."""
 SHARES = {"export": 0.2, "prune": 0.5}
 """Of the cases, for verbs whose commands take seconds."""
 
@@ -312,6 +314,7 @@ def campaign(lab: Lab, made: Path, act: Act, cases: int, prefix: str) -> dict[st
             lab.folder / f"{prefix}-{verb.replace(' ', '-')}",
         )
         for verb in VERBS
+        if verb not in UNTRIED
     }
 
 
