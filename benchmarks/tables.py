@@ -128,6 +128,17 @@ END_TO_END: dict[str, Any] = {
 }
 
 
+def planning() -> Iterator[dict[str, Any]]:
+    """A row for each side and warm start: the means over the seeds."""
+    names = {"ours": "ours", "large": "Diffusion Policy's U-Net", "cut": "that U-Net, cut to our cost"}
+    found = rows("planning")
+    for side, warm in dict.fromkeys((row["side"], row["warm_start"]) for row in found):
+        same = [row for row in found if (row["side"], row["warm_start"]) == (side, warm)]
+        keys = ("success", "time_steps", "plan_ms", "plans_per_second", "parameters")
+        means = {key: sum(row[key] for row in same) / len(same) for key in keys}
+        yield {"side": names[side] + (f", warm start {warm}" if warm else ""), "runs": len(same), **means}
+
+
 def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
@@ -576,6 +587,19 @@ TABLES: dict[str, Callable[[], str]] = {
             "at most": "{limit:g}",
             "": lambda row: "met" if row["met"] == "True" else "**missed**",
         },
+    ),
+    "planning": Spec(
+        planning,
+        {
+            "side": "{side}",
+            "parameters": millions("parameters", 2),
+            "runs": "{runs}",
+            "episodes that reach the target": "{success:.1%}",
+            "time steps until then": "{time_steps:.0f}",
+            "CPU time of a plan": "{plan_ms:.2f} ms",
+            "plans per second": "{plans_per_second:.0f}",
+        },
+        missing="planning.py measure",
     ),
     "few-steps": Spec(
         few_steps,
