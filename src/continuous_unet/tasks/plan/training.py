@@ -115,19 +115,20 @@ class PlanTask(Task[PlanTraining]):
         context.processes.check(context.stop)
         pipeline = self.pipeline(context.model)
         shape, items = pipeline.shape, list(islice(context.images, min(self.num_samples, 16)))
-        tiles = []
-        for number, item in enumerate(items):
-            true = shape.restore(item["image"].numpy()[None])
-            if shape.learned == "actions":
-                scaling, seen = self.plan.observed, item["observation"].numpy().reshape(1, self.plan.history, -1)
-                observed, goal = scaling.restore(seen).repeat(PLANS_OF_EACH, axis=0), None
-            else:
-                observed = true[:, :1, : shape.num_states].repeat(PLANS_OF_EACH, axis=0)
-                goal = true[:, -1, : shape.num_states].repeat(PLANS_OF_EACH, axis=0)
-            numbers = range(number * PLANS_OF_EACH, (number + 1) * PLANS_OF_EACH)
-            made = pipeline(observed, goal, num_inference_steps=self.sampling_steps, seed=self.seed, numbers=numbers)
-            curves = np.concatenate([true, made]).transpose(0, 2, 1)
-            tiles.append(_drawn(pipeline.shape.normalise(curves.transpose(0, 2, 1))))
+        true = shape.restore(np.stack([item["image"].numpy() for item in items]))
+        observed, goal = true[:, :1, : shape.num_states], true[:, -1, : shape.num_states]
+        if shape.learned == "actions":
+            seen = np.stack([item["observation"].numpy() for item in items])
+            observed = self.plan.observed.restore(seen.reshape(len(items), self.plan.history, -1))
+        made = pipeline(
+            observed.repeat(PLANS_OF_EACH, axis=0),
+            None if shape.learned == "actions" else goal.repeat(PLANS_OF_EACH, axis=0),
+            num_inference_steps=self.sampling_steps,
+            seed=self.seed,
+        )
+        of_each = made.reshape(len(items), PLANS_OF_EACH, *made.shape[1:])
+        curves = np.concatenate([true[:, None], of_each], axis=1)
+        tiles = [_drawn(shape.normalise(plans)) for plans in curves]
         columns = min(4, len(tiles))
         picture = Image.new("RGB", (columns * PICTURE_SIDE, -(-len(tiles) // columns) * PICTURE_SIDE), "white")
         for number, tile in enumerate(tiles):
