@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from continuous_unet.tasks.plan.pipeline import PlanningPipeline as PlanningPipeline
     from continuous_unet.tasks.plan.policy import Policy as Policy
     from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline as SuperResolutionPipeline
+    from continuous_unet.tasks.video.pipeline import VideoPipeline as VideoPipeline
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_names(
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".tasks.plan.pipeline": ["PlanningPipeline"],
         ".tasks.plan.policy": ["Policy"],
         ".tasks.upscale.pipeline": ["SuperResolutionPipeline"],
+        ".tasks.video.pipeline": ["VideoPipeline"],
         # diffusers asks the module that a pipeline names for this base class, to learn how to load what is in it
         "diffusers.models.modeling_utils": ["ModelMixin"],
     },

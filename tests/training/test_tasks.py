@@ -72,6 +72,7 @@ def test_every_task_is_here():
         "codec",
         "distill",
         "plan",
+        "video",
     }
 
 

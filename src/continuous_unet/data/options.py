@@ -14,6 +14,8 @@ FITS = ("crop", "pad", "stretch", "patch")
 CAPTIONS = ("auto", "metadata", "txt", "filename", "column")
 """Where captions of images come from: metadata files or else text files beside the images; one of the two; the names
 of the images; a column of a Hugging Face data set, which `auto` takes as well."""
+BUILT_IN_CLIPS = ("moving-digits", "bouncing-shapes")
+"""Sets of clips that come with the package."""
 BUILT_IN = ("digits", "shapes", "scenes")
 """Data sets that come with the package. They take precedence over folders of the same names."""
 

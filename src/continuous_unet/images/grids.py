@@ -26,13 +26,13 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 
 def to_output(images: Tensor, output_type: str) -> Any:
-    """Converts images `(B, C, H, W)` in [0, 1] to what diffusers calls `"pil"`, `"np"` or `"pt"`.
+    """Converts images or clips `(B, C, *size)` in [0, 1] to what diffusers calls `"pil"`, `"np"` or `"pt"`.
 
     diffusers' own conversion fails for grey images of one pixel in height or width.
     """
     if output_type == "pil":
-        return to_pil(images)
-    return images.cpu().permute(0, 2, 3, 1).numpy() if output_type == "np" else images
+        return to_pil(images) if images.ndim == 4 else [to_pil(clip.transpose(0, 1)) for clip in images]
+    return images.cpu().movedim(1, -1).numpy() if output_type == "np" else images
 
 
 def make_grid(

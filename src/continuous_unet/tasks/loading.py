@@ -94,7 +94,16 @@ def load_model(name: Name) -> Any:
         from continuous_unet.tasks.plan.pipeline import load_planner
 
         return load_planner(path)
+    if task == "video":
+        from continuous_unet.tasks.video.pipeline import load_video
+
+        return load_video(path)
     return load_pipeline(path) if task == "generate" else load_restorer(path, task)
+
+
+def makes_clips(name: str) -> bool:
+    """Returns whether this is a model of clips; what is no model at all is refused elsewhere."""
+    return is_model(name) and trained_for(read_index(model_folder(Path(name)))) == "video"
 
 
 def load_pipeline(

@@ -16,6 +16,7 @@ from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.plan.options import PlanTraining
 from continuous_unet.tasks.training_options import TrainingOptions
 from continuous_unet.tasks.upscale.options import RESIDUAL_SCALE, UpscaleTraining
+from continuous_unet.tasks.video.options import VideoTraining
 
 if TYPE_CHECKING:
     from continuous_unet.tasks.base import Task
@@ -87,6 +88,12 @@ TASKS = {
         models_of=("plan",),
         training=PlanTraining,
         task="plan.training:PlanTask",
+    ),
+    "video": TaskEntry(
+        pipeline="video.pipeline:VideoPipeline",
+        models_of=("video",),
+        training=VideoTraining,
+        task="video.training:VideoTask",
     ),
     "inpaint": TaskEntry(pipeline="inpaint.pipeline:InpaintingPipeline", models_of=("generate",)),
 }

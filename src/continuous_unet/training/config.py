@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.options import Options, build, flatten, leaves, option, section, variants
-from continuous_unet.data.options import BUILT_IN, parse_image_size, parse_value_range
+from continuous_unet.data.options import BUILT_IN, BUILT_IN_CLIPS, parse_image_size, parse_value_range
 from continuous_unet.diffusion.options import PROCESSES, ProcessOptions, VariancePreservingOptions
 from continuous_unet.models.presets import PRESETS
 from continuous_unet.tasks.packaged import absolute_model
@@ -242,4 +242,4 @@ def absolute_path(name: str) -> str:
     """Returns the absolute path of an existing file or folder; another name (a built-in set, `hf:NAME`) as it is."""
     prefix = "hf:" if name.startswith("hf:") else ""
     path = Path(name.removeprefix(prefix))
-    return prefix + str(path.absolute()) if name not in BUILT_IN and path.exists() else name
+    return prefix + str(path.absolute()) if name not in (*BUILT_IN, *BUILT_IN_CLIPS) and path.exists() else name

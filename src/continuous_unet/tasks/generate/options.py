@@ -66,7 +66,10 @@ class SampleOptions(Options):
         metavar="RUN_OR_MODEL",
     )
     output: str = option(
-        "samples.png", "where images go: a .png file (a grid if there are several), or a folder", short="-o"
+        "samples.png",
+        "where images go: a .png file (a grid if there are several), or a folder; for models of clips a "
+        ".gif file (samples.gif; side by side if there are several), or a folder",
+        short="-o",
     )
     num: int = option(16, "number of images, of each class or prompt if there are several", at_least=1)
     steps: int | None = option(
@@ -118,6 +121,12 @@ class SampleOptions(Options):
         above=0,
         at_most=1,
     )
+    first_frames: str | None = option(
+        None,
+        "a clip (.gif, .npz, a folder of frames) that the clips begin with and continue, for models of clips",
+        metavar="CLIP",
+    )
+    given_frames: int = option(2, "number of frames of --first-frames that the clips begin with", at_least=1)
     solver_steps: int | str | None = option(
         None,
         "number of solver steps in each block, or auto: by noise level, as saved with the model (default: as trained)",

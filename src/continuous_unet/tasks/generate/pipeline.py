@@ -71,7 +71,7 @@ class DiffusionSamplingPipeline(Pipeline):
         self.facts.check_model(unet.config)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """The channels, height and width of the images.
 
         Raises:
@@ -109,6 +109,7 @@ class DiffusionSamplingPipeline(Pipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
         prompt: Prompt = None,
         negative_prompt: Prompt = None,
+        hold: Callable[[Tensor], Tensor] = lambda state: state,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Samples a batch of images.
 
@@ -137,6 +138,7 @@ class DiffusionSamplingPipeline(Pipeline):
             prompt: what all images show, or what each of them shows, in words; for models that were trained with
                 captions. None and the empty text stand for any image.
             negative_prompt: what guidance leads away from; any image if None.
+            hold: puts what is known of the images into each input of the model, and into the result, in [-1, 1].
 
         Raises:
             InputError: for arguments that do not fit the model or the scheduler, by name, and if the model does not
@@ -147,7 +149,7 @@ class DiffusionSamplingPipeline(Pipeline):
         _check_channels(config, self.scheduler)
         if isinstance(generator, list) and len(generator) != batch_size:
             raise InputError(f"{len(generator)} generators were given for batch_size={batch_size}; give one per image")
-        height, width = (side // self.codec.factor for side in self.image_shape[1:])
+        sides = [side // self.codec.factor for side in self.image_shape[1:]]
         device, dtype = self._execution_device, self.unet.dtype
         asked = ask(
             config,
@@ -166,12 +168,13 @@ class DiffusionSamplingPipeline(Pipeline):
             set_timesteps(scheduler, num_inference_steps, device)
         except ValueError as error:
             raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
-        shape = (batch_size, config.in_channels, height, width)
+        shape = (batch_size, config.in_channels, *sides)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         pictures = None
         if image is not None:
-            pictures = self.codec.encode(as_pictures(image, (batch_size, *self.image_shape), device))
+            channels, rows, columns = self.image_shape
+            pictures = self.codec.encode(as_pictures(image, (batch_size, channels, rows, columns), device))
         state, timesteps = start(scheduler, noise, num_inference_steps, pictures, strength)
         jumps = getattr(scheduler, "next_timesteps", None)
         after_step = after_each_step(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -190,11 +193,11 @@ class DiffusionSamplingPipeline(Pipeline):
         )
         for number, timestep in enumerate(self.progress_bar(timesteps)):
             on_step()
-            prediction = predict(scaled(state, timestep).to(dtype), timestep)
+            prediction = predict(hold(scaled(state, timestep)).to(dtype), timestep)
             state = scheduler.step(prediction, timestep, state, **extra).prev_sample
             state = after_step(number, timestep, state)
 
-        result = to_output(self._finish(state), output_type)
+        result = to_output(self._finish(hold(state)), output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
     def _sampler(self, num_steps: int) -> Any:

@@ -27,7 +27,7 @@ from continuous_unet.tasks.generate.pipeline import (
 from continuous_unet.tasks.generate.prediction import field_evaluations, find_solver_steps
 from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
 from continuous_unet.tasks.generate.speed import fitting_batch, usual_dtype
-from continuous_unet.tasks.loading import load_pipeline
+from continuous_unet.tasks.loading import load_pipeline, makes_clips
 
 
 @dataclass
@@ -74,6 +74,12 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
         InputError: for options that do not fit each other or the model, and if a file cannot be written.
     """
     options.validate()
+    if makes_clips(options.model):
+        from continuous_unet.tasks.video.run import sample_clips
+
+        return sample_clips(options, stop=stop)
+    if options.first_frames is not None:
+        raise InputError(f"--first-frames is for models of clips, and {options.model} makes images; leave it out")
     processes = launched_processes(options.device)
     device = pick_device(options.device) if processes.state is None else processes.state.device
     dtype = usual_dtype(device) if options.dtype is None else getattr(torch, options.dtype)

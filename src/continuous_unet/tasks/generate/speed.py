@@ -43,8 +43,8 @@ def fitting_batch(unet: Any, device: torch.device) -> int:
     size = config.sample_size
     if device.type != "cuda" or size is None:
         return USUAL_BATCH
-    height, width = (size, size) if isinstance(size, int) else size
-    sample = torch.zeros(TRIAL, config.in_channels, height, width, device=device, dtype=unet.dtype)
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sample = torch.zeros(TRIAL, config.in_channels, *sides, device=device, dtype=unet.dtype)
     conditions: Json = {}
     if config.num_class_embeds is not None:
         conditions["class_labels"] = torch.zeros(TRIAL, dtype=torch.long, device=device)

@@ -1,0 +1,1 @@
+"""Clips to train on: frames of one size, in order."""

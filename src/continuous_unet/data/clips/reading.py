@@ -1,0 +1,126 @@
+"""Reads clips: GIF files, folders of frames, and NumPy archives."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.data.clips.drawn import DRAWN, Frames
+from continuous_unet.data.options import BUILT_IN_CLIPS
+from continuous_unet.images.decode import Unreadable, load_image, open_image
+from continuous_unet.images.names import is_hidden, is_image
+
+MOST_FRAMES = 4096
+"""The largest number of frames of a clip that is read."""
+EXPECTED = (
+    f"a .gif, a folder of .gif files or of folders of frames, a .npz with clips, or {' or '.join(BUILT_IN_CLIPS)}"
+)
+"""What clips can be read from."""
+
+
+def read_clips(source: str) -> tuple[list[Frames], list[str]]:
+    """Returns all clips of a source, uint8 `(F, H, W, C)`, grey or RGB, and their names.
+
+    Raises:
+        InputError: if there are none, or one cannot be read.
+    """
+    path = Path(source)
+    if source in DRAWN:
+        clips = DRAWN[source]()
+        return clips, [f"{source}[{number}]" for number in range(len(clips))]
+    if not path.exists():
+        raise InputError(f"{source} does not exist; expected {EXPECTED}")
+    if path.is_dir():
+        found = _folder(path)
+    elif path.suffix.lower() == ".npz":
+        found = {f"{path.name}[{k}]": clip for k, clip in enumerate(_archive(path))}
+    elif path.suffix.lower() == ".gif":
+        found = {path.name: read_gif(path)}
+    else:
+        raise InputError(f"{source} is not a kind of clips that can be read; expected {EXPECTED}")
+    if not found:
+        raise InputError(f"{source} holds no clips; expected {EXPECTED}")
+    return list(found.values()), list(found)
+
+
+def read_gif(path: Path) -> Frames:
+    """Returns the frames of a GIF; raises InputError if it cannot be read."""
+    try:
+        with open_image(path) as opened:
+            if getattr(opened, "n_frames", 1) > MOST_FRAMES:
+                raise Unreadable(f"it has more than {MOST_FRAMES} frames")
+            return _one_clip([frame.convert("RGB") for frame in ImageSequence.Iterator(opened)])
+    except (Unreadable, OSError) as error:
+        raise InputError(f"the clip {path} cannot be read: {first_line(error)}") from error
+
+
+def _folder(path: Path) -> dict[str, Frames]:
+    entries = sorted((entry for entry in path.iterdir() if not is_hidden(Path(entry.name))), key=_natural)
+    found = {entry.name: read_gif(entry) for entry in entries if entry.suffix.lower() == ".gif"}
+    frames = [entry for entry in entries if is_image(Path(entry.name)) and entry.suffix.lower() != ".gif"]
+    if frames:
+        found[path.name] = _frames(frames)
+    for folder in (entry for entry in entries if entry.is_dir()):
+        inside = sorted((entry for entry in folder.iterdir() if is_image(Path(entry.name))), key=_natural)
+        if inside:
+            found[folder.name] = _frames(inside)
+    return found
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts frame 2 before frame 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _frames(files: list[Path]) -> Frames:
+    if len(files) > MOST_FRAMES:
+        raise InputError(f"{files[0].parent} has {len(files)} frames; at most {MOST_FRAMES} are read")
+    images = []
+    for file in files:
+        try:
+            images.append(load_image(file).convert("RGB"))
+        except Unreadable as error:
+            raise InputError(f"the frame {file} cannot be read: {error}") from error
+    sizes = {image.size for image in images}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{width}x{height}" for width, height in sorted(sizes)[:2])
+        raise InputError(
+            f"the frames of {files[0].parent} are {shown} pixels; the frames of a clip must be of one size"
+        )
+    return _one_clip(images)
+
+
+def _one_clip(images: list[Image.Image]) -> Frames:
+    """Returns RGB images as a clip, which is grey if all of them are."""
+    frames = np.stack([np.asarray(image) for image in images])
+    return frames[..., :1] if (frames == frames[..., :1]).all() else frames
+
+
+def _archive(path: Path) -> Frames:
+    """Returns the clips of a NumPy archive, uint8 `(N, F, H, W, C)`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = list(archive)
+            key = next((k for k in ("clips", "arr_0") if k in keys), None)
+            if key is None:
+                raise InputError(f"{path} holds {', '.join(keys)}; expected an array named clips")
+            clips = archive[key]
+    except InputError:
+        raise
+    except Exception as error:  # damaged archives raise zlib, struct and other errors
+        raise InputError(f"{path} cannot be read as a NumPy archive ({first_line(error)})") from error
+    clips = clips[..., None] if clips.ndim == 4 else clips
+    if clips.ndim != 5 or clips.shape[-1] not in (1, 3) or 0 in clips.shape:
+        raise InputError(
+            f"{path} has clips of shape {clips.shape}; expected (N, F, H, W) or (N, F, H, W, C), with 1 or 3 channels"
+        )
+    if clips.dtype == np.uint8:
+        return clips
+    if not np.issubdtype(clips.dtype, np.floating):
+        raise InputError(f"{path} has clips of type {clips.dtype}; expected uint8, or float in [0, 1]")
+    low, high = float(clips.min()), float(clips.max())
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{path}: values of clips lie in [{low:g}, {high:g}]; expected float in [0, 1], or uint8")
+    return (clips * 255).round().astype(np.uint8)

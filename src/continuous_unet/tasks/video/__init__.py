@@ -1,0 +1,1 @@
+"""Video: training on clips, and making clips."""
