@@ -124,6 +124,8 @@ def test_clips_continue_from_their_first_frames(process):
     assert not torch.allclose(held[:, :, 2:], free[:, :, 2:])
     with pytest.raises(InputError, match="1 to 3 frames, and 8x8 pixels"):
         clips(first_frames=torch.rand(1, 4, 8, 8))
+    with pytest.raises(InputError, match="has 3 clips for a batch of"):
+        clips(first_frames=torch.rand(3, *first.shape))
     assert [len(clip) for clip in pipeline(1, num_inference_steps=1).images] == [4]
 
 

@@ -63,7 +63,9 @@ class VideoPipeline(DiffusionSamplingPipeline):
         def hold(state: Tensor) -> Tensor:
             """Returns a state whose first frames are the known ones, without noise, as in training."""
             if known.ndim == 5 and len(known) not in (1, len(state)):
-                raise InputError(f"first_frames has {len(known)} clips for a batch of {len(state)}; expected as many, or 1")
+                raise InputError(
+                    f"first_frames has {len(known)} clips for a batch of {len(state)}; expected as many, or 1"
+                )
             return torch.cat([known.to(state).expand(len(state), -1, -1, -1, -1), state[:, :, given:]], dim=2)
 
         return super().__call__(*args, **{**kwargs, "hold": hold})
