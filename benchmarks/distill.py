@@ -27,6 +27,7 @@ from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.quality import generation
+from continuous_unet.evaluation.quality.classes import wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor, Preparation, extractor_class
 from continuous_unet.images.grids import make_grid, write_png
 from continuous_unet.tasks.distill.levels import NoiseRange
@@ -137,7 +138,8 @@ def cases(model: str, schedulers: list[str], teacher_steps: list[int]) -> list[t
 def distance(features: Features, pipeline: DiffusionSamplingPipeline, steps: int, num: int) -> dict[str, Any]:
     """Returns the distances of samples from the real images, and the seconds of each sample."""
     started = time.perf_counter()
-    made = features.of(generation.samples(pipeline, num, seed=1, num_inference_steps=steps, batch_size=250))
+    wanted = wanted_classes(pipeline, num)
+    made = features.of(generation.samples(pipeline, wanted, seed=1, num_inference_steps=steps, batch_size=250))
     seconds = (time.perf_counter() - started) / num
     return {**dataclasses.asdict(generation.distances(features.real, made)), "seconds_per_image": seconds}
 
