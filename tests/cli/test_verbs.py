@@ -121,7 +121,6 @@ def test_spellings_of_version_0_1(kind, capsys):
 
 MISSING = {
     "sample": "RUN_OR_MODEL is missing",
-    "plan": "RUN_OR_MODEL is missing",
     "denoise": "IN is missing",
     "upscale": "IN is missing",
     "inpaint": "IN is missing",
@@ -138,6 +137,7 @@ MISSING = {
     "depths": "RUN_OR_MODEL is missing",
     "schedule": "RUN_OR_MODEL is missing",
     "run": "is missing",
+    "plan": "RUN is missing",
 }
 
 

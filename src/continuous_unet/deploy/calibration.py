@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from continuous_unet.diffusion.draws import Stream, normal
 from continuous_unet.diffusion.process import Process
 from continuous_unet.tasks.facts import ConditionFacts
 from continuous_unet.tasks.network import Network
-from continuous_unet.tasks.packaged import find_model
+from continuous_unet.tasks.packaged import find_model, is_model
 from continuous_unet.tasks.registry import TASKS
 from continuous_unet.training.config import TrainConfig, recorded
 
@@ -39,10 +40,9 @@ class Origin:
 def origin(model: str | os.PathLike) -> Origin:
     """Returns how the model of a run, of `cunet prune` or of the package was trained, as far as that was saved.
 
-    Raises:
-        InputError: if there is no such model.
+    Nothing is known of a model that is in memory alone.
     """
-    found = find_model(model)
+    found = find_model(model) if is_model(model) else Path(model)
     for folder in (found, found / "finetuning"):
         if (folder / "config.yaml").is_file():
             try:
