@@ -529,6 +529,18 @@ TABLES: dict[str, Callable[[], str]] = {
         },
         missing="conditions.py",
     ),
+    "classes-mnist": Spec(
+        lambda: rows("classes-mnist"),
+        {
+            "images": lambda row: f"guidance {row['guidance']:g}" if row["guidance"] else "real, against other real ones",
+            "recognised as the class asked for": "{class_accuracy:.1%}",
+            "FID": "{fid:.3f}",
+            "precision": "{precision:.1%}",
+            "recall": "{recall:.1%}",
+            "coverage": "{coverage:.1%}",
+            "evaluations of an image": lambda row: f"{row['evaluations']:g}" if row["evaluations"] else "–",
+        },
+    ),
     "text-check": Spec(
         lambda: rows("text-check"),
         {
