@@ -532,7 +532,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "classes-mnist": Spec(
         lambda: rows("classes-mnist"),
         {
-            "images": lambda row: f"guidance {row['guidance']:g}" if row["guidance"] else "real, against other real ones",
+            "images": lambda row: (
+                f"guidance {row['guidance']:g}" if row["guidance"] else "real, against other real ones"
+            ),
             "recognised as the class asked for": "{class_accuracy:.1%}",
             "FID": "{fid:.3f}",
             "precision": "{precision:.1%}",
