@@ -27,6 +27,7 @@ prepare_threads()
 import torch  # noqa: E402  # threads are settled when torch is imported
 from torch import Tensor  # noqa: E402
 
+from continuous_unet.base.devices import on_side_stream  # noqa: E402
 from continuous_unet.models.build import build_unet  # noqa: E402
 from continuous_unet.training import TrainConfig  # noqa: E402
 from continuous_unet.training.folder import RunFolder  # noqa: E402
@@ -90,12 +91,8 @@ def bare(config: TrainConfig, trainer: Any, pixels: Tensor) -> Callable[[int], N
 
     replay = step
     if on_gpu:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
+        for _ in range(3):
+            on_side_stream(step)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pieces import Piece, side
 
+from continuous_unet.base.devices import on_side_stream
 from continuous_unet.diffusion.options import VariancePreservingOptions
 from continuous_unet.models.build import build_unet
 
@@ -82,12 +83,8 @@ class Bench:
 
     def captured(self, step: Step) -> Step:
         """Returns what replays a step as a CUDA graph."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
+        for _ in range(3):
+            on_side_stream(step)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()

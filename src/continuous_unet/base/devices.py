@@ -1,11 +1,15 @@
 """The choice of a device, its memory, and how to send tensors to it without waiting."""
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from continuous_unet.base.errors import InputError, first_line
+
+Result = TypeVar("Result")
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -31,6 +35,16 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def on_side_stream(compute: Callable[[], Result]) -> Result:
+    """Returns the result of work on another stream of the GPU: libraries choose their algorithms before a capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = compute()
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
 
 
 def available_bytes(device: torch.device) -> int:

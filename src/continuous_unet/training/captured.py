@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from continuous_unet.base.devices import on_side_stream
 from continuous_unet.base.errors import first_line
 
 WARM_UP = 3
@@ -53,12 +54,7 @@ class CapturedStep:
 
     def _warm_up(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Takes a step on another stream, as a capture does."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            result = self.compute(inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return result
+        return on_side_stream(lambda: self.compute(inputs))
 
     def _capture(self, inputs: Mapping[str, Tensor]) -> None:
         self.inputs = {name: tensor.clone() for name, tensor in inputs.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continuous_unet.base.devices import available_bytes
+from continuous_unet.base.devices import available_bytes, on_side_stream
 from continuous_unet.base.results import Json
 
 USUAL_BATCH = 64
@@ -106,12 +106,8 @@ class CapturedEvaluation:
 
     def _capture(self, sample: Tensor, timestep: Tensor) -> None:
         self.sample, self.timestep = sample.clone(), timestep.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries choose their algorithms before the graph is made
-            for _ in range(2):
-                self.unet(self.sample, self.timestep, **self.arguments)
-        torch.cuda.current_stream().wait_stream(stream)
+        for _ in range(2):
+            on_side_stream(lambda: self.unet(self.sample, self.timestep, **self.arguments))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.result = self.unet(self.sample, self.timestep, **self.arguments).sample
