@@ -6,13 +6,15 @@ import io
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -40,7 +42,7 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
     Args:
         tasks: functions and arguments by name.
         jobs: number of processes.
-        stop: checked every second; if it is set, the workers get SIGTERM, upon which a training saves and returns.
+        stop: checked every second; if it is set, the workers get SIGINT, upon which a training saves and returns.
         done: receives the name and the result of each.
 
     Raises:
@@ -48,7 +50,7 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, begin_worker)
     names = iter(tasks)
     running: dict[concurrent.futures.Future[object], str] = {}
     with pool, tqdm(total=len(tasks), desc="pieces", unit="piece") as bar:
@@ -64,14 +66,28 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
                 bar.update()
             if stop.signal is not None:
                 for worker in set(multiprocessing.active_children()) - before:
-                    worker.terminate()
+                    os.kill(cast(int, worker.pid), signal.SIGINT)
                 raise Stopped(stop.signal)
+
+
+def begin_worker() -> None:
+    """Prepares a process of the pool, which heeds SIGINT inside `quietly` alone.
+
+    While it waits for work, it may hold the lock of the queue. If it died then, the other workers would wait for that
+    lock forever, and this process for them.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def quietly(function: Callable[..., object], *arguments: object) -> object:
     """Calls a function without its progress bars and lines, because those of several would overwrite each other."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        return function(*arguments)
+    idle = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return function(*arguments)
+    finally:
+        signal.signal(signal.SIGINT, idle)
 
 
 def train_side(config: TrainConfig, snapshots: dict[int, Path] | None = None) -> Training | StoppedEarly:
