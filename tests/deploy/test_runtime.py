@@ -199,15 +199,16 @@ def test_an_error_of_sampling_counts_without_what_the_sampler_adds(kind, gain):
     assert measure_parity(right, right)["max_error"] == 0
 
 
-def test_the_schedule_of_an_export_is_that_of_the_training():
-    training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample_range=1.5)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_schedule_of_an_export_is_that_of_the_training(kind):
+    training = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=kind, clip_sample_range=1.5)
     values = json.loads(json.dumps(process_of(training).describe()))
     schedule = runtime.read_schedule({"schedule": values})
     assert np.array_equal(schedule.alphas_cumprod, training.alphas_cumprod.numpy())
     ddim = make_scheduler("ddim", training.config)
-    assert schedule.prediction_type == "v_prediction"
+    assert schedule.prediction_type == kind
     assert schedule.timestep_spacing == ddim.config.timestep_spacing == "trailing"
-    assert schedule.clip_sample is True
+    assert schedule.clip_sample is (kind == "epsilon")
     assert schedule.clip_sample_range == 1.5
     assert schedule.final_alpha_cumprod == float(ddim.final_alpha_cumprod)
 

@@ -193,6 +193,24 @@ def test_samplers_take_over_the_process():
         flow.make_sampler("ddim")
 
 
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_estimates_beyond_the_range_do_not_make_noise(kind):
+    """Guidance goes beyond [-1, 1]; what DDIM cut off there came back as noise at the next step."""
+    training = DDPMScheduler(prediction_type=kind, beta_schedule="squaredcos_cap_v2")
+    process = VariancePreserving(training)
+    sampler, noise = process.make_sampler("ddim"), torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    sampler.set_timesteps(100)
+    state = noise
+    for time in sampler.timesteps[:90]:
+        signal, sigma = process.coefficients(int(time))
+        unit = (state - 1.5 * signal) / sigma  # of a model that is sure of 1.5
+        state = sampler.step(signal * unit - sigma * 1.5 if kind == "v_prediction" else unit * 0 + 1.5, time, state)[0]
+    signal, sigma = process.coefficients(int(sampler.timesteps[90]))
+    torch.testing.assert_close((state - 1.5 * signal) / sigma, noise, atol=0.05, rtol=0)
+    made = VariancePreservingOptions(objective=kind).make()
+    assert made.scheduler.config.clip_sample is False, "diffusers' own DDIM would cut it off"
+
+
 def test_options_make_the_process():
     options = VariancePreservingOptions(noise_schedule="scaled_linear", num_train_timesteps=50, min_snr_gamma=5.0)
     process = options.validate().make()

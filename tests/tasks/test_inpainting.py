@@ -54,6 +54,40 @@ def test_one_mask_for_all_and_one_each():
     assert not torch.equal(both[1, :, 4:], images[1, :, 4:])
 
 
+class Blocks:
+    """A codec whose latents are means of two by two pixels."""
+
+    channels = latent_channels = 1
+    factor = 2
+
+    def to(self, device):
+        pass
+
+    def encode(self, images):
+        return torch.nn.functional.avg_pool2d(images, 2)
+
+    def decode(self, latents):
+        return latents.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow_prediction"])
+def test_a_model_of_latents_fills_every_latent_of_which_a_pixel_is_marked(kind):
+    scheduler = training_scheduler(kind)
+    unet = GaussianDenoiser(scheduler)
+    unet.config.block_out_channels, unet.config.out_channels = (8,), 1
+    latents, image = InpaintingPipeline(unet, scheduler, codec=Blocks()), torch.rand(3, 93, 65) / 3
+    mask = torch.zeros(1, 93, 65)
+    mask[:, 3:91, 5:] = 1
+    how = {"num_inference_steps": 50, "jump_n_sample": 2, "output_type": "pt"}
+    filled = latents(image, mask, generator=torch.Generator().manual_seed(0), **how).images[0]
+    hole = (mask > 0.5).expand_as(image)
+    assert torch.equal(filled[~hole], image[~hole])
+    values = filled[hole] * 2 - 1
+    assert float(values.mean()) == pytest.approx(MEAN, abs=0.03)
+    assert float(values.std()) == pytest.approx(STD, rel=0.25)
+    assert torch.equal(filled[:, 4:90:2, 6:64:2], filled[:, 5:90:2, 7:65:2]), "two pixels of one latent"
+
+
 def conditional():
     """A model with two classes by name and one for any class."""
     sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "norm_num_groups": 4}

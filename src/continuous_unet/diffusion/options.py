@@ -58,11 +58,13 @@ class VariancePreservingOptions(ProcessOptions):
 
         from continuous_unet.diffusion.variance_preserving import VariancePreserving
 
-        zero: Json = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
+        zero: Json = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        objective = self.objective or default_objective
         scheduler = DDPMScheduler(
             num_train_timesteps=self.num_train_timesteps,
             beta_schedule=self.noise_schedule,
-            prediction_type=self.objective or default_objective,
+            prediction_type=objective,
+            clip_sample=objective == "epsilon" and not zero_terminal_snr,  # see `make_scheduler`
             **(zero if zero_terminal_snr else {}),
         )
         return VariancePreserving(scheduler, self.min_snr_gamma)

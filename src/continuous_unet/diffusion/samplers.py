@@ -34,6 +34,10 @@ def make_scheduler(
 ) -> Any:
     """Returns a sampling scheduler for the configuration of the scheduler that the model was trained with.
 
+    DDIM keeps its estimate of the image within `clip_sample_range`, but not its estimate of the noise, so that the two
+    no longer make up the state. With many steps or strong guidance this adds up to wrong images. Only models that
+    predict the noise need the limit, because their estimate of the image is divided by the signal's strength.
+
     Args:
         name: a key of the table; the first one if None.
         config: the `config` of that scheduler, whose betas, prediction type and so on are taken over.
@@ -48,6 +52,8 @@ def make_scheduler(
         choices = ", ".join(table)
         raise InputError(f"scheduler {name!r} does not fit the {process} process; expected one of {choices}")
     class_name, settings = table[name]
+    if name == "ddim" and config.get("prediction_type", "epsilon") != "epsilon":
+        settings = {**settings, "clip_sample": False}
     return getattr(importlib.import_module("diffusers"), class_name).from_config(config, **settings)
 
 

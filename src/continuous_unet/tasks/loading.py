@@ -14,6 +14,7 @@ from continuous_unet.models.fingerprint import fingerprint
 from continuous_unet.models.saved import LARGEST
 from continuous_unet.tasks.facts import load_codec, read_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline
+from continuous_unet.tasks.latents import CodecPipeline
 from continuous_unet.tasks.options import FileOptions
 from continuous_unet.tasks.packaged import Name, find_model, is_model
 from continuous_unet.tasks.packaged import pretrained_models as pretrained_models
@@ -49,7 +50,7 @@ def load_restorer(
     if purpose not in usable:
         expected = f"a model of cunet train --task {' or '.join(usable)}"
         raise InputError(f"{name} was trained for {purpose}; expected {expected}")
-    facts = read_facts(model_folder(path))
+    facts, codec = read_facts(model_folder(path)), None
     own = facts.sampler
     if own is not None and own.distilled:
         raise InputError(f"{name} was distilled for a few sampling steps; {task} takes the model that it learned from")
@@ -62,17 +63,21 @@ def load_restorer(
         )
     if getattr(config, "cross_attention_dim", None) is not None and not can_ask:
         raise InputError(f"{name} is conditioned on text; {task} takes models without text")
-    if purpose == "generate" and facts.codec is not None:
-        raise InputError(f"{name} works on the latents of a codec; {task} takes models that work on pixels")
     pipeline_class: type[RestorationPipeline] = TASKS[task].load_pipeline_class()
-    if config.out_channels not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
+    options = _saved_options(pipeline_class, index, path)
+    if issubclass(pipeline_class, CodecPipeline):
+        options["codec"] = codec = load_codec(model_folder(path), facts)
+    elif purpose == "generate" and facts.codec is not None:
+        raise InputError(f"{name} works on the latents of a codec; {task} takes models that work on pixels")
+    given = config.out_channels if codec is None else codec.channels
+    if given not in (1, 3) or config.in_channels != config.out_channels * pipeline_class.input_images:
         channels = f"{config.in_channels} channels in and {config.out_channels} out"
         others = "" if pipeline_class.input_images == 1 else " and their enlarged ones"
         raise InputError(f"{name} has {channels}; {task} takes models of grey or RGB images{others}")
     if scheduler is not None:
         process_of(scheduler)  # refuses other families
     unet = torch.nn.Module.to(unet, dtype or torch.float32)
-    pipeline = pipeline_class(unet, scheduler, **_saved_options(pipeline_class, index, path))
+    pipeline = pipeline_class(unet, scheduler, **options)
     facts.check_model(config)
     pipeline.facts = facts
     pipeline.set_progress_bar_config(disable=True)

@@ -1,16 +1,11 @@
 """The pipeline that makes images from noise, of what is asked for, and its use for many images."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -20,22 +15,19 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.base.signals import StopRequest
-from continuous_unet.codecs.autoencoder import Autoencoder
-from continuous_unet.codecs.base import Codec
-from continuous_unet.codecs.identity import Pixels
 from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.diffusion.samplers import set_timesteps
 from continuous_unet.diffusion.table import Row, TableSampler, make_rows
 from continuous_unet.images.grids import to_output
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
-from continuous_unet.tasks.facts import CodecFacts, Facts, load_codec, read_facts, write_facts
+from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH
 from continuous_unet.tasks.generate.prediction import Predictor, find_solver_steps
 from continuous_unet.tasks.generate.prompts import Prompt, text_conditions
 from continuous_unet.tasks.generate.request import ClassLabel, ClassLabels, ask
 from continuous_unet.tasks.generate.starting import Pictures, as_pictures, start
-from continuous_unet.tasks.network import Network, Pipeline
+from continuous_unet.tasks.latents import CodecPipeline
 from continuous_unet.tasks.restoration import OUTPUT_TYPES, check_choice, checked
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -43,7 +35,7 @@ OWN = "own"
 """The scheduler of the times that are saved with the model, such as those that `cunet schedule` found."""
 
 
-class DiffusionSamplingPipeline(Pipeline):
+class DiffusionSamplingPipeline(CodecPipeline):
     """Samples images from a U-Net with any scheduler of diffusers.
 
     Unlike `DDPMPipeline` it gives each scheduler the arguments that its `step` takes, scales the model's input where
@@ -63,13 +55,6 @@ class DiffusionSamplingPipeline(Pipeline):
     foreign_times = False
     """Whether saved sampling times were left out, because they belong to other weights."""
 
-    def __init__(self, unet: Network, scheduler: Any, facts: Facts | None = None, codec: Codec | None = None) -> None:
-        super().__init__(unet, scheduler)
-        facts = Facts() if facts is None else facts
-        self.codec: Codec = Pixels(unet.config.in_channels) if codec is None else codec
-        self.facts = replace(facts, codec=CodecFacts.of(codec)) if isinstance(codec, Autoencoder) else facts
-        self.facts.check_model(unet.config)
-
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The channels, height and width of the images.
@@ -82,12 +67,6 @@ class DiffusionSamplingPipeline(Pipeline):
             raise InputError("the model's config has no sample_size: set it (config.json) to say how large images are")
         height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
         return codec.channels, height * codec.factor, width * codec.factor
-
-    def to(self, *args: Any, **kwargs: Any) -> "DiffusionSamplingPipeline":
-        """Moves the pipeline as diffusers does; the codec keeps its precision."""
-        super().to(*args, **kwargs)
-        self.codec.to(self.device)
-        return self
 
     @torch.no_grad()
     def __call__(
@@ -218,25 +197,6 @@ class DiffusionSamplingPipeline(Pipeline):
     def _finish(self, state: Tensor) -> Tensor:
         """Returns the images `(B, C, H, W)` in [0, 1] of the last state."""
         return to_unit_range(checked(self.codec.decode(state))).clamp(0, 1)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
-        """Loads a pipeline as diffusers does; from a folder also its facts."""
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        folder = Path(pretrained_model_name_or_path)
-        facts = read_facts(folder)
-        return cls(pipeline.unet, pipeline.scheduler, facts, load_codec(folder, facts))
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
-        """Saves the parts as a `DDPMPipeline`, which has the same parts, with the facts and the codec beside them.
-
-        `DiffusionPipeline.from_pretrained` looks a pipeline's class up inside diffusers, so a folder that named ours
-        could not be loaded by it. `DiffusionSamplingPipeline.from_pretrained` reads the same folder.
-        """
-        DDPMPipeline(cast(UNet2DModel, self.unet), self.scheduler).save_pretrained(save_directory, **kwargs)
-        write_facts(Path(save_directory), self.facts)
-        if isinstance(self.codec, Autoencoder):
-            self.codec.save_pretrained(Path(save_directory) / "codec")
 
 
 DiffusionSamplingPipeline.__module__ = "continuous_unet"

@@ -1,6 +1,10 @@
-"""Fills holes in images by any diffusion model, not trained for it: RePaint (arXiv 2201.09865)."""
+"""Fills holes in images by any diffusion model, not trained for it: RePaint (arXiv 2201.09865).
+
+A model of latents fills the latents of the image: a latent is filled if the mask marks any of its pixels.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +13,7 @@ from diffusers.schedulers.scheduling_repaint import RePaintScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.options import FlowOptions
@@ -16,13 +21,12 @@ from continuous_unet.diffusion.process import Process, process_of
 from continuous_unet.diffusion.table import make_rows
 from continuous_unet.images.masks import mask_of
 from continuous_unet.images.ranges import to_unit_range
-from continuous_unet.images.tiling import Tiles
+from continuous_unet.images.tiling import Tiles, padded
 from continuous_unet.tasks.callbacks import TENSOR_INPUTS, StepCallback, after_each_step
-from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.generate.prediction import Predictor
 from continuous_unet.tasks.generate.prompts import text_conditions
 from continuous_unet.tasks.generate.request import ClassLabel, ask
-from continuous_unet.tasks.network import Network
+from continuous_unet.tasks.latents import CodecPipeline
 from continuous_unet.tasks.restoration import (
     Evaluate,
     Images,
@@ -35,13 +39,14 @@ from continuous_unet.tasks.restoration import (
 )
 
 
-class InpaintingPipeline(RestorationPipeline):
+class InpaintingPipeline(CodecPipeline, RestorationPipeline):
     """Fills what a mask marks; every other pixel stays as it was.
 
     Args:
-        unet: a diffusion model of 1 or 3 channels.
+        unet: a diffusion model of grey or RGB images, or of the latents of a codec of such images.
         scheduler: a scheduler of its noise schedule.
         facts: what is saved with the model, such as the names of its classes.
+        codec: what makes images of the latents that the U-Net makes; None for a U-Net of pixels.
 
     Raises:
         InputError: if the facts do not fit the U-Net.
@@ -49,10 +54,10 @@ class InpaintingPipeline(RestorationPipeline):
 
     task = "inpaint"
 
-    def __init__(self, unet: Network, scheduler: Any, facts: Facts | None = None) -> None:
-        super().__init__(unet, scheduler)
-        self.facts = Facts() if facts is None else facts
-        self.facts.check_model(unet.config)
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images that are filled, 1 or 3."""
+        return self.codec.channels
 
     @torch.no_grad()
     def __call__(
@@ -147,16 +152,22 @@ class InpaintingPipeline(RestorationPipeline):
             (height, width), (h, w) = hole.shape[1:], image.shape[1:]
             raise InputError(f"the mask is {width}x{height} and the image {w}x{h} pixels; they must be of one size")
         process = process_of(self.scheduler)
-        known = self.to_model(image[None])
-        keep = (~hole).float()[None].expand_as(known)
+        factor, tiles = self.codec.factor, options.tiles or Tiles()
+        # the side of a tile is in pixels, and the network sees latents
+        tiles = Tiles(max(16, tiles.size // factor), tiles.overlap // factor) if factor > 1 else tiles
+        options = replace(options, tiles=tiles)
+        known = self.codec.encode(padded(self.to_model(image[None]), factor))
+        marked = padded(hole.float()[None], factor)
+        keep = (1 - functional.max_pool2d(marked, factor)).expand_as(known)
         if process.name == FlowOptions.name:
             evaluate = self._evaluate(options.request, process.sampling_times(options.num_inference_steps), len(known))
             state = self._fill_flow(process, known, keep, options, (jump_length, jump_n_sample), evaluate)
-            filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
-            return torch.where(hole, filled, image)
+            return self._finish(state, image, hole)
         # RePaint must follow the noise schedule that the model was trained with
         scheduler = RePaintScheduler(
-            num_train_timesteps=self.scheduler.config.num_train_timesteps, trained_betas=self.scheduler.betas.numpy()
+            num_train_timesteps=self.scheduler.config.num_train_timesteps,
+            trained_betas=self.scheduler.betas.numpy(),
+            clip_sample=process.clip_range is not None,
         )
         scheduler.set_timesteps(options.num_inference_steps, jump_length, jump_n_sample)
         state = randn_tensor(known.shape, generator=options.generator, device=known.device)
@@ -172,8 +183,13 @@ class InpaintingPipeline(RestorationPipeline):
             else:
                 state = scheduler.undo_step(state, before, options.generator)
             before = int(time)
-        filled = to_unit_range(from_model_channels(checked(state), image.shape[0])[0])
-        return torch.where(hole, filled, image)
+        return self._finish(state, image, hole)
+
+    def _finish(self, state: Tensor, image: Tensor, hole: Tensor) -> Tensor:
+        """Returns the image `(C, H, W)`, with the last state of the sampling in its hole."""
+        made = from_model_channels(checked(self.codec.decode(state)), image.shape[0])[0]
+        made = made[:, : image.shape[1], : image.shape[2]]
+        return torch.where(hole, to_unit_range(made), image)
 
     def _evaluate(self, request: Mapping[str, Any], times: Sequence[float], batch: int) -> Evaluate | None:
         """Returns the evaluation of a conditional model for a batch; None for a model without conditions.
