@@ -45,7 +45,7 @@ WRONG = {
     "scheduler": (["sample", "nope", "--scheduler", "magic"], "--scheduler 'magic' must be one of ddpm, ddim"),
     "profile missing": (
         ["profile", "nope"],
-        "nor a preset (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips)",
+        "nor a preset (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips, planner)",
     ),
     "profile size": (["profile", "tiny", "--sample-size", "9"], "multiples of 4"),
     "device": (["profile", "tiny", "--device", "abacus"], "cpu always works"),

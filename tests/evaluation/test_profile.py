@@ -4,7 +4,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
+from continuous_unet import (
+    ContinuousUNet1DModel,
+    ContinuousUNet2DModel,
+    ContinuousUNet3DModel,
+    DiffusionSamplingPipeline,
+)
 from continuous_unet.base.errors import InputError
 from continuous_unet.evaluation import count_macs, profile_model
 from continuous_unet.evaluation.costs import run as costs
@@ -38,6 +43,33 @@ def test_both_u_nets_have_a_profile(make):
     assert all(p.grad is None for p in model.parameters())
     assert json.loads(json.dumps(profile.to_dict()))["flops"] == 2 * profile.macs
     assert "FLOPs (2 per MAC)" in profile.to_text()
+
+
+SMALL = {"in_channels": 2, "out_channels": 2, "block_out_channels": (8,), "norm_num_groups": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (ContinuousUNet1DModel(sample_size=12, global_cond_dim=3, **SMALL), (12,)),
+        (ContinuousUNet3DModel(sample_size=(3, 4, 6), **SMALL), (3, 4, 6)),
+    ],
+    ids=["sequences", "clips"],
+)
+def test_models_of_other_dimensions_have_one(model, shape):
+    assert profile_model(model, repeats=1, batch_size=2).sample_shape == (2, 2, *shape)
+    smaller = {1: 4, 3: (2, 4, 4)}[model.dim]
+    condition = {"global_cond": torch.zeros(1, 3)} if model.dim == 1 else {}
+    x = torch.randn(1, 2, *((4,) if model.dim == 1 else smaller))
+    assert profile_model(model, sample_size=smaller, repeats=1).macs == count_macs(model, x, 5, **condition).macs
+    with pytest.raises(InputError, match="of at least 1"):
+        profile_model(model, sample_size=(4, 4, 4, 4))
+
+
+def test_presets_of_every_dimension_are_profiled():
+    found = profile(ProfileOptions("planner", repeats=1, sample_size=8, device="cpu"))
+    assert (found.model, found.sample_shape) == ("ContinuousUNet1DModel", (1, 2, 8))
+    assert profile(ProfileOptions("clips", repeats=1, sample_size=8, device="cpu")).sample_shape == (1, 1, 8, 8, 8)
 
 
 def test_evaluations_and_memory_by_gradient_mode():

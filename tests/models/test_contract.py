@@ -12,11 +12,12 @@ import accelerate
 import pytest
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.unets.unet_1d import UNet1DOutput
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
 from diffusers.training_utils import EMAModel
 
-from continuous_unet import ContinuousUNet2DModel, ContinuousUNet3DModel
+from continuous_unet import ContinuousUNet1DModel, ContinuousUNet2DModel, ContinuousUNet3DModel
 
 COMMON = {
     "sample_size": 16,
@@ -53,7 +54,17 @@ class OnClips(ContinuousUNet3DModel):
         return output if return_dict else (output.sample,)
 
 
-MODELS += [WithText, OnClips]
+class OnSequences(ContinuousUNet1DModel):
+    """Our model of sequences. It takes the pixels of an image, row by row, for the sequence."""
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True, **options):
+        output = super().forward(sample.flatten(2), timestep, class_labels=class_labels, **options)
+        assert isinstance(output, UNet1DOutput)
+        output = UNet2DOutput(sample=output.sample.unflatten(2, sample.shape[2:]))
+        return output if return_dict else (output.sample,)
+
+
+MODELS += [WithText, OnClips, OnSequences]
 
 
 @pytest.fixture(params=MODELS, ids=lambda cls: cls.__name__)
@@ -155,8 +166,10 @@ def test_half_precision_inference(model_class, dtype):
 def test_channels_last(model_class):
     model, x = make(model_class), sample()
     reference = model(x, 5).sample
-    if model_class is OnClips:
-        pytest.skip("it has weights of four and of five dimensions, and torch lays out either kind only")
+    if model_class in (OnClips, OnSequences):
+        pytest.skip(
+            "torch has no such layout for sequences, and one that is for all weights of five dimensions or none"
+        )
     model = model.to(memory_format=torch.channels_last)
     output = model(x.to(memory_format=torch.channels_last), 5).sample
     torch.testing.assert_close(output, reference, atol=1e-4, rtol=1e-4)
@@ -321,6 +334,21 @@ def test_frozen_parameters_get_no_gradient(model_class):
     assert all((p.grad is None) == (id(p) in frozen) for p in model.parameters())
 
 
+@pytest.mark.parametrize("model_class", [ContinuousUNet2DModel, OnClips, OnSequences])
+def test_all_gradient_modes_agree(model_class):
+    x = sample()
+    reference = gradients(make_in_mode(model_class, "backprop"), x)
+    for mode in ("checkpoint", "reversible"):
+        assert_gradients_close(gradients(make_in_mode(model_class, mode), x), reference, 1e-4)
+    pytest.importorskip("torchdiffeq")
+    torch.manual_seed(3)
+    model = make(model_class, field_type="general", method="rk4", gradient="adjoint")
+    adjoint = gradients(model, x)
+    exact = gradients(model.set_solver(gradient="backprop"), x)
+    adjoint, exact = (torch.cat([g.flatten() for g in each.values()]) for each in (adjoint, exact))
+    assert float(torch.cosine_similarity(adjoint, exact, dim=0)) > 0.9  # the continuous adjoint is not exact
+
+
 STORAGE = [torch.float16, torch.bfloat16, torch.float8_e4m3fn]
 
 
@@ -337,7 +365,7 @@ def test_layerwise_casting_in_inference(model_class, dtype):
 
 
 GRADIENT_MODES = [(ContinuousUNet2DModel, gradient) for gradient in ("reversible", "checkpoint", "backprop")]
-GRADIENT_MODES += [(UNet2DModel, None), (WithText, "reversible"), (OnClips, "reversible")]
+GRADIENT_MODES += [(UNet2DModel, None), (WithText, "reversible"), (OnClips, "reversible"), (OnSequences, "reversible")]
 gradient_modes = pytest.mark.parametrize(("model_class", "gradient"), GRADIENT_MODES)
 
 

@@ -156,7 +156,7 @@ def test_evaluations_are_counted_per_block():
 def test_presets_build_and_take_overrides(name):
     model = build_unet(name, sample_size=16, in_channels=2, out_channels=2)
     assert type(model).__name__ == presets.PRESETS[name]().get("_class_name", "ContinuousUNet2DModel")
-    shape = (1, 2, 2, 16, 16) if name == "clips" else (1, 2, 16, 16)
+    shape = {"clips": (1, 2, 2, 16, 16), "planner": (1, 2, 16)}.get(name, (1, 2, 16, 16))
     with torch.no_grad():
         assert model(torch.randn(shape), 3).sample.shape == shape
 

@@ -395,3 +395,11 @@ def test_without_dropout_no_class_stands_for_any(tiny, tmp_path):
         pipeline(1, class_labels="circle", guidance_scale=2.0)
     with pytest.raises(InputError, match="needs a model that knows images of any class"):
         load_restorer(tmp_path / "run", "denoise")
+
+
+def test_presets_of_other_dimensions_are_refused():
+    task = make_task(TrainConfig.from_dict({"data": "digits", "output": "x", "steps": 1}))
+    size = {"in_channels": 1, "out_channels": 1, "sample_size": 16}
+    for preset, other in (("clips", "--task video"), ("planner", "--task plan")):
+        with pytest.raises(ValueError, match=f"--preset {preset} is a model of .*{other}"):
+            task.new_model(preset, size, {})

@@ -131,11 +131,14 @@ class ProfileOptions(Options):
     )
     sample_size: int | None = option(
         None,
-        "side of the images in pixels (default: that of the model; for presets 32, for base and ddpm 64)",
+        "side of the images in pixels, or length of sequences (default: that of the model; for presets 32, for tiny "
+        "and planner 16, for base and ddpm 64)",
         at_least=1,
     )
     channels: int | None = option(
-        None, "channels of a preset's images (default: 1 for tiny, 3 for the others)", at_least=1
+        None,
+        "channels of a preset's images (default: 1 for tiny and clips, 2 for planner, 3 for the others)",
+        at_least=1,
     )
     batch_size: int = option(1, "images at a time", at_least=1)
     repeats: int = option(20, "timed forward passes", at_least=1)

@@ -96,6 +96,22 @@ def clips(**overrides: object) -> Arguments:
     }
 
 
+def planner(**overrides: object) -> Arguments:
+    """Returns our model for the plans of robots, about 16 time steps long: `ContinuousUNet1DModel`, 3.1 M parameters.
+
+    Each block takes one solver step, because a control loop leaves little time, and there is no attention.
+    """
+    return {
+        "_class_name": "ContinuousUNet1DModel",
+        "block_out_channels": (96, 128, 160),
+        "num_solver_steps": 1,
+        "initial_velocity": "timestep",
+        "gradient": "backprop",
+        "add_attention": False,
+        **overrides,
+    }
+
+
 def ddpm(**overrides: object) -> Arguments:
     """Returns the discrete side of comparisons at 64x64x3: `UNet2DModel` with DDPM's architecture, 57.9 M parameters.
 
@@ -123,6 +139,6 @@ def _discrete(arguments: Arguments) -> Arguments:
 
 
 PRESETS: dict[str, Callable[..., Arguments]] = {
-    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips)
+    preset.__name__: preset for preset in (paper, tiny, small, base, ddpm, ddpm_small, restorer, clips, planner)
 }
 """The presets by name."""

@@ -208,7 +208,11 @@ class Task(ABC, Generic[Chosen]):
         Raises:
             ValueError, TypeError: for settings that do not fit together.
         """
-        return build_unet(preset, **{**arguments, **options})
+        model = build_unet(preset, **{**arguments, **options})
+        if (dim := getattr(model, "dim", 2)) != 2:
+            other = "plans (--task plan)" if dim == 1 else "clips (--task video)"
+            raise ValueError(f"--preset {preset} is a model of {other}; choose one of images, such as small")
+        return model
 
     def start_from(self, name: str) -> tuple[nn.Module, Any]:
         """Returns the model of a run or of a saved model, and the scheduler that it was trained with, if any.

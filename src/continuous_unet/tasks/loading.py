@@ -160,9 +160,9 @@ def load_model_or_preset(
 
     Args:
         name: a preset, or what `load_pipeline` takes. A folder takes precedence over a preset of the same name.
-        sample_size: side of a preset's images; 64 for `base` and `ddpm`, 16 for `tiny`, 32 for the others if None.
-            Clips of a preset have 8 frames.
-        channels: channels of a preset's images; 1 for `tiny` and `clips`, 3 for the others if None.
+        sample_size: side of a preset's images, or length of its sequences; 64 for `base` and `ddpm`, 16 for `tiny` and
+            `planner`, 32 for the others if None. Clips of a preset have 8 frames.
+        channels: channels of a preset's images; 1 for `tiny` and `clips`, 2 for `planner`, 3 for the others if None.
         solver_steps: number of solver steps in each block, if it should be changed.
 
     Raises:
@@ -173,8 +173,8 @@ def load_model_or_preset(
     if is_model(name):
         unet = load_parts(Path(name))[0]
     elif name in PRESETS:
-        channels = channels or (1 if name in ("tiny", "clips") else 3)
-        size: Any = sample_size or {"base": 64, "ddpm": 64, "tiny": 16}.get(name, 32)
+        channels = channels or {"tiny": 1, "clips": 1, "planner": 2}.get(name, 3)
+        size: Any = sample_size or {"base": 64, "ddpm": 64, "tiny": 16, "planner": 16}.get(name, 32)
         if name == "clips":
             size = (PRESET_FRAMES, *((size, size) if isinstance(size, int) else size))
         try:

@@ -105,7 +105,7 @@ class ModelProfile(CallResult):
 def profile_model(
     model: Any,
     *,
-    sample_size: int | tuple[int, int] | None = None,
+    sample_size: int | tuple[int, ...] | None = None,
     batch_size: int = 1,
     class_labels: torch.Tensor | None = None,
     tokens: int = 32,
@@ -120,7 +120,7 @@ def profile_model(
     Args:
         model: `ContinuousUNet2DModel`, `UNet2DModel` or another with their
             `forward(sample, timestep, class_labels=None)` and a `config` with `in_channels`.
-        sample_size: height and width of the input; the configured one if None.
+        sample_size: height and width of the input, its length, or frames, height and width; as configured if None.
         batch_size: number of images at a time.
         class_labels: (batch_size, ...), for a model with class conditioning; if None and the config has
             `num_class_embeds`, class 0 for all.
@@ -196,10 +196,13 @@ def profile_model(
 
 
 def example_conditions(config: Any, batch_size: int, tokens: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Returns conditions of the kinds that a model takes: class 0, and random texts."""
+    """Returns conditions of the kinds that a model takes: class 0, a vector of zeros, and random texts."""
     conditions = {}
     if getattr(config, "num_class_embeds", None) is not None:
         conditions["class_labels"] = torch.zeros(batch_size, dtype=torch.long)
+    vector = getattr(config, "global_cond_dim", None)
+    if vector is not None:
+        conditions["global_cond"] = torch.zeros(batch_size, vector, dtype=dtype)
     width = getattr(config, "cross_attention_dim", None)
     if width is not None:
         shape = (batch_size, tokens, width)
@@ -208,10 +211,10 @@ def example_conditions(config: Any, batch_size: int, tokens: int, dtype: torch.d
     return conditions
 
 
-def sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_size: int) -> tuple[int, ...]:
+def sample_shape(model: Any, sample_size: int | tuple[int, ...] | None, batch_size: int) -> tuple[int, ...]:
     """Returns the shape of the input of a model; raises InputError if no size is known, or it makes no sense.
 
-    The number of frames of a model of clips is the configured one.
+    The number of frames of a model of clips is the configured one, unless it is given. Sequences have a length alone.
     """
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "in_channels"):
@@ -222,20 +225,20 @@ def sample_shape(model: Any, sample_size: int | tuple[int, int] | None, batch_si
     sample_size = own if sample_size is None else sample_size
     if sample_size is None:
         raise InputError("the model's config has no sample_size; give one with --sample-size")
-    sides = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
-    frames: tuple[int, ...] = ()
-    if getattr(model, "dim", 2) == 3:
-        frames = () if isinstance(own, int) or own is None or len(own) != 3 else tuple(own[:1])
-        if not frames:
+    dim = getattr(model, "dim", 2)
+    sides = (sample_size,) * min(dim, 2) if isinstance(sample_size, int) else tuple(sample_size)
+    if dim == 3 and len(sides) == 2:
+        if isinstance(own, int) or own is None or len(own) != 3:
             raise InputError(
                 "the model's config has no number of frames; set its sample_size to (frames, height, width)"
             )
-        sides = sides[-2:]
-    if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"sample_size={sample_size} must be one or two numbers (height, width) of at least 1")
+        sides = (own[0], *sides)
+    if len(sides) != dim or min(sides) < 1:
+        wanted = {1: "one number, the length,", 2: "one or two numbers (height, width)"}.get(dim, "(height, width)")
+        raise InputError(f"sample_size={sample_size} must be {wanted} of at least 1")
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    return (batch_size, config.in_channels, *frames, *sides)
+    return (batch_size, config.in_channels, *sides)
 
 
 @contextlib.contextmanager
