@@ -146,6 +146,17 @@ def planning() -> Iterator[dict[str, Any]]:
         yield {"side": names[side] + (f", warm start {warm}" if warm else ""), "rates": len(means), **best}
 
 
+def video() -> Iterator[dict[str, Any]]:
+    """A row for each side: the means over the seeds."""
+    names = {"ours": "ours", "control": "the weight-tied control", "discrete": "discrete 3-D U-Net"}
+    found = rows("video")
+    for side in dict.fromkeys(row["side"] for row in found):
+        same = [row for row in found if row["side"] == side]
+        keys = ("parameters", "macs", "training_steps", "validation_loss", "frame_fid", "frame_fid_of_real")
+        means = {key: sum(row[key] for row in same) / len(same) for key in keys}
+        yield {"side": names[side], "runs": len(same), **means}
+
+
 def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
@@ -622,6 +633,30 @@ TABLES: dict[str, Callable[[], str]] = {
             "plans per second": "{plans_per_second:.0f}",
         },
         missing="planning.py measure",
+    ),
+    "video": Spec(
+        video,
+        {
+            "side": "{side}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs", 1),
+            "runs": "{runs}",
+            "training steps": "{training_steps:,.0f}",
+            "validation loss": "{validation_loss:.4f}",
+            "FID of frames": "{frame_fid:.3f}",
+            "of real ones": "{frame_fid_of_real:.3f}",
+        },
+        missing="video.py compare --folder runs/video",
+    ),
+    "video-memory": Spec(
+        lambda: rows("video-memory"),
+        {
+            "solver steps": "{solver_steps}",
+            "gradient mode": "`{gradient}`",
+            "saved for the backward pass": lambda row: scaled(row["saved_for_backward_bytes"], "MiB", 1),
+            "peak": lambda row: scaled(row["peak_bytes"], "MiB", 1),
+        },
+        missing="video.py memory",
     ),
     "few-steps": Spec(
         few_steps,
