@@ -1,12 +1,12 @@
 """Pictograms: pictures in colour whose licences allow shipping a model, drawn from packages of the npm registry.
 
-    pip install resvg-py==0.5.0                                  # draws SVG; only this script needs it (and npm)
     python benchmarks/pictograms.py --output data/pictograms     # fetches, draws, and writes a folder with classes
     python benchmarks/pictograms.py --sheets sheets              # also a sheet of each class, to look at
 
 `cunet train --data data/pictograms` takes the folders in it as classes, and `--captions metadata` the names of the
 pictures as captions. Each package has a pinned version, and its hash and its licence are checked. The pictures have a
-margin, so that training moves them a little (`data: fit: patch, random_crop: true`).
+margin, so that training moves them a little (`data: fit: patch, random_crop: true`). The script needs `npm`, and
+resvg-py of the extra `benchmarks`, which draws SVG.
 """
 
 import argparse
@@ -200,7 +200,7 @@ def choose(names: list[dict[str, str]]) -> dict[str, dict[str, str]]:
     groups: dict[str, dict[str, str]] = {}
     for entry in names:
         if "skin tone" not in entry["name"]:
-            words = entry["name"].removeprefix("flag: ")
+            words = entry["name"].replace("flag: ", "flag of ")
             groups.setdefault(entry["subgroup"], {}).setdefault(slug(entry["name"]), words)
     chosen = {}
     for kind, taken in CLASSES.items():
@@ -278,9 +278,9 @@ def sheet(images: list[Image.Image], columns: int = 24) -> Image.Image:
     return canvas
 
 
-def attribution(sets: list[Package] = SETS) -> str:
+def attribution() -> str:
     """Returns whom the licences ask to be named, as lines of Markdown."""
-    lines = [f"- {p.author}, {p.licence}, <{p.source}> (`{p.name}` {p.version})" for p in sets]
+    lines = [f"- {p.author}, {p.licence}, <{p.source}> (`{p.name}` {p.version})" for p in SETS]
     return "\n".join(["The pictures were drawn, scaled and put on white from:", "", *lines]) + "\n"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pictograms import attribution
 from rows import write
 
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
@@ -35,8 +36,18 @@ KEPT = ("config.yaml", "run.json", "metrics.jsonl", "loss.png")
 ROWS = "pretrained.csv"
 LICENSE = "apache-2.0"
 """The licence of the packaged weights, which is that of the project."""
-TERMS = {"mnist": "70,000 handwritten digits of Y. LeCun, C. Cortes and C. Burges; CC BY-SA 3.0"}
+TERMS = {
+    "mnist": "70,000 handwritten digits of Y. LeCun, C. Cortes and C. Burges; CC BY-SA 3.0",
+    "pictograms": "emoji of five sets, drawn by `benchmarks/pictograms.py`; Apache-2.0, MIT and CC BY 4.0, see below",
+}
 """The data, by the name of its folder in lower case, and the licence that it is under."""
+CREDITS = {"pictograms": attribution()}
+"""Whom the licences of the data ask to be named, by the name of its folder: Markdown."""
+LIMITS = {
+    "pictograms": " These are a few thousand pictures, often of similar subjects, and training sees each many times. "
+    "Some samples are therefore close to a picture of the data, and its terms hold for them too.",
+}
+"""What else a card says about the limits of a model, by the name of the folder of its data."""
 COLUMNS = ("fid", "floor", "recall", "class_accuracy", "scheduler", "sampling_steps", "guidance", "num_images")
 """What is kept of the rows of `cunet evaluate generate`."""
 
@@ -187,7 +198,9 @@ def card(name: str) -> None:
     asked = " of the class that is asked for" if known.classes else ""
     example = f"cunet sample {name}" + (f" --class {known.classes[0]} {known.classes[-1]}" if known.classes else "")
     minutes = last["seconds"] / 60
-    terms = TERMS.get(source.lower(), "see its own terms")
+    about = source.lower().removeprefix("data-")
+    terms = TERMS.get(about, "see its own terms")
+    credits = ["## Whose pictures it learned from", "", CREDITS[about]] if about in CREDITS else []
     command = " ".join(facts["command"])
     table = []
     figures = []
@@ -236,9 +249,11 @@ def card(name: str) -> None:
         "| --- | --- | --- | --- | --- | --- |",
         *table,
         "",
+        *credits,
         "## Limits",
         "",
-        f"The model knows nothing but {source}. It was trained for the size and the kind of these images.",
+        f"The model knows nothing but {source}. It was trained for the size and the kind of these images."
+        + LIMITS.get(about, ""),
         "",
     ]
     (PRETRAINED / name / "README.md").write_text("\n".join(lines), encoding="utf-8")
