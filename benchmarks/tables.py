@@ -6,17 +6,16 @@ python benchmarks/tables.py --check   # exit 1 if a page is not up to date (a te
 Most tables are a `Spec`: where its rows come from, and for each column its heading and what it shows of a row.
 """
 
-import itertools
 import json
-import math
 import re
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from claims import claims
 
 from continuous_unet.comparison.formatting import figure, kid, markdown_table, scaled, timing
 from continuous_unet.comparison.rows import SideRow, read_csv
@@ -281,124 +280,6 @@ def comparison_tables(name: str) -> dict[str, Spec]:
 
 def comparison_rows(name: str) -> list[dict[str, str]]:
     return read_csv(RESULTS / name / "results.csv")
-
-
-def _reached(name: str) -> str:
-    """How much of its images and seconds the usual-size U-Net needs, ours needs for the U-Net's last loss, by seed."""
-    if not (RESULTS / name / "curves.csv").is_file():
-        return "–"
-    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in read_csv(RESULTS / name / "curves.csv"):
-        points = curves.setdefault((row["side"], row["seed"]), [])
-        points.append((float(row["images_seen"]), float(row["validation_loss"])))
-    shares = []
-    for (side, seed), points in curves.items():
-        if side != "ours":
-            continue
-        images, goal = curves["discrete", seed][-1]
-        for (before, above), (after, below) in itertools.pairwise(points):
-            if below <= goal < above:
-                shares.append((before + (after - before) * (above - goal) / (above - below)) / images)
-                break
-        else:
-            shares.append(math.inf)
-    if math.isinf(statistics.median(shares)):
-        return "not reached"
-    step_time = next(float(row["training_time_ratio"]) for row in comparison_rows(name) if row["side"] == "ours")
-    spread = "{:.0%} ({:.0%} to {:.0%})"
-    middle = statistics.median(shares)
-    return (
-        spread.format(middle, min(shares), max(shares))
-        + " of the images, "
-        + spread.format(*(share * step_time for share in (middle, min(shares), max(shares))))
-        + " of the time"
-    )
-
-
-def claims() -> str:
-    """What the paper claims of the continuous U-Net, and what ours saves of the usual-size U-Net, run by run."""
-    names = ("compare-costs64", "compare-mnist", "compare-scenes")
-    pairs = []
-    for name in names:
-        sides = {row["side"]: row for row in comparison_rows(name)}
-        pairs.append((sides["ours"], sides["discrete"]))
-
-    def less(key: str) -> list[str]:
-        return [
-            f"{1 - float(ours[key]) / float(discrete[key]):.0%} less" if ours.get(key) else "–"
-            for ours, discrete in pairs
-        ]
-
-    def faster() -> list[str]:
-        kinds = ("latency_eager_ratio", "latency_compiled_ratio")
-        return [" / ".join(f"{1 - float(ours[kind]):.0%}" for kind in kinds) + " less" for ours, _ in pairs]
-
-    def lower_in(ours: dict[str, str], discrete: dict[str, str], key: str) -> str:
-        seeds = [float(o) < float(d) for o, d in zip(*(row[f"{key}_seeds"].split() for row in (ours, discrete)))]
-        return f"(lower in {sum(seeds)} of {len(seeds)} seeds)"
-
-    def loss(key: str) -> list[str]:
-        return [
-            f"{float(ours[key]) / float(discrete[key]) - 1:+.0%} {lower_in(ours, discrete, key)}"
-            if ours.get(key)
-            else "–"
-            for ours, discrete in pairs
-        ]
-
-    def fid() -> list[str]:
-        return [
-            f"FID {float(ours['fid']):.2f}, U-Net {float(discrete['fid']):.2f} {lower_in(ours, discrete, 'fid')}"
-            if ours.get("fid")
-            else "–"
-            for ours, discrete in pairs
-        ]
-
-    body = [
-        ["75 % fewer parameters", *less("parameters")],
-        ["70 % fewer FLOPs", *less("macs_per_forward")],
-        ["80 % faster inference (time per forward, eager / compiled, 2 CPU cores)", *faster()],
-        ["less memory (bytes saved for backward, as trained)", *less("saved_for_backward_bytes")],
-        ["equal or better images (FID of a small classifier)", *fid()],
-        ["faster convergence: images and time until the U-Net's last loss", *map(_reached, names)],
-        ["validation loss after as many images", *loss("validation_loss_equal_images")],
-        ["validation loss after as many seconds", *loss("validation_loss_equal_time")],
-    ]
-    return markdown_table(["the paper claims, up to", "64x64x3, costs alone", "MNIST, 32x32", "scenes, 32x32x3"], body)
-
-
-def summary() -> str:
-    """Returns the README's table: ours relative to diffusers' `UNet2DModel`. A figure in bold misses its target."""
-    names = ("compare-costs64", "compare-mnist", "compare-scenes")
-    sides = [{row["side"]: row for row in comparison_rows(name)} for name in names]
-
-    def cells(key: str, limit: float, form: str, beside: str = "discrete", offset: float = 0.0) -> list[str]:
-        found = []
-        for side in sides:
-            if not side["ours"].get(key):
-                found.append("–")
-                continue
-            share = float(side["ours"][key]) / float(side[beside][key]) - offset
-            found.append(form.format(share) if share <= limit else f"**{form.format(share)}**")
-        return found
-
-    share, change = "{:.0%}", "{:+.1%}"
-    body = [
-        ["parameters", "at most 25%", *cells("parameters", 0.25, share)],
-        ["MACs of a forward pass", "at most 35%", *cells("macs_per_forward", 0.35, share)],
-        ["latency of one image, eager", "at most 20%", *cells("latency_eager_ratio", 0.2, share)],
-        ["latency of one image, compiled", "at most 20%", *cells("latency_compiled_ratio", 0.2, share)],
-        ["bytes saved for the backward pass", "at most 20%", *cells("saved_for_backward_bytes", 0.2, share)],
-        ["validation loss", "no worse", *cells("validation_loss_equal_images", 0, change, offset=1)],
-        ["FID, by a small classifier", "no worse", *cells("fid", 0, change, offset=1)],
-        [
-            "validation loss, against the weight-tied control",
-            "no worse",
-            *cells("validation_loss_equal_images", 0, change, "control", offset=1),
-        ],
-        ["FID, against the weight-tied control", "no worse", *cells("fid", 0, change, "control", offset=1)],
-    ]
-    head = ["ours, relative to `UNet2DModel`", "target", "64x64x3, not trained", "MNIST, 32x32", "scenes, 32x32x3"]
-    return markdown_table(head, body)
 
 
 # ----------------------------------------------------------------------------------------- faults, exports, restoration
@@ -698,7 +579,6 @@ TABLES: dict[str, Callable[[], str]] = {
         },
     ),
     "claims": claims,
-    "summary": summary,
     "search": Spec(
         search,
         {
