@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -133,12 +134,17 @@ def test_pictures_are_those_of_the_browser(ask):
 
 def test_a_hundred_requests_at_once_are_answered_or_refused(ask, gate):
     gate.clear()
+    upload = png(DRAWN) + bytes(900_000)  # what follows the picture is ignored
+    tracemalloc.start()
     with ThreadPoolExecutor(100) as pool:
-        asked = [pool.submit(ask.run, steps=1, client=str(k)) for k in range(100)]
+        asked = [pool.submit(ask.run, upload, steps=1, strength=1.0, client=str(k)) for k in range(100)]
         while sum(future.done() for future in asked) < 95:  # all but one that is computed and four that wait
             time.sleep(0.01)
         gate.set()
         answers = [future.result() for future in asked]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 40e6  # all of them have 90 MB
     assert sorted({status for status, _, _ in answers}) == [200, 503]
     assert sum(status == 200 for status, _, _ in answers) == 5
     (sentence,) = {content for status, content, _ in answers if status == 503}

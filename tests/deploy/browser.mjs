@@ -1,13 +1,14 @@
 // Drives the page in headless Chromium, for test_page.py: prints what it saw as JSON. One browser for all checks.
-// node browser.mjs NODE_MODULES CHROMIUM URL PHOTO [SCREENSHOTS]
+// node browser.mjs NODE_MODULES CHROMIUM URL SERVER PHOTO [SCREENSHOTS]; SERVER is the address of `cunet app`, or ""
 import { createRequire } from "node:module";
 
-const [modules, chromium, url, photo, screenshots] = process.argv.slice(2);
+const [modules, chromium, url, server, photo, screenshots] = process.argv.slice(2);
 const { chromium: browserType } = createRequire(`${modules}/`)("playwright-core");
-const quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const quiet = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const graphics = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]; // a graphics card in software
 const browser = await browserType.launch({
   executablePath: chromium,
-  args: [...quiet, "--disable-component-update", "--disable-sync"],
+  args: [...quiet, ...graphics, "--disable-component-update", "--disable-sync"],
 });
 const seen = { problems: [], elsewhere: [] };
 
@@ -18,14 +19,14 @@ async function open(options, address = url) {
   page.on("pageerror", (error) => seen.problems.push(error.message));
   page.on("request", (request) => {
     const there = request.url();
-    if (!there.startsWith(url) && !/^(blob|data):/.test(there)) seen.elsewhere.push(there);
+    if (!there.startsWith(new URL(address).origin) && !/^(blob|data):/.test(there)) seen.elsewhere.push(there);
   });
   await page.goto(address);
   await page.waitForFunction(() => document.body.dataset.ready);
   return page;
 }
 
-const page = await open({ viewport: { width: 1000, height: 900 } });
+let page = await open({ viewport: { width: 1000, height: 900 } });
 const set = (id, value) => page.fill(`#${id}`, String(value));
 const text = (selector) => page.textContent(selector);
 const picture = async (name) => screenshots && page.screenshot({ path: `${screenshots}/${name}.png`, fullPage: true });
@@ -108,12 +109,12 @@ await page.waitForFunction(() => document.querySelector("#generate ul.tiles").re
 await set("generate-tiles", 3);
 await page.selectOption("#generate-label", { label: "any" });
 await set("generate-steps", 4);
-const tiles = async (model, steps) => {
-  await page.waitForFunction(([model, steps]) => {
+const tiles = async (model, steps, label) => {
+  await page.waitForFunction(([model, steps, label]) => {
     const { request } = document.querySelector("#generate ul.tiles");
     const { name } = document.getElementById("generate").controller.controls.model;
-    return request?.tiles === 3 && request.steps === steps && request.label === undefined && name === model;
-  }, [model, steps]);
+    return request?.tiles === 3 && request.steps === steps && request.label === label && name === model;
+  }, [model, steps, label]);
   return page.$$eval("#generate ul.tiles canvas", (all) => all.map((c) => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]));
 };
 seen.generate = await tiles("conditional", 4);
@@ -122,8 +123,9 @@ await set("generate-steps", 2);
 seen.latents = await tiles("latents", 2);
 seen.asked = await page.$$eval("#generate .controls label:not([hidden])", (all) => all.map((label) => label.firstChild.textContent.split(":")[0]));
 await page.click("#generate .compare");
-await page.waitForFunction(() => document.querySelectorAll("#generate .compared canvas").length === 6);
-seen.compared = await text("#generate .compared li:last-child");
+await page.waitForFunction(() => /%/.test(document.querySelector("#generate .compared").textContent));
+seen.compared = await page.$$eval("#generate .compared li", (all) => all.map((item) => item.textContent));
+seen.expected = await text("#generate-steps >> xpath=..");
 await picture("generate");
 
 // a file of a model that is broken, and another model after it
@@ -155,7 +157,11 @@ for (const tab of ["denoise", "upscale"]) {
     pixels: [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data],
   }));
   await page.fill(`#${tab} .divider`, "20");
-  seen[`${tab} divided`] = await page.$eval(`#${tab} .before`, (c) => c.style.clipPath);
+  const divided = () => page.$eval(`#${tab} .stack`, (stack) => stack.style.getPropertyValue("--at"));
+  seen[`${tab} divided`] = [await divided()];
+  const { width } = await page.locator(`#${tab} .stack`).boundingBox();
+  await page.click(`#${tab} .stack`, { position: { x: 0.75 * width, y: 5 } }); // the picture itself can be dragged
+  seen[`${tab} divided`].push(await divided());
   const [file] = await Promise.all([page.waitForEvent("download"), page.click(`#${tab} .download`)]);
   seen[`${tab} file`] = file.suggestedFilename();
   await picture(tab);
@@ -176,6 +182,66 @@ await phone.click("#tab-paint");
 await phone.tap("#paint .sketch");
 await phone.waitForFunction(() => document.querySelector("#paint .result").input?.data.some((value, i) => i % 4 < 3 && value > 9));
 if (screenshots) await phone.screenshot({ path: `${screenshots}/phone.png`, fullPage: true });
+
+// the graphics card, in software
+const card = await page.$("#backend option[value=webgpu]");
+if (card) {
+  await page.click("#tab-generate");
+  await page.selectOption("#backend", "webgpu");
+  seen.graphics = await page.evaluate(async () => {
+    const { engine, controls } = document.getElementById("generate").controller;
+    const { picture } = await engine.run("test", controls.model, { steps: 1, seed: 5 });
+    return [...picture.data];
+  });
+}
+
+// embedded in another page: the address opens a tab, and several threads are allowed
+const outer = await open({}, `${url}outer/`);
+const inner = outer.frames()[1];
+await inner.waitForFunction(() => document.body.dataset.ready);
+seen.embedded = await inner.evaluate(() => [self.crossOriginIsolated, document.querySelector("[aria-selected=true]").textContent]);
+
+// the same page, where a server computes
+if (server) {
+  page = await open({ viewport: { width: 1000, height: 900 } }, server);
+  seen.server = { place: await text("#place"), compute: await page.isVisible("#compute"), address: page.url() };
+  await set("paint-steps", 2);
+  await set("paint-strength", 0.5);
+  await set("paint-prompt", "a red circle");
+  await stroke("paint", [[0.2, 0.2], [0.8, 0.3], [0.4, 0.8]]);
+  seen.server.paint = await settled("paint");
+  seen.server.facts = await text("#paint .facts");
+  seen.server.dropped = await page.evaluate(async () => {
+    const { engine, model, controls, sketch } = document.getElementById("paint").controller;
+    const ask = (steps) => engine.run("test", model, { ...controls.request(), picture: sketch.picture(), strength: 1, steps });
+    const [first, second, third] = await Promise.all([ask(200), ask(150), ask(2)]);
+    return [first === null, second === null, third.evaluations];
+  });
+  await set("paint-strength", 0.05);
+  await set("paint-steps", 16);
+  await page.waitForFunction(() => document.querySelector("#paint .error").textContent);
+  seen.server.refused = await text("#paint .error");
+  await page.click("#tab-generate");
+  await set("generate-tiles", 3);
+  await set("generate-steps", 4);
+  seen.server.generate = await tiles("conditional", 4, 0);
+  await page.click("#tab-inpaint");
+  await page.waitForFunction(() => document.getElementById("inpaint").controller.sketch.base);
+  await set("inpaint-steps", 3);
+  await set("inpaint-repeats", 2);
+  await stroke("inpaint", [[0.3, 0.4], [0.7, 0.6]]);
+  seen.server.inpaint = await settled("inpaint");
+  for (const tab of ["denoise", "upscale"]) {
+    await page.click(`#tab-${tab}`);
+    await page.setInputFiles(`#${tab} input[type=file]`, photo);
+    await page.waitForFunction((tab) => document.querySelector(`#${tab} .result`).dataset.number, tab);
+    seen.server[tab] = await page.$eval(`#${tab} .result`, (c) => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]);
+  }
+  await page.context().setOffline(true);
+  await page.setInputFiles("#upscale input[type=file]", photo);
+  await page.waitForFunction(() => document.querySelector("#upscale .error").textContent);
+  seen.server.gone = await text("#upscale .error");
+}
 
 // a page without models
 const empty = await open({}, `${url}empty/`);

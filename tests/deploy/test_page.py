@@ -19,6 +19,8 @@ from PIL import Image
 
 from continuous_unet import DiffusionSamplingPipeline
 from continuous_unet.app.inpainting import inpaint
+from continuous_unet.app.models import AppModel
+from continuous_unet.app.options import AppOptions
 from continuous_unet.codecs.autoencoder import Autoencoder
 from continuous_unet.codecs.base import Scale
 from continuous_unet.deploy.export import export_model
@@ -72,7 +74,26 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def seen(chromium, node_modules, site, photo):
+def computing(pipelines, site, tmp_path_factory):
+    """The address of the page where a server computes, with a token; empty if the app extra is not installed."""
+    try:
+        from continuous_unet.app.server import make_server
+        from tests.app.test_server import Asking
+    except (ImportError, pytest.skip.Exception):
+        yield ""
+        return
+    models = []
+    for name in ("conditional", "denoiser", "upscaler"):
+        source = tmp_path_factory.mktemp("models") / name
+        pipelines[name].save_pretrained(source)
+        models.append(AppModel(name, str(source), site / name, runtime.read_info(site / name)))
+    asking = Asking(make_server(models, AppOptions(compute="server", threads=1), None, "word"))
+    yield f"http://127.0.0.1:{asking.port}/?token=word"
+    asking.close()
+
+
+@pytest.fixture(scope="module")
+def seen(chromium, node_modules, site, photo, computing):
     """What the driver saw on the page, served with the headers for threads."""
 
     class Isolated(Quiet):
@@ -86,7 +107,7 @@ def seen(chromium, node_modules, site, photo):
     try:
         url = f"http://127.0.0.1:{server.server_port}/"
         pictures = os.environ.get("CUNET_SCREENSHOTS", "")
-        command = ["node", str(DRIVER), str(node_modules), chromium, url, str(photo), pictures]
+        command = ["node", str(DRIVER), str(node_modules), chromium, url, computing, str(photo), pictures]
         run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     finally:
         server.shutdown()
@@ -139,6 +160,9 @@ def site(pipelines, node_modules, tmp_path_factory):
     write_page(folder, [(name, f"{name}/") for name in (*pipelines, "few", "broken")], ort)
     (folder / "empty").mkdir()
     write_page(folder / "empty", [("gone", "gone/")], ort)
+    (folder / "outer").mkdir()
+    frame = '<iframe src="../latents/#generate" allow="cross-origin-isolated"></iframe>'
+    (folder / "outer" / "index.html").write_text(f"<body data-ready=true>{frame}</body>")
     return folder
 
 
@@ -167,12 +191,14 @@ def assert_pictures(values, expected):
 TEXTS = {"prompt": "A red circle, above!", "negative_prompt": "a blue square", "guidance_scale": 4.0}
 
 
-def test_strokes_become_the_picture_that_numpy_makes_of_them(site, seen):
+def test_strokes_become_the_picture_that_numpy_and_pytorch_make_of_them(site, seen, pipelines):
     request, model = seen["paint"]["request"], runtime.load(site / "conditional")
     assert request["steps"] == 4  # two evaluations at half the strength
     drawn = image_of(seen["paint"]["input"], 1)
     assert 0.05 < drawn.mean() < 0.6
     options = {"steps": 4, "seed": 4294967303, "class_label": "dog", **TEXTS}
+    assert_pictures(seen["paint"]["pixels"], runtime.generate(model, 1, image=drawn, strength=0.5, **options))
+    model.network = on_arrays(prepare_network(pipelines["conditional"].unet, ExportOptions(output="unused")).module)
     assert_pictures(seen["paint"]["pixels"], runtime.generate(model, 1, image=drawn, strength=0.5, **options))
     assert re.match(r"\d+(\.\d)? ms per picture, 4 evaluations. conditional: 0.0\d million parameters, ", seen["facts"])
     assert seen["classes"] == ["cat", "dog", "any"]
@@ -209,7 +235,10 @@ def test_seeds_become_tiles(site, seen, pipelines):
     model.codec_decoder = on_arrays(pipeline.codec.decode)
     assert_pictures(seen["latents"], np.concatenate([runtime.generate(model, 1, steps=2, seed=k) for k in range(3)]))
     assert seen["asked"] == ["Model", "Sampling steps", "Seed", "Pictures"]  # no field for what it cannot be asked
-    assert re.match(r"32 steps, \d+ ms", seen["compared"])
+    assert len(seen["compared"]) == 6
+    assert re.fullmatch(r"1 step, [\d.]+ m?s, \d+\.\d %", seen["compared"][0])
+    assert re.fullmatch(r"32 steps, [\d.]+ m?s", seen["compared"][5])
+    assert re.fullmatch(r"Sampling steps: 2, about [\d.]+ m?s", seen["expected"])
 
 
 def test_a_marked_part_is_made_anew(site, seen):
@@ -229,7 +258,7 @@ def test_photographs_are_restored_as_by_pytorch(seen, pipelines, photo):
         found = seen[tab]
         assert found["size"] == [21 * scale, 30 * scale]
         assert_pictures(found["pixels"], expected.reshape(1, *expected.shape[-3:]).numpy())
-        assert seen[f"{tab} divided"] == "inset(0px 80% 0px 0px)"
+        assert seen[f"{tab} divided"] == ["20%", "75%"]
         assert seen[f"{tab} text"].startswith("text.png is no picture")
         assert seen[f"{tab} file"] == f"photo-{tab}d.png"
 
@@ -245,6 +274,42 @@ def test_the_page_is_for_everyone_and_stays_at_home(seen):
     isolated, backend = seen["threads"]
     assert isolated
     assert "thread" in backend
+
+
+def test_a_server_makes_the_same_pictures_for_the_same_page(site, seen, pipelines, photo):
+    found, model = seen.get("server"), runtime.load(site / "conditional")
+    if found is None:
+        pytest.skip("the app extra is not installed")
+    assert found["place"] == "The server that this page came from computes the pictures."
+    assert not found["compute"]  # no choice of what computes in the browser
+    assert "token" not in found["address"]
+    asked = {"class_label": None, "prompt": "a red circle", "guidance_scale": 2.5}
+    drawn = image_of(found["paint"]["input"], 1)
+    expected = runtime.generate(model, 1, image=drawn, strength=0.5, steps=4, **asked)
+    assert_pictures(found["paint"]["pixels"], expected)
+    assert re.match(r"[\d.]+ ms per picture, 4 evaluations. conditional: ", found["facts"])
+    assert found["dropped"] == [True, True, 4]
+    assert found["refused"] == "steps is 320; this server takes 1 to 200"
+    options = {"class_label": 0, "guidance_scale": 2.5}
+    expected = [runtime.generate(model, 1, steps=4, seed=k, **options) for k in range(3)]
+    assert_pictures(found["generate"], np.concatenate(expected))
+    hole = np.array(found["inpaint"]["hole"], bool).reshape(8, 8)
+    image = image_of(found["inpaint"]["input"], 1)
+    assert_pictures(found["inpaint"]["pixels"], inpaint(model, image, hole, steps=3, repeats=2, **options))
+    for tab, name in (("denoise", "denoiser"), ("upscale", "upscaler")):
+        expected = pipelines[name](Image.open(photo), output_type="pt")[0]
+        assert_pictures(found[tab], expected.reshape(1, *expected.shape[-3:]).numpy())
+    assert found["gone"] == "the server does not answer; is it still running?"
+
+
+def test_a_graphics_card_makes_the_same_pictures(site, seen):
+    if "graphics" not in seen:
+        pytest.skip("this Chromium has no WebGPU")
+    assert_pictures(seen["graphics"], runtime.generate(runtime.load(site / "latents"), 1, steps=1, seed=5))
+
+
+def test_the_page_can_be_embedded(seen):
+    assert seen["embedded"] == [True, "Generate"]
 
 
 def test_the_page_says_what_is_wrong(seen):

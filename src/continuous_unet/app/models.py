@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,7 @@ def _export_of(source: str) -> Path:
     try:
         runtime.read_info(target)
     except runtime.ExportedModelError:
+        print(f"note: {source} is exported for the page, which takes a minute and is done once", file=sys.stderr)
         depth = None if read_facts(place).solver_steps is None else ANY_STEPS  # the page has a field for it
         export(ExportOptions(model=source, output=str(target), solver_steps=depth, repeats=0, overwrite=True))
     return target

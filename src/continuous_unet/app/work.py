@@ -93,16 +93,18 @@ class Stopwatch:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.evaluations = 0
+        self.each = 1
+        """How many evaluations there are at a time: two with guidance."""
 
     def __call__(self) -> None:
-        """Counts one evaluation.
+        """Counts the next evaluation.
 
         Raises:
             Refused: if a later request has come.
         """
         if self.stop.is_set():
             raise Refused(409, "a later request has come")
-        self.evaluations += 1
+        self.evaluations += self.each
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class Workshop:
             "guidance_scale": asked.scale,
             "on_step": watch,
         }
+        watch.each = 2 if loaded.can_be_guided and asked.scale != 1 else 1
         if asked.solverSteps is not None:
             if not any(entry["name"] == "num_solver_steps" for entry in loaded.inputs):
                 raise Refused(400, f"the model {model.name} has a fixed number of solver steps")

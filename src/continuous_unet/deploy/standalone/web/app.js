@@ -37,11 +37,12 @@ function choose(tabs, panels, id) {
     tab.setAttribute("aria-selected", String(chosen));
     tab.tabIndex = chosen ? 0 : -1;
     at(tab.getAttribute("aria-controls")).hidden = !chosen;
+    if (chosen) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   panels[id].opened();
 }
 
-async function offerBackends(engine, models) {
+async function offerBackends(engine, models, panels) {
   const select = at("backend");
   const inBrowser = models.some(({ where }) => where === "browser");
   at("compute").hidden = !inBrowser;
@@ -51,7 +52,10 @@ async function offerBackends(engine, models) {
   if (!inBrowser) return;
   select.append(new Option(threads === 1 ? "the processor, one thread" : `the processor, ${threads} threads`, "wasm"));
   if (navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null))) select.append(new Option("the graphics card", "webgpu"));
-  select.addEventListener("change", () => (engine.backend = select.value));
+  select.addEventListener("change", () => {
+    engine.backend = select.value;
+    Object.entries(panels).find(([id]) => !at(id).hidden)?.[1].again(); // which shows the difference
+  });
 }
 
 async function start() {
@@ -76,20 +80,25 @@ async function start() {
   }
   const tabs = Object.keys(panels).map((id) => at(`tab-${id}`));
   if (!tabs.length) throw new Error(at("error").textContent || "there is no model that this page can use");
+  const follow = (tab) => {
+    choose(tabs, panels, tab.getAttribute("aria-controls"));
+    history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`); // so that a copied address opens this tab
+  };
   tabs.forEach((tab, k) => {
     tab.hidden = false;
-    tab.addEventListener("click", () => choose(tabs, panels, tab.getAttribute("aria-controls")));
+    tab.addEventListener("click", () => follow(tab));
     tab.addEventListener("keydown", ({ key }) => {
       const next = { ArrowRight: k + 1, ArrowLeft: k - 1 + tabs.length, Home: 0, End: tabs.length - 1 }[key];
       if (next === undefined) return;
       const one = tabs[next % tabs.length];
       one.focus();
-      choose(tabs, panels, one.getAttribute("aria-controls"));
+      follow(one);
     });
   });
-  await offerBackends(engine, models);
+  await offerBackends(engine, models, panels);
   const first = location.hash.slice(1);
   choose(tabs, panels, panels[first] ? first : Object.keys(panels)[0]);
+  addEventListener("hashchange", () => panels[location.hash.slice(1)] && choose(tabs, panels, location.hash.slice(1)));
   document.body.dataset.ready = "true";
 }
 

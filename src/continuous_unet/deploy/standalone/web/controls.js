@@ -1,6 +1,6 @@
 // The fields below the pictures. A model decides which of them there are.
 
-import { describe } from "./model.js";
+import { costOf, describe } from "./model.js";
 
 /** Makes an element; `attributes` may have `text` and functions, which listen to events of their name. */
 export function make(tag, attributes = {}, ...children) {
@@ -26,7 +26,7 @@ export class Controls {
    * such as { seed: 0, strength: 0.7 }; `changed` is called when a value has changed.
    */
   constructor(form, models, kinds, changed) {
-    Object.assign(this, { form, models, kinds, changed, fields: {}, prefix: form.closest("[role=tabpanel]").id });
+    Object.assign(this, { form, models, kinds, changed, fields: {}, paces: new Map(), prefix: form.closest("[role=tabpanel]").id });
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => {
       this.showValues();
@@ -79,7 +79,8 @@ export class Controls {
       this.add("steps", name, make("select", {}, ...own.map((n) => new Option(n, n))), own.length < 2);
       this.fields.steps.value = own.at(-1);
     } else {
-      this.range("steps", name, 1, this.kinds.most ?? 50, 1, known.steps ?? this.kinds.steps ?? 20);
+      const show = (value) => `${value}${this.expected()}`;
+      this.range("steps", name, 1, this.kinds.most ?? 50, 1, known.steps ?? this.kinds.steps ?? 20, show);
     }
     if (about.depths && about.solverSteps !== null) {
       this.add("solverSteps", "Solver steps", make("select", {}, ...about.depths.map((n) => new Option(n, n))));
@@ -91,7 +92,7 @@ export class Controls {
   }
 
   strength(value) {
-    this.range("strength", "Freedom of the model", 0.05, 1, 0.05, value, (part) => `${Math.round(part * 100)} %`);
+    this.range("strength", "Model freedom", 0.05, 1, 0.05, value, (part) => `${Math.round(part * 100)} %`);
   }
 
   seed(value) {
@@ -103,7 +104,7 @@ export class Controls {
   }
 
   repeats(value) {
-    this.range("repeats", "Rounds of each step", 1, 8, 1, value);
+    this.range("repeats", "Rounds per step", 1, 8, 1, value);
   }
 
   sigma(value) {
@@ -121,6 +122,24 @@ export class Controls {
     const output = make("output", { for: `${this.prefix}-${name}` });
     this.fields[name].previousSibling.append(": ", output);
     this.fields[name].show = () => (output.textContent = show(this.fields[name].valueAsNumber));
+  }
+
+  /** Remembers how long an evaluation takes, by a result, so that the fields can say what others will take. */
+  learn({ milliseconds, evaluations }) {
+    this.paces.set(this.kind, milliseconds / evaluations);
+    this.showValues();
+  }
+
+  get kind() {
+    return `${this.choose.value} ${this.fields.solverSteps?.value}`;
+  }
+
+  /** Returns the expected time of a picture for the present fields, such as ", about 40 ms", or nothing. */
+  expected() {
+    const pace = this.paces.get(this.kind);
+    if (!pace) return "";
+    const parts = { image: "strength" in this.kinds, hole: "repeats" in this.kinds };
+    return `, about ${timeOf(pace * costOf(this.model.info, { ...this.request(), ...parts }))}`;
   }
 
   showValues() {
@@ -155,6 +174,12 @@ export class Controls {
     const most = info.schedule.num_train_timesteps ?? info.schedule.alphas_cumprod.length;
     return { ...values, steps: Math.min(most, Math.ceil(values.steps / values.strength - 1e-9)) };
   }
+}
+
+/** Returns a time as a person reads it. */
+export function timeOf(milliseconds) {
+  if (milliseconds >= 1000) return `${(milliseconds / 1000).toFixed(1)} s`;
+  return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
 }
 
 /** Says what a result cost, for the status line of a panel. */

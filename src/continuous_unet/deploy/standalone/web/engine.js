@@ -1,6 +1,9 @@
 // Hands work to the worker of this page, or to the server that the page came from. Of each lane, the latest request
 // counts: an earlier one that is not done yet gives null.
 
+/** The most pixels of a picture that this page takes or makes. */
+export const MOST_PIXELS = 24e6;
+
 let number = 0;
 
 /** Computes in a worker of this page. */
@@ -50,7 +53,6 @@ class There {
     this.stop(lane);
     const control = new AbortController();
     this.running.set(lane, control);
-    onProgress(0, 1);
     try {
       const body = picture ? await asPng(picture, hole) : undefined;
       const asked = { ...request, model: model.name, client: `${this.client}.${lane}`, fill: Boolean(hole) };
@@ -58,7 +60,7 @@ class There {
       const answer = await fetch(new URL(address, location.href), { method: "POST", body, signal: control.signal });
       if (answer.status === 409) return null; // a later request has come
       if (!answer.ok) throw new Error(await answer.text());
-      const made = await pixels(await answer.blob());
+      const made = await pixels(await answer.blob(), Infinity); // the server has a bound of its own
       onProgress(1, 1);
       const about = (name) => Number(answer.headers.get(name));
       return { picture: made, evaluations: about("x-evaluations"), milliseconds: about("x-milliseconds") };
@@ -84,19 +86,18 @@ async function asPng({ data, width, height }, hole) {
 }
 
 /** Returns the pixels of an image file. */
-export async function pixels(file) {
+export async function pixels(file, most = MOST_PIXELS) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
     throw new Error(`${file.name ?? "this file"} is no picture that this browser can read; choose a PNG, JPEG or WebP file`);
   }
-  const most = 24e6;
   if (bitmap.width * bitmap.height > most) {
     throw new Error(`the picture has ${bitmap.width} x ${bitmap.height} pixels, more than ${most / 1e6} million; make it smaller`);
   }
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }

@@ -189,10 +189,8 @@ export class Model {
   }
 
   /** Returns the evaluations of the network that a request takes for each image; with guidance, there are two a step. */
-  cost({ steps = 20, scale = 1, image, strength = 0.8, hole, repeats = 1 }) {
-    const rows = samplingRows(this.info.schedule, steps).length;
-    const taken = hole ? rows * repeats : image ? stepsToTake(rows, strength) : rows;
-    return taken * (this.canBeGuided && scale !== 1 ? 2 : 1);
+  cost(request) {
+    return costOf(this.info, request);
   }
 
   /** Returns a hole with a 1 for each pixel that the network sees: of latents, those with any pixel to fill. */
@@ -225,6 +223,13 @@ function noiseAgain(x, row, fresh) {
   const ratio = row.next_signal > 0 ? row.signal / row.next_signal : 0;
   const rest = Math.sqrt(Math.max(0, row.noise ** 2 - (ratio * row.next_noise) ** 2));
   for (let i = 0; i < x.length; i++) x[i] = ratio * x[i] + rest * fresh[i];
+}
+
+/** Returns the evaluations that a request takes of a model with this export.json. */
+export function costOf(info, { steps = 20, scale = 1, image, strength = 0.8, hole, repeats = 1 }) {
+  const rows = samplingRows(info.schedule, steps).length;
+  const taken = hole ? rows * repeats : image ? stepsToTake(rows, strength) : rows;
+  return taken * (describe(info).canBeGuided && scale !== 1 ? 2 : 1);
 }
 
 /** Returns the entry of the input that sets the solver steps of a call, if the network has one. */

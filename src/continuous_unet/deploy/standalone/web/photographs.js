@@ -1,6 +1,7 @@
 // The panels that restore photographs: denoise and upscale.
 
 import { Controls, download, show } from "./controls.js";
+import { MOST_PIXELS } from "./engine.js";
 import { Panel } from "./making.js";
 
 export class Restore extends Panel {
@@ -8,7 +9,10 @@ export class Restore extends Panel {
     panel.append(document.getElementById("restoring").content.cloneNode(true));
     super(panel, engine);
     this.at = (name) => panel.querySelector(name);
-    this.controls = new Controls(this.at(".controls"), models, { sigma: 25 }, () => this.make());
+    this.controls = new Controls(this.at(".controls"), models, { sigma: 25 }, () => {
+      this.opened();
+      this.make();
+    });
     this.at(".controls").hidden = models.length < 2 && !this.controls.fields.sigma;
     const drop = this.at(".drop");
     drop.querySelector("input").addEventListener("change", ({ target }) => {
@@ -26,6 +30,17 @@ export class Restore extends Panel {
       if (event.dataTransfer.files[0]) this.read(event.dataTransfer.files[0]);
     });
     this.at(".divider").addEventListener("input", () => this.divide());
+    const stack = this.at(".stack");
+    const drag = ({ clientX }) => {
+      const { left, width } = stack.getBoundingClientRect();
+      this.at(".divider").value = (100 * (clientX - left)) / width;
+      this.divide();
+    };
+    stack.addEventListener("pointerdown", (event) => {
+      stack.setPointerCapture(event.pointerId);
+      drag(event);
+    });
+    stack.addEventListener("pointermove", (event) => stack.hasPointerCapture(event.pointerId) && drag(event));
     this.at(".stop").addEventListener("click", () => {
       this.engine.stop(this.lane);
       this.facts.textContent = "Stopped";
@@ -33,7 +48,14 @@ export class Restore extends Panel {
     this.at(".download").addEventListener("click", () => download(this.at(".result"), `${this.name}-${this.lane}d.png`));
   }
 
-  opened() {}
+  opened() {
+    const { scale } = this.controls.model.info.options;
+    if (scale) this.at(".hint").textContent = `Makes a photograph of any size ${scale} times as wide and as high.`;
+  }
+
+  again() {
+    this.make();
+  }
 
   read(file) {
     this.name = file.name.replace(/\.[^.]*$/, "");
@@ -46,6 +68,11 @@ export class Restore extends Panel {
   async make() {
     if (!this.picture) return;
     const { model } = this.controls;
+    const [width, height] = ["width", "height"].map((side) => this.picture[side] * (model.info.options.scale ?? 1));
+    if (width * height > MOST_PIXELS) {
+      this.fail(new Error(`the result would have ${width} x ${height} pixels, more than ${MOST_PIXELS / 1e6} million; make the picture smaller`));
+      return;
+    }
     const bar = this.at("progress");
     bar.hidden = false;
     bar.removeAttribute("value");
@@ -54,8 +81,8 @@ export class Restore extends Panel {
     const run = {};
     this.current = run;
     // the worker gets a copy
-    const result = await this.ask(model, { ...this.controls.request(), picture: this.picture }, (done, total) => {
-      bar.value = done / total;
+    const result = await this.ask(model, { ...this.controls.request(), picture: this.picture }, {
+      onProgress: (done, total) => (bar.value = done / total),
     });
     if (this.current !== run) return; // another photograph has come
     bar.hidden = true;
@@ -72,7 +99,7 @@ export class Restore extends Panel {
 
   divide() {
     const share = this.at(".divider").valueAsNumber;
-    this.at(".before").style.clipPath = `inset(0 ${100 - share}% 0 0)`;
+    this.at(".stack").style.setProperty("--at", `${share}%`);
     this.at(".divider").setAttribute("aria-valuetext", `${share} % before, ${100 - share} % after`);
   }
 }
