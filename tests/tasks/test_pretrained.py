@@ -78,6 +78,53 @@ def test_verbs_take_a_model_of_the_package_by_name(little, tmp_path, capsys):
     assert config.with_absolute_paths().model.start_from == little
 
 
+START = [
+    "train",
+    "--data",
+    "shapes",
+    "--steps",
+    "1",
+    "--num-samples",
+    "1",
+    "--sampling-steps",
+    "1",
+    "--batch-size",
+    "2",
+    "--channels",
+    "1",
+]
+
+
+def test_training_starts_from_a_model_of_the_package(little, tmp_path):
+    """At a learning rate of nearly zero its weights stay, in float32, and the run can be sampled and resumed."""
+    words = [*START, "--start-from", little, "--image-size", "8", "--learning-rate", "1e-30", "--output", "run"]
+    assert main(words) == 0
+    before, after = (load_pipeline(name).unet.state_dict() for name in (little, "run"))
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6, msg=key)
+    assert main(["train", "--output", "run", "--resume", "--steps", "2"]) == 0
+    assert TrainConfig.load(tmp_path / "run/config.yaml").model.start_from == little
+
+
+def test_a_model_of_the_package_teaches(little, tmp_path):
+    words = ["distill", little, *START[1:], "--method", "ect", "--output", "student"]
+    assert main(words) == 0
+    assert (tmp_path / "student/teacher").is_dir()
+    assert main(["sample", "student", "--steps", "1", "--num", "1", "-o", "b.png"]) == 0
+
+
+def test_one_line_says_all_that_differs_from_a_model_to_start_from(little, tmp_path, capsys):
+    process = ["--objective", "v_prediction", "--noise-schedule", "squaredcos_cap_v2"]
+    assert main([*START, "--start-from", little, "--image-size", "12", *process, "--output", "run"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(
+        "differs from this run in the size of the images (8, and here 12), and in the objective (epsilon, and here "
+        "v_prediction), and in the noise schedule; make them alike (--image-size 8 --objective epsilon "
+        "--noise-schedule linear)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -250,11 +250,27 @@ def _load_start(name: str, task: Task, arguments: Json) -> nn.Module:
         pairs["the noise process"] = theirs.name, ours.name
         pairs["the objective"] = theirs.prediction_type, ours.prediction_type
         pairs["the noise schedule"] = (theirs.describe().get("alphas_cumprod"), ours.describe().get("alphas_cumprod"))
+    options = {
+        "the size of the images": "--image-size",
+        "the number of input channels": "--channels",
+        "the noise process": "--process",
+        "the objective": "--objective",
+    }
+    differences, advice = [], []
     for word, (has, given) in pairs.items():
         has, given = (tuple(value) if isinstance(value, list) else value for value in (has, given))
         if has != given:
-            values = "" if word == "the noise schedule" else f" ({has}, and here {given})"
-            raise InputError(f"the model {name} to start from differs from this run in {word}{values}; make them alike")
+            differences.append(word if word == "the noise schedule" else f"{word} ({has}, and here {given})")
+            if word in options and has is not None:
+                shown = "x".join(map(str, has)) if isinstance(has, tuple) else has
+                advice.append(f"{options[word]} {shown}")
+            elif word == "the noise schedule" and theirs.name == ours.name:
+                advice.append(f"--noise-schedule {scheduler.config.beta_schedule}")
+    if differences:
+        alike = f"make them alike ({' '.join(advice)})" if advice else "make them alike"
+        raise InputError(
+            f"the model {name} to start from differs from this run in {', and in '.join(differences)}; {alike}"
+        )
     return model
 
 
