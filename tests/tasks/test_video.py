@@ -153,5 +153,3 @@ def test_train_sample_and_continue_from_the_command_line(tmp_path, capsys):
     ):
         assert main([*sample, "--overwrite", *wrong]) == 2
         assert message in capsys.readouterr().err
-    assert main(["export", run, "--output", str(tmp_path / "exported")]) == 2
-    assert "exports are for models of images" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Run an exported model, without torch.
 
-It makes images, denoises one or enlarges one.
+It makes images or clips, denoises an image or enlarges one.
 
 cunet run exported --num 16 --steps 20 --scheduler dpm++ --seed 0 --output images.png
 cunet run exported --input noisy.png --sigma 25 --output clean.png

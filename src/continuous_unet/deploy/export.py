@@ -105,8 +105,11 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
     write_network = load_writer(options.format)
     task = _task_of(pipeline)
     about = _describe_task(pipeline, task)
-    if options.precision == "int8" and about["task"] != "generation":
+    clips = task == "video"
+    if options.precision == "int8" and (clips or about["task"] != "generation"):
         raise InputError(f"--precision int8 is for models that make images, and this one is for {task}; leave it out")
+    if clips and options.web:
+        raise InputError("--web is for models of images, and this one makes clips; leave it out")
     ort = find_runtime(options.ort_dir) if options.web else None
     taken, given = pipeline.unet.config.in_channels, pipeline.unet.config.out_channels
     if about["task"] == "generation" and taken != given:
@@ -114,7 +117,7 @@ def export_model(pipeline: Pipeline, options: ExportOptions, *, stop: StopReques
             f"the model takes {taken} channels and gives {given}: it does not make images from noise alone, as "
             "exported models do"
         )
-    if task != "generate" and options.static_shape is None and FORMATS[options.format].any_size:
+    if task not in ("generate", "video") and options.static_shape is None and FORMATS[options.format].any_size:
         options = replace(options, any_size=True)  # photographs are of any size
     facts = _facts_of(pipeline)
     check_exportable(pipeline.unet, facts, options)
@@ -192,7 +195,7 @@ def _describe_task(pipeline: Pipeline, task: str) -> Json:
     tables = [[asdict(row) for row in rows] for rows in own_tables(facts, process).values()]
     return {
         # a diffusion model that denoises is exported as such: `runtime.denoise` accepts it
-        "task": "generation" if task in ("generate", "denoise") else task,
+        "task": "generation" if task in ("generate", "denoise", "video") else task,
         "options": options,
         "schedule": {**process.describe(), "tables": tables},
         "only_tables": facts.sampler is not None and facts.sampler.distilled,
@@ -224,7 +227,7 @@ def _describe(network: ExportNetwork, written: Written, options: ExportOptions, 
         "size_bytes": sum(len(b) for b in contents.values()),
         "inputs": [one.describe(network) for one in network.inputs],
         "outputs": [prediction],
-        "image_shape": [config.in_channels, network.height, network.width],
+        "image_shape": [config.in_channels, *network.size],
         "size_multiple_of": network.size_multiple_of,
         "num_classes": config.num_class_embeds,
         "model": {

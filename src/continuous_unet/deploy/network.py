@@ -66,10 +66,17 @@ class ExportNetwork:
     """Whether the solver's loop stays a loop in the graph."""
     takes_solver_steps: bool = False
     """Whether the number of solver steps is an input of the graph."""
+    frames: int | None = None
+    """The number of frames of a clip; None for images."""
     text_length: int = 0
     """The number of tokens of every text, for models that are given one."""
     calibration: Sequence[dict[str, np.ndarray]] = field(default_factory=list)
     """Inputs by name, as they occur in sampling, which the ranges of int8 are fitted to."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Height and width of the images, or frames, height and width of the clips."""
+        return (*(() if self.frames is None else (self.frames,)), self.height, self.width)
 
     @property
     def class_conditional(self) -> bool:
@@ -92,7 +99,7 @@ class ExportNetwork:
 
     def axes(self) -> list[int | str]:
         """Returns the shape of the sample: numbers, and names of the axes that are free."""
-        size: list[int | str] = ["height", "width"] if self.any_size else [self.height, self.width]
+        size: list[int | str] = ["height", "width"] if self.any_size else [*self.size]
         return ["batch" if self.batch is None else self.batch, self.unet.config.in_channels, *size]
 
     def program(self, module: nn.Module | None = None) -> ExportedProgram:
@@ -145,8 +152,7 @@ class NetworkInput:
 
 
 def _noise(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
-    shape = (count, network.unet.config.in_channels, network.height, network.width)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(count, network.unet.config.in_channels, *network.size, generator=generator)
 
 
 def _timesteps(network: ExportNetwork, count: int, generator: torch.Generator) -> Tensor:
@@ -265,8 +271,11 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
         InputError: for a model, or a shape, that cannot be exported.
     """
     config = unet.config
-    if getattr(unet, "dim", 2) != 2:
-        raise InputError(f"exports are for models of images, and this is a {type(unet).__name__}; use it in PyTorch")
+    dim = getattr(unet, "dim", 2)
+    if dim == 1:
+        raise InputError("models of sequences are exported as planners: give a run of cunet train --task plan")
+    if dim == 3 and options.any_size:
+        raise InputError("--any-size is for models of images; clips have the size that the model was trained on")
     if config.class_embed_type is not None:
         raise InputError(
             f"this model's class_embed_type={config.class_embed_type!r} cannot be exported; num_class_embeds can"
@@ -291,8 +300,13 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
     steps = unet.config.get("num_solver_steps", 1)
     found, multiple = FORMATS[options.format], size_multiple(unet)
     wants_loop = options.solver_loop == "loop" or (options.solver_loop == "auto" and steps > MOST_UNROLLED_STEPS)
-    shape = options.shape()
-    if shape is None:
+    shape, frames = options.shape(), None
+    if dim == 3:
+        if not isinstance(config.sample_size, (tuple, list)) or len(config.sample_size) != 3:
+            raise InputError("the model's config has no number of frames: set sample_size to (frames, height, width)")
+        frames, *sides = config.sample_size
+        shape = shape or (0, sides[0], sides[1])
+    elif shape is None:
         if config.sample_size is None:
             raise InputError("the model's config has no sample_size: give the size with --static-shape")
         size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else tuple(config.sample_size)
@@ -306,6 +320,7 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
         batch=batch or (1 if found.fixed_batch else None),
         height=height,
         width=width,
+        frames=frames,
         any_size=options.any_size,
         size_multiple_of=multiple,
         text_length=text_length,

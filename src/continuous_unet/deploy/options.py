@@ -54,7 +54,9 @@ class ExportOptions(Options):
         "4 solver steps",
     )
     static_shape: str | None = option(
-        None, "the only shape that the network accepts, as BATCHxHEIGHTxWIDTH, such as 1x64x64", metavar="BxHxW"
+        None,
+        "the only shape that the network accepts, as BATCHxHEIGHTxWIDTH, such as 1x64x64; clips keep their frames",
+        metavar="BxHxW",
     )
     any_size: bool = option(False, "accept images of every size that the model accepts, not only of its training size")
     tolerance: float | None = option(
@@ -127,9 +129,12 @@ class RunOptions(Options):
 
     model: str = model_argument("folder that `cunet export` wrote", "EXPORT")
     output: str = option(
-        "images.png", "PNG file (a grid if there are several images), or a folder", short="-o", required=True
+        "images.png",
+        "PNG file (a grid if there are several images), GIF file for clips, or a folder",
+        short="-o",
+        required=True,
     )
-    num: int = option(16, "number of new images", at_least=1)
+    num: int = option(16, "number of new images or clips", at_least=1)
     steps: int | None = option(
         None,
         "number of sampling steps: evaluations of the model per image (default: 50, or the most that a distilled model "

@@ -29,15 +29,16 @@ class RunResult(CallResult):
         return {"images": self.images, "files": self.files, "seconds": seconds, "images_per_second": rate}
 
     def to_text(self) -> str:
+        what = "clips" if any(name.endswith(".gif") for name in self.files) else "images"
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
-        return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.files else ""
+        return f"{self.images} {what} in {self.seconds:.1f} s: {where}" if self.files else ""
 
     def notes(self) -> list[str]:
         return ["stopped; nothing was written"] if self.stopped_by is not None else []
 
 
 def run_exported(options: RunOptions, *, stop: StopRequest | None = None) -> RunResult:
-    """Makes new images with an exported model, or denoises or upscales one, and writes them.
+    """Makes new images or clips with an exported model, or denoises or upscales one, and writes them.
 
     Args:
         options: the model, and what to make.

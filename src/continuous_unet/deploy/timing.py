@@ -26,9 +26,10 @@ def exported_latency(unet: Any, formats: Sequence[str], repeats: int) -> dict[st
     found = {}
     pipeline = DiffusionSamplingPipeline(unet, DDPMScheduler())
     size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size[-2:]
     for form in formats:
         with tempfile.TemporaryDirectory() as folder:
-            shape = f"1x{size}x{size}"
+            shape = f"1x{height}x{width}"
             options = ExportOptions(output=f"{folder}/out", format=form, static_shape=shape, repeats=repeats)
             try:
                 found[form] = float(export_model(pipeline, options)["latency"]["ratio"])

@@ -16,7 +16,8 @@ It has `normal_noise` (a counter-based generator, with the same numbers as in th
 `dpm++` and `euler` (equal to those of diffusers up to rounding), tables of steps that were searched for a model,
 `generate`, `denoise` and `upscale`.
 
-Arrays are `(B, C, H, W)`, float32. Samplers and networks work in [-1, 1]; images that go in and out are in [0, 1].
+Arrays are `(B, C, H, W)`, float32, or `(B, C, F, H, W)` for models of clips. Samplers and networks work in [-1, 1];
+images that go in and out are in [0, 1].
 """
 
 import argparse
@@ -444,7 +445,7 @@ class ExportedModel:
         self.batch_size: int | None = shape[0] if isinstance(shape[0], int) else None
         self.largest_batch = int(self.batch_size or info.get("largest_batch", 2**31))
         self.shape = tuple(info["image_shape"])
-        """`(C, H, W)` of what the network takes: images, or latents."""
+        """`(C, H, W)` of what the network takes: images, or latents; `(C, F, H, W)` for clips."""
         self.any_size = isinstance(shape[2], str)
         self.multiple_of = int(info["size_multiple_of"])
         self.num_classes: int | None = info["num_classes"]
@@ -463,8 +464,8 @@ class ExportedModel:
         codec: Info = info.get("codec") or {"channels": self.shape[0], "factor": 1}
         self.factor: int = codec["factor"]
         """How many times smaller the sides of latents are than those of the images; 1 for models of pixels."""
-        self.image_shape = (codec["channels"], self.shape[1] * self.factor, self.shape[2] * self.factor)
-        """`(C, H, W)` of the images that are made."""
+        self.image_shape = (codec["channels"], *(side * self.factor for side in self.shape[1:]))
+        """`(C, H, W)` of the images that are made, or `(C, F, H, W)` of the clips."""
         self.codec_encoder: Network | None = None
         """Makes latents of images; only models of latents have it."""
         self.codec_decoder: Network | None = None
@@ -477,6 +478,11 @@ class ExportedModel:
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Returns the images, about in [-1, 1], of what the network made."""
         return latents if self.codec_decoder is None else _in_pieces(self.codec_decoder, latents)
+
+    @property
+    def makes_clips(self) -> bool:
+        """Whether the model makes clips."""
+        return len(self.shape) == 4
 
     @property
     def takes_text(self) -> bool:
@@ -544,9 +550,12 @@ class ExportedModel:
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises ExportedModelError for a shape of images that the network does not accept."""
-        channels, height, width = self.shape
-        if len(shape) != 4 or shape[1] != channels:
-            raise ExportedModelError(f"the images have shape {shape}; this model takes (B, {channels}, H, W)")
+        channels, *frames, height, width = self.shape
+        if len(shape) != 1 + len(self.shape) or shape[1] != channels or [*shape[2:-2]] != frames:
+            sides = "".join(f"{number}, " for number in frames)
+            what = "clips" if self.makes_clips else "images"
+            raise ExportedModelError(f"the {what} have shape {shape}; this model takes (B, {channels}, {sides}H, W)")
+        shape = shape[-4:]
         if not self.any_size and shape[2:] != (height, width):
             raise ExportedModelError(
                 f"the images are {shape[2]}x{shape[3]}, and this model was exported for {height}x{width} only; "
@@ -641,7 +650,7 @@ def _is_whole(value: object, least: int, most: int = 2**31) -> bool:
 def _is_shape(shape: object, batch: object) -> bool:
     """Returns whether something is the shape of an input: that of one number, or one that begins with the batch."""
     sides = shape[1:] if isinstance(shape, list) and shape[:1] == [batch] else [] if shape == [] else [0]
-    return len(sides) < 4 and all(isinstance(side, str) or _is_whole(side, 1) for side in sides)
+    return len(sides) < 5 and all(isinstance(side, str) or _is_whole(side, 1) for side in sides)
 
 
 def _is_default(value: object, names: list[str]) -> bool:
@@ -698,9 +707,9 @@ def check_info(info: Info) -> None:
         "files": isinstance(files, dict) and all(isinstance(facts.get("sha256"), str) for facts in files.values()),
         "network": info["network"] in files,
         "image_shape": isinstance(shape, list)
-        and len(shape) == 3
+        and len(shape) in (3, 4)
         and all(_is_whole(size, 1) for size in shape)
-        and shape[1] * shape[2] <= MOST_PIXELS,
+        and math.prod(shape[1:]) <= MOST_PIXELS,
         "size_multiple_of": _is_whole(info["size_multiple_of"], 1),
         "num_classes": info["num_classes"] is None or _is_whole(info["num_classes"], 1),
         "inputs": (isinstance(batch, str) or _is_whole(batch, 1))
@@ -715,7 +724,7 @@ def check_info(info: Info) -> None:
         "schedule": info["schedule"] is not None or task == "denoise",
         "solver_steps": _are_depths(info.get("solver_steps", {})),
         "conditions": _are_conditions(info.get("conditions", {}), info["num_classes"], files),
-        "codec": "codec" not in info or (task == "generation" and _is_codec(info["codec"], files)),
+        "codec": "codec" not in info or (task == "generation" and len(shape) == 3 and _is_codec(info["codec"], files)),
     }
     for name, right in sound.items():
         if not right:
@@ -1140,8 +1149,11 @@ def generate(
     image: np.ndarray | None = None,
     strength: float = 0.8,
     solver_steps: int | str | None = None,
+    first_frames: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns new images `(num_images, C, H, W)` in [0, 1]; image k depends on `(seed, k)` alone.
+
+    A model of clips makes clips `(num_images, C, F, H, W)`.
 
     Args:
         model: what `load` returns.
@@ -1165,6 +1177,7 @@ def generate(
         strength: the fraction of the steps that are taken if there is an `image`, the last ones: 1 ignores the image,
             and the less it is, the more is left of the image.
         solver_steps: the number of solver steps, or `"auto"`, see `with_depth`; as trained if None.
+        first_frames: frames `(C, K, H, W)` in [0, 1] that every clip begins with, fewer than a clip has.
 
     Raises:
         ExportedModelError: for arguments that do not fit the model, and if the images have values that are not finite.
@@ -1173,10 +1186,12 @@ def generate(
         raise ExportedModelError(f"{num_images} images, {batch_size} at a time: both must be at least 1")
     if model.task != "generation":
         raise ExportedModelError(f"this model was trained to {model.task} images: give one as input")
+    if model.makes_clips and (image is not None or size is not None):
+        raise ExportedModelError("image and size are for models of images, and this one makes clips; leave them out")
     image_shape = (model.image_shape[0], *(size or model.image_shape[1:]))
-    if image_shape[1] % model.factor or image_shape[2] % model.factor:
+    if any(side % model.factor for side in image_shape[1:]):
         raise ExportedModelError(f"size {size}: this model makes images whose sides are multiples of {model.factor}")
-    shape = (model.shape[0], image_shape[1] // model.factor, image_shape[2] // model.factor)
+    shape = (model.shape[0], *(side // model.factor for side in image_shape[1:]))
     model.check_shape((1, *shape))
     if negative_prompt is not None and not model.takes_text:
         raise ExportedModelError("a negative prompt was given, but this model was trained without text; leave it out")
@@ -1191,14 +1206,35 @@ def generate(
         any(about["name"] == "next_timestep" for about in model.inputs),
     )
     pictures = None if image is None else model.encode(_pictures(image, num_images, image_shape))
-    made = []
+    hold = _holding(model, first_frames)
+    network, made = _on_held(network, hold), []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
         fresh = _noise_source(seed, numbers, shape)
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
         begin = None if pictures is None else pictures[start : numbers.stop]
         made.append(sample(network, model.schedule, noise, steps, sampler, None, on_step, fresh, begin, strength, told))
-    return _to_unit(model.decode(np.concatenate(made)))
+    return _to_unit(hold(model.decode(np.concatenate(made))))
+
+
+def _holding(model: ExportedModel, first_frames: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that puts the known first frames, without noise, into clips `(B, C, F, H, W)` in [-1, 1]."""
+    if first_frames is None:
+        return lambda clips: clips
+    channels, *frames, height, width = model.shape
+    count = first_frames.shape[1] if first_frames.ndim == 4 and model.makes_clips else 0
+    if not model.makes_clips or not 1 <= count < frames[0] or first_frames.shape != (channels, count, height, width):
+        wanted = f"({channels}, 1 to {frames[0] - 1}, {height}, {width})" if frames else "none, for a model of images"
+        raise ExportedModelError(f"first_frames has shape {first_frames.shape}; expected {wanted}")
+    known = (first_frames * 2 - 1).astype(np.float32)
+    return lambda clips: np.concatenate(
+        [np.broadcast_to(known, (len(clips), *known.shape)), clips[:, :, count:]], axis=2
+    )
+
+
+def _on_held(network: Network, hold: Callable[[np.ndarray], np.ndarray]) -> Network:
+    """Returns a network that sees clips with their known frames."""
+    return lambda x, *inputs, **more: network(hold(x), *inputs, **more)
 
 
 def _noise_source(seed: int, numbers: range, shape: tuple[int, ...]) -> Fresh:
@@ -1250,8 +1286,9 @@ def denoise(
         raise ExportedModelError(f"mode {mode!r} is unknown; expected mean or sample")
     if steps < 1:
         raise ExportedModelError(f"{steps} sampling steps: expected at least 1")
-    if model.codec_decoder is not None:
-        raise ExportedModelError("this model works on latents; denoising takes models that work on pixels")
+    if model.codec_decoder is not None or model.makes_clips:
+        what = "makes clips" if model.makes_clips else "works on latents"
+        raise ExportedModelError(f"this model {what}; denoising takes models that work on the pixels of images")
     if model.task == "denoise":
         if mode == "sample":
             raise ExportedModelError("mode sample needs a diffusion model; this one was trained to predict the mean")
@@ -1484,44 +1521,67 @@ def save_images(
             which = {"number": number} if len(paths) == len(images) else {"images": len(images)}
             known = {name: value for name, value in {**made_by, **which}.items() if value is not None}
             text.add_text(METADATA_KEY, json.dumps(known, ensure_ascii=False))
-        aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        new_folder = not os.path.lexists(file.parent)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
-                aside, format="PNG", pnginfo=text
-            )
-            os.replace(aside, file)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            reason = getattr(error, "strerror", None) or error
-            raise ExportedModelError(
-                f"{file} cannot be written ({reason}); free some space or choose another --output"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                aside.unlink()  # left over if something went wrong
-            if new_folder:
-                with contextlib.suppress(OSError, ValueError):
-                    file.parent.rmdir()  # goes only if nothing was written
+        picture = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        _write_aside(file, functools.partial(picture.save, format="PNG", pnginfo=text))
     return paths
 
 
-def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) -> list[Path]:
+def save_clips(clips: np.ndarray, path: str | os.PathLike, overwrite: bool = False) -> list[Path]:
+    """Writes clips `(B, C, F, H, W)` in [0, 1] as GIF: side by side if `path` ends in .gif, else each in a folder.
+
+    Each file appears whole or not at all. Clips have 8 frames a second, and repeat.
+
+    Raises:
+        ExportedModelError: if a file exists and `overwrite` is False, or cannot be written.
+    """
+    pillow = _pillow()
+    paths = image_paths(path, len(clips), overwrite, ".gif")
+    frames = np.moveaxis(clips, 2, 0)
+    films = frames.swapaxes(0, 1) if len(paths) == len(clips) else [np.concatenate([grid(each) for each in frames])]
+    for film, file in zip(films, paths):
+        first, *others = [pillow.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in to_pixels(film)]
+        more: Info = {"format": "GIF", "save_all": True, "append_images": others, "loop": 0, "optimize": False}
+        _write_aside(file, functools.partial(first.save, duration=125, **more))
+    return paths
+
+
+def _write_aside(file: Path, write: Callable[[Path], None]) -> None:
+    """Has a file written under another name, and gives it its own: it appears whole or not at all."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    new_folder = not os.path.lexists(file.parent)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(aside)
+        os.replace(aside, file)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ExportedModelError(
+            f"{file} cannot be written ({reason}); free some space or choose another --output"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            aside.unlink()  # left over if something went wrong
+        if new_folder:
+            with contextlib.suppress(OSError, ValueError):
+                file.parent.rmdir()  # goes only if nothing was written
+
+
+def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False, ending: str = ".png") -> list[Path]:
     """Returns the files that `save_images` writes: in a folder, if `path` is one or ends with a slash.
 
     Raises:
-        ExportedModelError: if one of them exists and `overwrite` is False, or for a name that is not of a PNG file.
+        ExportedModelError: if one of them exists and `overwrite` is False, or for a name with another ending.
     """
     if not 1 <= count <= MOST_IMAGES:
         raise ExportedModelError(f"{count} images: expected 1 to {MOST_IMAGES}")
     if not os.fspath(path):
-        raise ExportedModelError("--output is empty: name a .png file or a folder")
+        raise ExportedModelError(f"--output is empty: name a {ending} file or a folder")
     target = Path(path)
     is_folder = os.fspath(path).endswith(("/", os.sep)) or os.path.isdir(target)
-    one = target.suffix.lower() == ".png" and not is_folder
+    one = target.suffix.lower() == ending and not is_folder
     if target.suffix and not one and not is_folder:
-        raise ExportedModelError(f"{target}: only .png files are written; name a .png file or a folder")
-    paths = [target] if one else [target / f"{k:04d}.png" for k in range(count)]
+        raise ExportedModelError(f"{target}: only {ending} files are written; name a {ending} file or a folder")
+    paths = [target] if one else [target / f"{k:04d}{ending}" for k in range(count)]
     taken = next((p for p in paths if os.path.exists(p)), None)
     if taken is not None and not overwrite:
         raise ExportedModelError(f"{taken} exists already; choose another --output, or allow it with --overwrite")
@@ -1531,7 +1591,7 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False) ->
 def run(
     options: Any, more: dict[str, Opener] | None = None, on_step: Callable[[], None] = nothing
 ) -> tuple[int, list[Path]]:
-    """Makes new images, or denoises or upscales the input if there is one: the work of both command lines.
+    """Makes new images or clips, or denoises or upscales the input: the work of both command lines.
 
     Args:
         options: an object with the attributes that `main` parses.
@@ -1544,8 +1604,11 @@ def run(
     Raises:
         ExportedModelError: for a model, an image or options that cannot be used, or a file that cannot be written.
     """
-    image_paths(options.output, options.num if options.input is None else 1, options.overwrite)
+    ending = ".gif" if os.fspath(options.output).lower().endswith(".gif") else ".png"
+    image_paths(options.output, options.num if options.input is None else 1, options.overwrite, ending)
     model = load(options.model, options.threads, more)
+    if options.input is None and (model.makes_clips or ending == ".gif"):
+        image_paths(options.output, options.num, options.overwrite, ".gif" if model.makes_clips else ".png")
     steps = number_of_steps(model, options.steps, options.scheduler)
     common: Info = {"steps": steps, "on_step": on_step}
     if options.input is None:
@@ -1564,6 +1627,8 @@ def run(
         if options.image is not None:
             about["image"] = read_image(options.image, model.image_shape[0])
         images = generate(model, options.num, **about, **common)
+        if model.makes_clips:
+            return len(images), save_clips(images, options.output, options.overwrite)
         return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options, steps))
     elif model.task == "upscale":
         small = read_image(options.input, model.shape[0] // 2)
@@ -1620,7 +1685,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line of `python runtime.py`, with the model in this file's folder or another."""
     parser = argparse.ArgumentParser(description="Run an exported model; needs numpy, onnxruntime and pillow.")
     parser.add_argument("--model", default=str(Path(__file__).parent), help="an exported folder (default: this one)")
-    parser.add_argument("--output", default="images.png", help="a .png file (a grid of several images), or a folder")
+    parser.add_argument("--output", default="images.png", help="a .png file (a grid), a .gif of clips, or a folder")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
     parser.add_argument(
         "--steps", type=int, help="number of sampling steps (default: 50, or the most that a distilled model has)"
@@ -1648,7 +1713,8 @@ def main(argv: list[str] | None = None) -> int:
     except ExportedModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{count} images: {paths[0] if len(paths) == 1 else paths[0].parent}")
+    what = "clips" if paths[0].suffix == ".gif" else "images"
+    print(f"{count} {what}: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
 
 
