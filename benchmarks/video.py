@@ -35,7 +35,7 @@ from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
 from continuous_unet.evaluation.quality.extractors import Preparation
 from continuous_unet.evaluation.quality.extractors.classifier import Classifier
 from continuous_unet.evaluation.quality.generation import distances
-from continuous_unet.images.animations import save_gifs
+from continuous_unet.images.animations import save_clips
 from continuous_unet.images.ranges import to_model_range
 from continuous_unet.models.build import UNETS, build_unet
 from continuous_unet.models.presets import PRESETS
@@ -271,7 +271,7 @@ def measure(side: str, seed: int, run: Path, options: argparse.Namespace) -> dic
     choose_sampler(pipeline, None, options.sampling_steps)
     made = generate(pipeline, options.clips, seed=0, batch_size=64, num_inference_steps=options.sampling_steps)
     clips = torch.cat(list(made))
-    save_gifs(clips[:16], [run / "clips.gif"])
+    save_clips(clips[:16], [run / "clips.gif"])
     rounded = to_model_range((clips * 255).round() / 255)
     fake = features(extractor, rounded.transpose(1, 2).flatten(0, 1))
     true, more = features(extractor, real.images), features(extractor, others.images[: len(real)])

@@ -12,7 +12,7 @@ from continuous_unet.data.clips.dataset import open_clips
 from continuous_unet.data.clips.drawn import BUILT_IN_CLIPS
 from continuous_unet.data.clips.reading import read_clips
 from continuous_unet.diffusion.options import FlowOptions, VariancePreservingOptions
-from continuous_unet.images.animations import save_gifs
+from continuous_unet.images.animations import clip_paths, save_clips
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.video.options import VideoTraining
 from continuous_unet.tasks.video.training import VideoTask
@@ -51,7 +51,7 @@ def test_the_built_in_clips_move_and_are_always_the_same(name, monkeypatch):
 def test_clips_are_read_from_gif_frames_and_archives_alike(tmp_path):
     levels = np.random.default_rng(0).integers(0, 2, (5, 8, 6), dtype=np.uint8) * 255
     np.savez(tmp_path / "clips.npz", clips=levels[None])
-    save_gifs(torch.from_numpy(levels / 255.0)[None, None], [tmp_path / "clip.gif"])
+    save_clips(torch.from_numpy(levels / 255.0)[None, None], [tmp_path / "clip.gif"])
     folder = tmp_path / "frames" / "one"
     folder.mkdir(parents=True)
     for number, frame in zip((1, 2, 3, 9, 10), levels, strict=True):
@@ -78,9 +78,26 @@ def test_what_is_no_clip_is_refused(options, message, tmp_path):
         open_clips(**{"source": source, "frames": 4, **options})
 
 
+@pytest.mark.parametrize("side", [16, 15])
+def test_clips_are_written_and_read_as_mp4(side, tmp_path):
+    pytest.importorskip("av", reason="the video extra is not installed")
+    levels = np.linspace(0, 1, side * side, dtype=np.float32).reshape(1, 1, 1, side, side)
+    clips = torch.from_numpy(np.concatenate([levels, 1 - levels, levels.swapaxes(3, 4)], axis=2))
+    (path,) = clip_paths(tmp_path / "clips.mp4", 1)
+    save_clips(clips, [path])
+    (clip,), names = read_clips(str(path))
+    factor = 2 if side % 2 else 1
+    assert names == ["clips.mp4"]
+    assert clip.shape == (3, factor * side, factor * side, 1)
+    assert np.abs(clip[:, ::factor, ::factor, 0] / 255 - clips[0, 0].numpy()).mean() < 0.03
+    (tmp_path / "damaged.mp4").write_bytes(b"#EXTM3U\nclips.mp4")
+    with pytest.raises(InputError, match=r"damaged\.mp4 cannot be read"):
+        read_clips(str(tmp_path / "damaged.mp4"))
+
+
 def test_clips_of_different_sizes_need_a_size(tmp_path):
     for name, side in (("a", 8), ("b", 12)):
-        save_gifs(torch.rand(1, 1, 4, side, side), [tmp_path / f"{name}.gif"])
+        save_clips(torch.rand(1, 1, 4, side, side), [tmp_path / f"{name}.gif"])
     with pytest.raises(InputError, match=r"8x8 \(a.gif\) and 12x12 \(b.gif\) pixels; say which size"):
         open_clips(str(tmp_path), frames=4)
     assert open_clips(str(tmp_path), frames=4, image_size=8).shape[1:] == (4, 8, 8)

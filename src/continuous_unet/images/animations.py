@@ -1,4 +1,4 @@
-"""Writes clips as GIF."""
+"""Writes clips as GIF or MP4."""
 
 import os
 from pathlib import Path
@@ -8,20 +8,25 @@ from torch import Tensor
 
 from continuous_unet.base.files import check_outputs, replace_file
 from continuous_unet.base.results import Json
+from continuous_unet.images.films import ENDING, check_mp4, write_mp4
 from continuous_unet.images.grids import make_grid, to_pil
 
 
-def gif_paths(output: str | os.PathLike[str], num_clips: int, overwrite: bool = False) -> list[Path]:
-    """Returns where `save_gifs` will write clips: one `.gif` file, or `0000.gif`, `0001.gif`, … in a folder.
+def clip_paths(output: str | os.PathLike[str], num_clips: int, overwrite: bool = False) -> list[Path]:
+    """Returns where `save_clips` will write clips: one `.gif` or `.mp4` file, or `0000.gif`, `0001.gif`, … in a folder.
 
     Raises:
-        InputError: as `check_outputs`.
+        InputError: as `check_outputs`, and for MP4 without the package that writes it.
     """
     digits = max(4, len(str(num_clips - 1)))
-    return check_outputs(output, [f"{i:0{digits}d}.gif" for i in range(num_clips)], [".gif"], overwrite=overwrite)
+    names = [f"{i:0{digits}d}.gif" for i in range(num_clips)]
+    paths = check_outputs(output, names, [".gif", ENDING], overwrite=overwrite)
+    if paths[0].suffix.lower() == ENDING:
+        check_mp4()
+    return paths
 
 
-def save_gifs(clips: Tensor, paths: list[Path], frames_per_second: float = 8.0) -> None:
+def save_clips(clips: Tensor, paths: list[Path], frames_per_second: float = 8.0) -> None:
     """Writes clips `(B, C, F, H, W)` in [0, 1] to a file each, or all of them side by side to one file.
 
     Raises:
@@ -32,7 +37,7 @@ def save_gifs(clips: Tensor, paths: list[Path], frames_per_second: float = 8.0) 
     else:
         films = [[make_grid(frame) for frame in clips.unbind(2)]]
     for film, path in zip(films, paths, strict=True):
-        write_gif(film, path, frames_per_second)
+        (write_mp4 if path.suffix.lower() == ENDING else write_gif)(film, path, frames_per_second)
 
 
 def write_gif(film: list[Image.Image], path: Path, frames_per_second: float = 8.0) -> None:

@@ -1,4 +1,4 @@
-"""Reads clips: GIF files, folders of frames, and NumPy archives."""
+"""Reads clips: GIF and MP4 files, folders of frames, and NumPy archives."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,16 @@ from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.data.clips.drawn import DRAWN, Frames
 from continuous_unet.data.options import BUILT_IN_CLIPS
 from continuous_unet.images.decode import Unreadable, load_image, open_image
+from continuous_unet.images.films import ENDING, read_mp4
 from continuous_unet.images.names import is_hidden, is_image
 
 MOST_FRAMES = 4096
 """The largest number of frames of a clip that is read."""
+FILMS = (".gif", ENDING)
+"""Endings of files that hold a clip each."""
 EXPECTED = (
-    f"a .gif, a folder of .gif files or of folders of frames, a .npz with clips, or {' or '.join(BUILT_IN_CLIPS)}"
+    "a .gif or .mp4, a folder of such files or of folders of frames, a .npz with clips, or "
+    f"{' or '.join(BUILT_IN_CLIPS)}"
 )
 """What clips can be read from."""
 
@@ -36,8 +40,8 @@ def read_clips(source: str) -> tuple[list[Frames], list[str]]:
         found = _folder(path)
     elif path.suffix.lower() == ".npz":
         found = {f"{path.name}[{k}]": clip for k, clip in enumerate(_archive(path))}
-    elif path.suffix.lower() == ".gif":
-        found = {path.name: read_gif(path)}
+    elif path.suffix.lower() in FILMS:
+        found = {path.name: read_film(path)}
     else:
         raise InputError(f"{source} is not a kind of clips that can be read; expected {EXPECTED}")
     if not found:
@@ -45,8 +49,10 @@ def read_clips(source: str) -> tuple[list[Frames], list[str]]:
     return list(found.values()), list(found)
 
 
-def read_gif(path: Path) -> Frames:
-    """Returns the frames of a GIF; raises InputError if it cannot be read."""
+def read_film(path: Path) -> Frames:
+    """Returns the frames of a GIF or an MP4; raises InputError if it cannot be read."""
+    if path.suffix.lower() == ENDING:
+        return _one_clip(read_mp4(path, MOST_FRAMES))
     try:
         with open_image(path) as opened:
             if getattr(opened, "n_frames", 1) > MOST_FRAMES:
@@ -58,7 +64,7 @@ def read_gif(path: Path) -> Frames:
 
 def _folder(path: Path) -> dict[str, Frames]:
     entries = sorted((entry for entry in path.iterdir() if not is_hidden(Path(entry.name))), key=_natural)
-    found = {entry.name: read_gif(entry) for entry in entries if entry.suffix.lower() == ".gif"}
+    found = {entry.name: read_film(entry) for entry in entries if entry.suffix.lower() in FILMS}
     frames = [entry for entry in entries if is_image(Path(entry.name)) and entry.suffix.lower() != ".gif"]
     if frames:
         found[path.name] = _frames(frames)

@@ -68,7 +68,7 @@ class SampleOptions(Options):
     output: str = option(
         "samples.png",
         "where images go: a .png file (a grid if there are several), or a folder; for models of clips a "
-        ".gif file (samples.gif; side by side if there are several), or a folder",
+        ".gif or .mp4 file (samples.gif; side by side if there are several), or a folder",
         short="-o",
     )
     num: int = option(16, "number of images, of each class or prompt if there are several", at_least=1)
@@ -123,7 +123,7 @@ class SampleOptions(Options):
     )
     first_frames: str | None = option(
         None,
-        "a clip (.gif, .npz, a folder of frames) that the clips begin with and continue, for models of clips",
+        "a clip (.gif, .mp4, .npz, a folder of frames) that the clips begin with and continue, for models of clips",
         metavar="CLIP",
     )
     given_frames: int = option(2, "number of frames of --first-frames that the clips begin with", at_least=1)
