@@ -60,7 +60,7 @@ def in_tiles(
     """
     tiles = (tiles or Tiles()).on_multiples(multiple)
     height, width = images.shape[2:]
-    rows, columns = (_spans(length, tiles) for length in (height, width))
+    rows, columns = (spans(length, tiles) for length in (height, width))
     carried: Tensor | None = None  # the part of the row above that this one shares
     for y, (top, bottom) in enumerate(rows):
         band: Tensor | None = None
@@ -75,10 +75,10 @@ def in_tiles(
                 return
             if band is None:
                 band = result.new_zeros((*result.shape[:3], width * scale))
-            weights = _weights(x, columns, tiles.overlap, scale).to(result)
+            weights = blend_weights(x, columns, tiles.overlap, scale).to(result)
             band[..., left * scale : right * scale] += result * weights
         assert band is not None  # there is at least one column
-        band = band * _weights(y, rows, tiles.overlap, scale).to(band)[:, None]
+        band = band * blend_weights(y, rows, tiles.overlap, scale).to(band)[:, None]
         if carried is not None:
             band[:, :, : carried.shape[2]] += carried
         done = ((rows[y + 1][0] if y + 1 < len(rows) else bottom) - top) * scale
@@ -86,7 +86,7 @@ def in_tiles(
         yield band[:, :, :done]
 
 
-def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
+def spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
     """Returns begin and end of the tiles along one side; the last one ends with the image."""
     starts = [0]
     while starts[-1] + tiles.size < length:
@@ -94,7 +94,7 @@ def _spans(length: int, tiles: Tiles) -> list[tuple[int, int]]:
     return [(start, min(start + tiles.size, length)) for start in starts]
 
 
-def _weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
+def blend_weights(number: int, spans: list[tuple[int, int]], overlap: int, scale: int) -> Tensor:
     """Returns the weights of one tile along one side; those of neighbours sum to one, and fall smoothly to zero.
 
     They fall in the middle half of the overlap. Its outer quarter knows least of its surroundings and has no weight.

@@ -9,6 +9,7 @@ from PIL import Image, ImageSequence
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.data.clips.drawn import DRAWN, Frames
 from continuous_unet.data.options import BUILT_IN_CLIPS
+from continuous_unet.data.volumes import is_nifti, read_volume
 from continuous_unet.images.decode import Unreadable, load_image, open_image
 from continuous_unet.images.films import ENDING, read_mp4
 from continuous_unet.images.names import is_hidden, is_image
@@ -18,7 +19,7 @@ MOST_FRAMES = 4096
 FILMS = (".gif", ENDING)
 """Endings of files that hold a clip each."""
 EXPECTED = (
-    "a .gif or .mp4, a folder of such files or of folders of frames, a .npz with clips, or "
+    "a .gif, .mp4 or .nii, a folder of such files or of folders of frames, a .npz with clips, or "
     f"{' or '.join(BUILT_IN_CLIPS)}"
 )
 """What clips can be read from."""
@@ -40,7 +41,7 @@ def read_clips(source: str) -> tuple[list[Frames], list[str]]:
         found = _folder(path)
     elif path.suffix.lower() == ".npz":
         found = {f"{path.name}[{k}]": clip for k, clip in enumerate(_archive(path))}
-    elif path.suffix.lower() in FILMS:
+    elif is_film(path):
         found = {path.name: read_film(path)}
     else:
         raise InputError(f"{source} is not a kind of clips that can be read; expected {EXPECTED}")
@@ -49,8 +50,15 @@ def read_clips(source: str) -> tuple[list[Frames], list[str]]:
     return list(found.values()), list(found)
 
 
+def is_film(path: Path) -> bool:
+    """Returns whether this is the name of a file that holds one clip."""
+    return path.suffix.lower() in FILMS or is_nifti(path)
+
+
 def read_film(path: Path) -> Frames:
-    """Returns the frames of a GIF or an MP4; raises InputError if it cannot be read."""
+    """Returns the frames of a GIF or an MP4, or the slices of a volume; raises InputError if it cannot be read."""
+    if is_nifti(path):
+        return _slices(path)
     if path.suffix.lower() == ENDING:
         return _one_clip(read_mp4(path, MOST_FRAMES))
     try:
@@ -62,9 +70,19 @@ def read_film(path: Path) -> Frames:
         raise InputError(f"the clip {path} cannot be read: {first_line(error)}") from error
 
 
+def _slices(path: Path) -> Frames:
+    """Returns the slices of a volume along its depth, whose smallest value becomes black and the largest one white."""
+    values = read_volume(path).values
+    low, high = float(values.min()), float(values.max())
+    if len(values) > MOST_FRAMES or low == high:
+        what = f"{len(values)} slices; at most {MOST_FRAMES} are read" if low < high else f"no value but {low:g}"
+        raise InputError(f"the volume {path} has {what}")
+    return ((values - low) / (high - low) * 255).round().astype(np.uint8)[..., None]
+
+
 def _folder(path: Path) -> dict[str, Frames]:
     entries = sorted((entry for entry in path.iterdir() if not is_hidden(Path(entry.name))), key=_natural)
-    found = {entry.name: read_film(entry) for entry in entries if entry.suffix.lower() in FILMS}
+    found = {entry.name: read_film(entry) for entry in entries if is_film(entry)}
     frames = [entry for entry in entries if is_image(Path(entry.name)) and entry.suffix.lower() != ".gif"]
     if frames:
         found[path.name] = _frames(frames)

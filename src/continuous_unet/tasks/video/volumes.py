@@ -1,0 +1,64 @@
+"""Removes noise from large volumes with a model that was trained on small ones, in overlapping patches."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continuous_unet.base.errors import InputError
+from continuous_unet.data.volumes import Volume
+from continuous_unet.diffusion.process import process_of
+from continuous_unet.images.patches import OVERLAP, PATCH, in_patches
+from continuous_unet.tasks.video.pipeline import VideoPipeline
+
+
+@torch.no_grad()
+def denoise_volume(
+    pipeline: VideoPipeline,
+    volume: Volume,
+    sigma: float,
+    *,
+    limits: tuple[float, float] | None = None,
+    patch: int = PATCH,
+    overlap: int = OVERLAP,
+) -> Volume:
+    """Returns a volume without its white Gaussian noise, in the same place and with the same spacing.
+
+    A diffusion model knows noise of every strength. Each patch, scaled as in training, is its input at the timestep
+    of that strength, and one evaluation gives the mean of what is likely.
+
+    Args:
+        pipeline: a model of one channel that was trained on volumes, depth in place of time.
+        volume: the noisy volume, of any size.
+        sigma: the standard deviation of the noise, in the unit of the values.
+        limits: the values that were black and white in training; the smallest and the largest value if None.
+        patch: side of the patches in voxels.
+        overlap: voxels that neighbouring patches share.
+
+    Raises:
+        InputError: for a model of more channels, limits or a sigma that make no sense, and noise that is too strong.
+    """
+    unet, process = pipeline.unet, process_of(pipeline.scheduler)
+    config = unet.config
+    if (config.in_channels, config.out_channels) != (1, 1):
+        raise InputError(f"the model has {config.in_channels} channels; volumes have one")
+    low, high = (float(volume.values.min()), float(volume.values.max())) if limits is None else limits
+    if not -math.inf < low < high < math.inf:
+        raise InputError(f"limits {low:g} and {high:g}: expected two finite numbers, the smaller one first")
+    ratio = 2 * sigma / (high - low)  # of values in [-1, 1]
+    signal, noise = process.coefficients(process.last_time)
+    if not ratio > 0 or ratio * signal > noise:
+        raise InputError(f"sigma {sigma:g} must be above 0, and no stronger than the strongest noise of the model")
+    time = process.nearest_time(ratio)
+    scale = process.coefficients(time)[0]
+
+    def clean(piece: Tensor) -> Tensor:
+        x_t = piece.to(unet.device, unet.dtype) * scale
+        times = torch.full((len(piece),), time, device=unet.device)
+        return process.to_clean(unet(x_t, times).sample, x_t, times).float().cpu()
+
+    values = torch.from_numpy((volume.values - low) / (high - low) * 2 - 1).float()[None, None]
+    multiples = unet.architecture.size_multiples(3)  # type: ignore[attr-defined]
+    made = in_patches(clean, values, multiples=multiples, patch=patch, overlap=overlap)
+    return volume.with_values((made[0, 0].numpy() + 1) / 2 * np.float32(high - low) + np.float32(low))
