@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 LOWEST_TESTS := tests/ode tests/models tests/diffusion tests/data tests/training
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-lowest lint bench clean
+.PHONY: help install demo test test-lowest lint bench pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## the benchmarks; rows to benchmarks/results, tables to the pa
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/presets.py
 	$(BIN)/python benchmarks/tables.py
+
+pictures: $(STAMP)  ## the pictures of README and docs that models of the package can make
+	$(BIN)/python benchmarks/pictures.py
 
 clean:  ## remove the environments and runs
 	rm -rf $(VENV) $(LOWEST) runs
