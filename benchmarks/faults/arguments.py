@@ -296,7 +296,7 @@ def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path
     return {"trials": sum(codes.values()), "bad": bad, "codes": dict(sorted(codes.items()))}
 
 
-UNTRIED = ("app", "app fetch", "plan")
+UNTRIED = ("app", "app fetch", "plan", "volume")
 """Verbs that serve until they are stopped, that need the network, and whose model the campaign does not train."""
 SHARES = {"export": 0.2, "prune": 0.5}
 """Of the cases, for verbs whose commands take seconds."""

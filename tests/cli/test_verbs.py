@@ -138,6 +138,7 @@ MISSING = {
     "schedule": "RUN_OR_MODEL is missing",
     "run": "is missing",
     "plan": "RUN is missing",
+    "volume": "RUN is missing",
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.cli.main import main
 from continuous_unet.data.clips.reading import read_clips
 from continuous_unet.data.volumes import Volume, read_volume, write_volume
 from continuous_unet.diffusion.options import FlowOptions, VariancePreservingOptions
@@ -103,3 +104,22 @@ def test_noise_is_removed_in_patches_as_in_the_whole(process):
     scaled = Volume(volume.values * 2 + 5, volume.spacing)
     same = denoise_volume(pipeline, scaled, 60.0, limits=(-795, 805), patch=64)
     np.testing.assert_allclose(same.values, whole.values * 2 + 5, atol=0.05)
+
+
+def test_the_command_line_denoises_a_volume(tmp_path, capsys):
+    pipeline, volume = make_pipeline(), noisy()
+    pipeline.save_pretrained(tmp_path / "model")
+    write_volume(volume, tmp_path / "in.npz")
+    words = ["volume", str(tmp_path / "model"), str(tmp_path / "in.npz"), "--sigma", "30", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "out.npz")]) == 0
+    assert "5x20x36 voxels of 3x0.5x0.75" in capsys.readouterr().out
+    made = read_volume(tmp_path / "out.npz")
+    assert made.spacing == volume.spacing
+    np.testing.assert_allclose(made.values, denoise_volume(pipeline, volume, 30.0).values, atol=1e-3)
+    for more, message in (
+        (["--output", str(tmp_path / "out.png")], "ends in .npz"),
+        (["--output", str(tmp_path / "out.npz")], "exists"),
+        (["--output", str(tmp_path / "new.npz"), "--black", "500"], "smaller one first"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err

@@ -25,6 +25,7 @@ VERBS = {
     "sample": "sample:SAMPLE",
     "plan": "plan:PLAN",
     "denoise": "denoise:DENOISE",
+    "volume": "volume:VOLUME",
     "upscale": "upscale:UPSCALE",
     "inpaint": "inpaint:INPAINT",
     "evaluate generate": "evaluate:GENERATE",

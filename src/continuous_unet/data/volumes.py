@@ -106,6 +106,12 @@ def _read_nifti(path: Path) -> Volume:
     return Volume(np.ascontiguousarray(values), (third, second, first), affine)
 
 
+def check_ending(target: Path) -> None:
+    """Raises InputError for the name of a file that volumes are not written to."""
+    if not is_nifti(target) and target.suffix.lower() != ".npz":
+        raise InputError(f"{target}: expected a name that ends in .npz, .nii or .nii.gz")
+
+
 def write_volume(volume: Volume, path: str | os.PathLike) -> None:
     """Writes a volume with its spacing, to `.npz`, or to `.nii` or `.nii.gz`; the file appears whole or not at all.
 
@@ -113,6 +119,7 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
         InputError: for another ending, without nibabel for NIfTI, and if the file cannot be written.
     """
     target = Path(path)
+    check_ending(target)
     if is_nifti(target):
         nibabel: Any = import_extra("nibabel", f"{target} cannot be written: NIfTI needs nibabel", "nifti")
         affine = np.diag([*volume.spacing[::-1], 1.0]) if volume.affine is None else volume.affine
@@ -126,12 +133,10 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
             named.replace(aside)
 
         replace_file(target, write)
-    elif target.suffix.lower() == ".npz":
+    else:
 
         def archive(aside: Path) -> None:
             with aside.open("wb") as file:
                 np.savez_compressed(file, volume=volume.values, spacing=np.array(volume.spacing))
 
         replace_file(target, archive)
-    else:
-        raise InputError(f"{target}: expected a name that ends in .npz, .nii or .nii.gz")

@@ -1,16 +1,66 @@
 """Removes noise from large volumes with a model that was trained on small ones, in overlapping patches."""
 
+import contextlib
 import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
-from continuous_unet.data.volumes import Volume
+from continuous_unet.base.files import check_output
+from continuous_unet.base.results import CallResult
+from continuous_unet.base.signals import StopRequest, stop_on_signals
+from continuous_unet.data.volumes import Volume, check_ending, read_volume, write_volume
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.images.patches import OVERLAP, PATCH, in_patches
-from continuous_unet.tasks.video.pipeline import VideoPipeline
+from continuous_unet.tasks.video.options import VolumeOptions
+from continuous_unet.tasks.video.pipeline import VideoPipeline, load_video
+
+
+@dataclass
+class VolumeResult(CallResult):
+    """The volume that was written."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    file: str
+    seconds: float
+
+    def to_text(self) -> str:
+        sides, sizes = ("x".join(f"{each:g}" for each in numbers) for numbers in (self.shape, self.spacing))
+        return f"a volume of {sides} voxels of {sizes} in {self.seconds:.1f} s: {self.file}"
+
+
+def denoise_file(options: VolumeOptions, *, stop: StopRequest | None = None) -> VolumeResult:
+    """Removes noise from a volume in a file; see `denoise_volume`.
+
+    Args:
+        options: the model, the files, and the noise.
+        stop: is checked before every patch. If None, signals stop the work, and nothing is written.
+
+    Raises:
+        InputError: for a model or a volume that cannot be used, and if the file cannot be written.
+    """
+    options.validate()
+    target = check_output(options.output, overwrite=options.overwrite)
+    check_ending(target)
+    pipeline = load_video(options.model, device=pick_device(options.device))
+    volume = read_volume(options.input)
+    low, high = options.black, options.white
+    limits = (
+        float(volume.values.min()) if low is None else low,
+        float(volume.values.max()) if high is None else high,
+    )
+    started, sides = time.perf_counter(), {"patch": options.patch, "overlap": options.overlap}
+    with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
+        clean = denoise_volume(pipeline, volume, options.sigma, limits=limits, before_patch=request.check, **sides)
+    write_volume(clean, target)
+    return VolumeResult(clean.values.shape, clean.spacing, str(target), time.perf_counter() - started)
 
 
 @torch.no_grad()
@@ -22,6 +72,7 @@ def denoise_volume(
     limits: tuple[float, float] | None = None,
     patch: int = PATCH,
     overlap: int = OVERLAP,
+    before_patch: Callable[[], None] = lambda: None,
 ) -> Volume:
     """Returns a volume without its white Gaussian noise, in the same place and with the same spacing.
 
@@ -35,6 +86,7 @@ def denoise_volume(
         limits: the values that were black and white in training; the smallest and the largest value if None.
         patch: side of the patches in voxels.
         overlap: voxels that neighbouring patches share.
+        before_patch: called before each patch; an exception that it raises ends the work.
 
     Raises:
         InputError: for a model of more channels, limits or a sigma that make no sense, and noise that is too strong.
@@ -50,15 +102,15 @@ def denoise_volume(
     signal, noise = process.coefficients(process.last_time)
     if not ratio > 0 or ratio * signal > noise:
         raise InputError(f"sigma {sigma:g} must be above 0, and no stronger than the strongest noise of the model")
-    time = process.nearest_time(ratio)
-    scale = process.coefficients(time)[0]
+    timestep = process.nearest_time(ratio)
+    scale = process.coefficients(timestep)[0]
 
     def clean(piece: Tensor) -> Tensor:
         x_t = piece.to(unet.device, unet.dtype) * scale
-        times = torch.full((len(piece),), time, device=unet.device)
+        times = torch.full((len(piece),), timestep, device=unet.device)
         return process.to_clean(unet(x_t, times).sample, x_t, times).float().cpu()
 
     values = torch.from_numpy((volume.values - low) / (high - low) * 2 - 1).float()[None, None]
     multiples = unet.architecture.size_multiples(3)  # type: ignore[attr-defined]
-    made = in_patches(clean, values, multiples=multiples, patch=patch, overlap=overlap)
+    made = in_patches(clean, values, multiples=multiples, patch=patch, overlap=overlap, before_patch=before_patch)
     return volume.with_values((made[0, 0].numpy() + 1) / 2 * np.float32(high - low) + np.float32(low))
