@@ -125,6 +125,9 @@ seen.asked = await page.$$eval("#generate .controls label:not([hidden])", (all) 
 await page.click("#generate .compare");
 await page.waitForFunction(() => /%/.test(document.querySelector("#generate .compared").textContent));
 seen.compared = await page.$$eval("#generate .compared li", (all) => all.map((item) => item.textContent));
+await page.click("#generate .deeper");
+await page.waitForFunction(() => /8 solver steps, /.test(document.querySelector("#generate .compared").textContent));
+seen.deeper = await page.$$eval("#generate .compared li", (all) => all.map((item) => item.textContent));
 seen.expected = await text("#generate-steps >> xpath=..");
 await picture("generate");
 

@@ -25,7 +25,7 @@ from continuous_unet.codecs.autoencoder import Autoencoder
 from continuous_unet.codecs.base import Scale
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.network import on_arrays, prepare_network
-from continuous_unet.deploy.options import ExportOptions
+from continuous_unet.deploy.options import ANY_STEPS, ExportOptions
 from continuous_unet.deploy.page import PAGE, write_page
 from continuous_unet.deploy.standalone import runtime
 from continuous_unet.diffusion.process import process_of
@@ -146,7 +146,7 @@ def site(pipelines, node_modules, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page") / "site"
     ort = node_modules / "onnxruntime-web" / "dist"
     for name, pipeline in pipelines.items():
-        page = {"web": True, "ort_dir": str(ort)} if name == "latents" else {}
+        page = {"web": True, "ort_dir": str(ort), "solver_steps": ANY_STEPS} if name == "latents" else {}
         export_model(pipeline, ExportOptions(output=str(folder / name), repeats=0, **page))
     assert (folder / "latents" / "ort" / "ort-wasm-simd-threaded.wasm").is_file()
     assert json.loads((folder / "latents" / "models.json").read_text())["models"][0]["folder"] == "./"
@@ -230,14 +230,22 @@ def test_seeds_become_tiles(site, seen, pipelines):
     assert_pictures(seen["generate"], np.concatenate([runtime.generate(model, 1, steps=4, seed=k) for k in range(3)]))
     # of a model of latents, by PyTorch: network and decoder
     pipeline, info = pipelines["latents"], runtime.read_info(site / "latents")
-    options = ExportOptions(output="unused")
+    options = ExportOptions(output="unused", solver_steps=ANY_STEPS)
     model = runtime.ExportedModel(on_arrays(prepare_network(pipeline.unet, options).module), info)
     model.codec_decoder = on_arrays(pipeline.codec.decode)
     assert_pictures(seen["latents"], np.concatenate([runtime.generate(model, 1, steps=2, seed=k) for k in range(3)]))
-    assert seen["asked"] == ["Model", "Sampling steps", "Seed", "Pictures"]  # no field for what it cannot be asked
+    assert seen["asked"] == [
+        "Model",
+        "Sampling steps",
+        "Solver steps",
+        "Seed",
+        "Pictures",
+    ]  # no field for what it cannot be asked
     assert len(seen["compared"]) == 6
     assert re.fullmatch(r"1 step, [\d.]+ m?s, \d+\.\d %", seen["compared"][0])
     assert re.fullmatch(r"32 steps, [\d.]+ m?s", seen["compared"][5])
+    words = [f"{n} solver step{'s'[: n > 1]}" for n in (1, 2, 4, 8)]
+    assert [text.split(",")[0] for text in seen["deeper"]] == words
     assert re.fullmatch(r"Sampling steps: 2, about [\d.]+ m?s", seen["expected"])
 
 
