@@ -11,6 +11,7 @@ from continuous_unet.cli.main import main
 from continuous_unet.data.clips.dataset import open_clips
 from continuous_unet.data.clips.drawn import BUILT_IN_CLIPS
 from continuous_unet.data.clips.reading import read_clips
+from continuous_unet.data.volumes import read_volume
 from continuous_unet.diffusion.options import FlowOptions, VariancePreservingOptions
 from continuous_unet.images.animations import clip_paths, save_clips
 from continuous_unet.tasks.base import StepContext
@@ -162,11 +163,19 @@ def test_train_sample_and_continue_from_the_command_line(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["0000.gif", "0001.gif"]
     made, first = read_clips(str(tmp_path / "clips" / "0001.gif"))[0][0], read_clips(data)[0][0]
     assert np.array_equal(made[:3], first[:3])
+    archive, volume = str(tmp_path / "new.npz"), str(tmp_path / "new.nii.gz")
+    assert main([*sample, "--output", archive]) == 0
+    with np.load(archive) as numbers:
+        assert numbers["clips"].dtype == np.float32
+        assert np.array_equal(np.round(numbers["clips"][1] * 255), read_clips(archive)[0][1][..., 0])
+    assert main([*sample[:-1], "1", "--output", volume]) == 0
+    assert np.allclose(read_volume(volume).values, np.load(archive)["clips"][0], atol=1e-6)
     capsys.readouterr()
     for wrong, message in (
         (["--prompt", "a dog"], "--prompt is for models of images"),
         (["--first-frames", data, "--given-frames", "4"], "expected 1 to 3"),
         (["--output", str(tmp_path / "x.png")], "ends in .gif"),
+        (["--output", volume], "NIfTI holds one grey volume, not 2 clips"),
     ):
         assert main([*sample, "--overwrite", *wrong]) == 2
         assert message in capsys.readouterr().err

@@ -97,7 +97,7 @@ def check_outputs(
     """
     target = Path(output)
     if target.suffix and not os.fspath(output).endswith(("/", os.sep)) and not os.path.isdir(target):
-        if target.suffix.lower() not in endings:
+        if not target.name.lower().endswith(tuple(endings)):
             raise InputError(
                 f"--output {target}: expected a folder, which may end with /, or a name that ends in "
                 f"{', '.join(endings)}"

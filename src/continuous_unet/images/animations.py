@@ -1,6 +1,7 @@
 """Writes clips as GIF or MP4."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -12,15 +13,19 @@ from continuous_unet.images.films import ENDING, check_mp4, write_mp4
 from continuous_unet.images.grids import make_grid, to_pil
 
 
-def clip_paths(output: str | os.PathLike[str], num_clips: int, overwrite: bool = False) -> list[Path]:
+def clip_paths(
+    output: str | os.PathLike[str], num_clips: int, overwrite: bool = False, others: Sequence[str] = ()
+) -> list[Path]:
     """Returns where `save_clips` will write clips: one `.gif` or `.mp4` file, or `0000.gif`, `0001.gif`, … in a folder.
+
+    `others` are endings of files that the caller writes.
 
     Raises:
         InputError: as `check_outputs`, and for MP4 without the package that writes it.
     """
     digits = max(4, len(str(num_clips - 1)))
     names = [f"{i:0{digits}d}.gif" for i in range(num_clips)]
-    paths = check_outputs(output, names, [".gif", ENDING], overwrite=overwrite)
+    paths = check_outputs(output, names, [".gif", ENDING, *others], overwrite=overwrite)
     if paths[0].suffix.lower() == ENDING:
         check_mp4()
     return paths

@@ -68,7 +68,7 @@ class SampleOptions(Options):
     output: str = option(
         "samples.png",
         "where images go: a .png file (a grid if there are several), or a folder; for models of clips a "
-        ".gif or .mp4 file (samples.gif; side by side if there are several), or a folder",
+        ".gif or .mp4 file (samples.gif; side by side if there are several), a .npz or NIfTI file, or a folder",
         short="-o",
     )
     num: int = option(16, "number of images, of each class or prompt if there are several", at_least=1)

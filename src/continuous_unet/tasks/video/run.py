@@ -14,7 +14,6 @@ from continuous_unet.base.results import Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data.clips.dataset import as_tensor, fitted
 from continuous_unet.data.clips.reading import read_clips
-from continuous_unet.images.animations import clip_paths, save_clips
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.generate.options import SampleOptions
 from continuous_unet.tasks.generate.pipeline import choose_sampler, gather_images, generate_share
@@ -22,6 +21,7 @@ from continuous_unet.tasks.generate.prediction import field_evaluations, find_so
 from continuous_unet.tasks.generate.rows import Row, jobs_of
 from continuous_unet.tasks.generate.run import SampleResult
 from continuous_unet.tasks.generate.speed import fitting_batch, usual_dtype
+from continuous_unet.tasks.video.outputs import output_paths, write_clips
 from continuous_unet.tasks.video.pipeline import VideoPipeline, load_video
 
 DEFAULT_OUTPUT = "samples.gif"
@@ -30,7 +30,7 @@ FOR_IMAGES = ("classes", "prompt", "negative_prompt", "guidance", "guidance_inte
 
 
 def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> SampleResult:
-    """Makes clips with a trained model, and writes them as GIF; see `sample_images`.
+    """Makes clips with a trained model, and writes them; see `sample_images`.
 
     Raises:
         InputError: for options that do not fit each other or the model, and if a file cannot be written.
@@ -49,7 +49,7 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
     if options.compile:
         cast(torch.nn.Module, pipeline.unet).compile()  # in place
     output = DEFAULT_OUTPUT if options.output == SampleOptions.output else options.output
-    paths = clip_paths(output, options.num, options.overwrite)
+    paths = output_paths(output, options.num, pipeline.image_shape[0], options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     how: Json = {"seed": options.seed, "num_inference_steps": steps, "num_solver_steps": options.solver_steps}
     if options.first_frames is not None:
@@ -69,7 +69,7 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
             jobs = jobs_of([Row("", {})], options.num, batch_size)
             how["callback_on_step_end"] = note
             clips = gather_images(generate_share(pipeline, jobs, processes=processes, stop=request, **how), processes)
-            processes.by_main(lambda: save_clips(clips, paths))
+            processes.by_main(lambda: write_clips(clips, paths))
             files = [str(path) for path in paths]
         except Stopped as stopped:
             stopped_by = stopped.signal
