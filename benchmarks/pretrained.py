@@ -204,6 +204,8 @@ def card(name: str) -> None:
     command = " ".join(facts["command"])
     table = []
     figures = []
+    # first what the model does unless it is told otherwise: `cunet models` shows the first figures
+    rows.sort(key=lambda row: float(row["guidance"] or known.guidance_scale) != known.guidance_scale)
     for row in rows:
         guidance = f"{float(row['guidance'] or known.guidance_scale):g}"
         share = "–" if not row["class_accuracy"] else f"{float(row['class_accuracy']):.1%}"
@@ -211,7 +213,7 @@ def card(name: str) -> None:
             f"| {row['scheduler']}, {row['sampling_steps']} | {guidance} | {float(row['fid']):.2f} | "
             f"{float(row['floor']):.2f} | {float(row['recall']):.3f} | {share} |"
         )
-        where = f"{row['data']}, {row['sampling_steps']} steps"
+        where = f"{row['data']}, {row['sampling_steps']} steps" + (f", guidance {guidance}" if known.classes else "")
         figures.append(Figure("FID", round(float(row["fid"]), 2), where))
         if row["class_accuracy"]:
             figures.append(Figure("class accuracy, %", round(100 * float(row["class_accuracy"]), 2), where))
