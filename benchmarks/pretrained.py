@@ -204,7 +204,7 @@ def card(name: str) -> None:
     command = " ".join(facts["command"])
     table = []
     figures = []
-    # first what the model does unless it is told otherwise: `cunet models` shows the first figures
+    # the row with the model's own guidance comes first, because `cunet models` shows the first figures
     rows.sort(key=lambda row: float(row["guidance"] or known.guidance_scale) != known.guidance_scale)
     for row in rows:
         guidance = f"{float(row['guidance'] or known.guidance_scale):g}"
