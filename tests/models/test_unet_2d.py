@@ -15,11 +15,10 @@ from torch._dynamo.testing import CompileCounter
 from continuous_unet import ContinuousUNet2DModel
 from continuous_unet.deploy.standalone.runtime import openvino_core
 from continuous_unet.models import presets
-from continuous_unet.models.blocks import DynamicBlock, SolverConfig
+from continuous_unet.models.blocks import DynamicBlock, SolverConfig, count_evaluations
 from continuous_unet.models.build import build_unet
 from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning
 from continuous_unet.models.fields import FIELDS, FieldConfig
-from continuous_unet.models.unet import count_evaluations
 
 SMALL = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "norm_num_groups": 4}
 

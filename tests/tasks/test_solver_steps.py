@@ -12,7 +12,7 @@ from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
 from continuous_unet.deploy.depth_options import DepthsOptions
 from continuous_unet.deploy.depths import find_depths
-from continuous_unet.models.unet import count_evaluations
+from continuous_unet.models.blocks import count_evaluations
 from continuous_unet.tasks.facts import ConditionFacts, Facts, SolverStepFacts
 from continuous_unet.tasks.generate.options import SampleOptions
 from continuous_unet.tasks.generate.run import sample_images

@@ -4,6 +4,9 @@ A block maps features and a `Conditioning` to features of the same shape. The bl
 in `controls.py`.
 """
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,3 +135,19 @@ class DynamicBlock(Block):
             keep_loop=solver.keep_loop,
         )
         return solution.state.x
+
+
+@contextlib.contextmanager
+def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
+    """Counts the evaluations of each block's field inside this context, by the block's name.
+
+    It is meant for measurements: it puts hooks on the blocks, and counts the evaluations of all threads. It does not
+    count those of compiled blocks.
+    """
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as hooks:
+        for block in (module for module in unet.modules() if isinstance(module, Block)):
+            trunk = block.field.get_submodule("trunk")
+            hook = trunk.register_forward_pre_hook(lambda *_, name=block.name: counts.update([name]))
+            hooks.enter_context(hook)
+        yield counts

@@ -1,8 +1,6 @@
 """The continuous U-Net of one, two or three dimensions; `unet_2d.py` gives it the interface of diffusers."""
 
-import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -11,8 +9,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from continuous_unet.models.attention import (
-    attend,
-    attend_to_text,
     checked_text,
     cross_attention,
     mean_of_tokens,
@@ -29,36 +25,9 @@ from continuous_unet.models.conditioning import (
 from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
+from continuous_unet.models.stages import Stage
 from continuous_unet.ode import check_solver
 from continuous_unet.text.transformer import TextTransformer
-
-
-class Stage(nn.Module):
-    """The blocks of one level, each followed by self-attention and by cross-attention if the level has them."""
-
-    _gradient_checkpointing_func: Callable[..., Tensor]
-
-    def __init__(self, blocks: list[Block], attentions: list[nn.Module] | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.attentions = nn.ModuleList(attentions) if attentions else None
-        self.cross_attentions: nn.ModuleList | None = None
-        self.gradient_checkpointing = False  # set by ModelMixin.enable_gradient_checkpointing
-
-    def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | None = None) -> Tensor:
-        """Returns features of the shape of `x`, `(B, C, *size)`."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(self._run, x, conditioning, num_steps)
-        return self._run(x, conditioning, num_steps)
-
-    def _run(self, x: Tensor, conditioning: Conditioning, num_steps: int | None) -> Tensor:
-        for i, block in enumerate(self.blocks):
-            x = block(x, conditioning.for_fields(), num_steps)
-            if self.attentions is not None:
-                x = attend(self.attentions[i], x)
-            if self.cross_attentions is not None:
-                x = attend_to_text(self.cross_attentions[i], x, conditioning)
-        return x
 
 
 class ContinuousUNet(nn.Module):
@@ -394,19 +363,3 @@ def _per_image(name: str, timestep: Tensor | float, batch: int, device: torch.de
             f"{name} has shape {tuple(timesteps.shape)}; expected a number, a 0-d tensor or one per image, ({batch},)"
         )
     return timesteps.expand(batch)
-
-
-@contextlib.contextmanager
-def count_evaluations(unet: nn.Module) -> Iterator[Counter[str]]:
-    """Counts the evaluations of each block's field inside this context, by the block's name.
-
-    It is meant for measurements: it puts hooks on the blocks, and counts the evaluations of all threads. It does not
-    count those of compiled blocks.
-    """
-    counts: Counter[str] = Counter()
-    with contextlib.ExitStack() as hooks:
-        for block in (module for module in unet.modules() if isinstance(module, Block)):
-            trunk = block.field.get_submodule("trunk")
-            hook = trunk.register_forward_pre_hook(lambda *_, name=block.name: counts.update([name]))
-            hooks.enter_context(hook)
-        yield counts

@@ -12,7 +12,7 @@ from continuous_unet.base.results import CallResult
 from continuous_unet.evaluation.costs.latency import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
-from continuous_unet.models.unet import count_evaluations
+from continuous_unet.models.blocks import count_evaluations
 
 
 @dataclass(frozen=True)
