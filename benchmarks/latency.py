@@ -5,8 +5,9 @@
 
 `eager` is a model as it is made. `channels-last` has weights and images in that memory format, so that oneDNN computes
 the convolutions. `precomputed` is that with the embeddings of the timestep computed before, as sampling does; the
-discrete U-Net has no such thing and stays as it is. `compiled` is channels-last under `torch.compile` with frozen
-weights. All of them run in turns, in a process for each number of threads. Ratios are to the discrete U-Net with the
+discrete U-Net has no such thing and stays as it is. `convolutions` runs the convolutions of `channels-last` and nothing
+else: the ratio that would be left if all other operations took no time. `compiled` is channels-last under
+`torch.compile` with frozen weights. All of them run in turns, in a process for each number of threads. Ratios are to the discrete U-Net with the
 same preparation in the same round. Nothing is trained; layers that start at zero get random weights.
 """
 
@@ -41,6 +42,21 @@ def make(preset: str, arguments: dict[str, Any]) -> Any:
     return model
 
 
+def convolutions(model: nn.Module, sample: torch.Tensor) -> Callable[[], object]:
+    """Returns a function that runs the convolutions of one evaluation, one after the other."""
+    found: list[tuple[nn.Module, torch.Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, _: found.append((module, inputs[0])))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        model(sample, 500)
+    for hook in hooks:
+        hook.remove()
+    return lambda: [module(inputs) for module, inputs in found]
+
+
 def calls(side: str, compiled: bool) -> dict[str, Callable[[], object]]:
     """Returns evaluations of one image by preparation."""
     model = make(*SIDES[side])
@@ -52,6 +68,7 @@ def calls(side: str, compiled: bool) -> dict[str, Callable[[], object]]:
         "eager": lambda: model(sample, 500),
         "channels-last": lambda: last(in_last, 500),
         "precomputed": lambda: last(in_last, 500, **known),
+        "convolutions": convolutions(last, in_last),
     }
     if compiled:
         # a timestep in a tensor: a number would be compiled into the graph
