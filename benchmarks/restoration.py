@@ -38,7 +38,13 @@ from continuous_unet.evaluation.quality.run import evaluate_denoising, evaluate_
 from continuous_unet.tasks.loading import load_restorer, pretrained_models
 from continuous_unet.training import TrainConfig, train
 
-SETS = {"denoise": ("BSD68", "Set12"), "upscale": ("Set5", "Set14")}
+SETS = {
+    "denoise-grey": ("BSD68", "Set12"),
+    "denoise-colour": ("Set5", "Set14"),
+    "upscale-x2": ("Set5", "Set14"),
+    "upscale-x4": ("Set5", "Set14"),
+}
+"""The sets that each model of the package is measured on. It was trained on none of their images."""
 TERMS = {
     "Train400": "400 grey images of 180x180 from the Berkeley set, as DnCNN was trained on; research use",
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
@@ -64,16 +70,15 @@ def pack(run: Path) -> None:
 
 def restorers() -> list[str]:
     """The models of the package that restore."""
-    return [name for name in pretrained_models() if name.split("-")[0] in SETS]
+    return [name for name in pretrained_models() if name in SETS]
 
 
 def measure(data: Path) -> None:
     """Every model of the package on the sets of its task, as `cunet evaluate` measures."""
     rows = []
     for name in restorers():
-        verb = name.split("-")[0]
-        for folder in SETS[verb]:
-            rows += evaluated(verb, name, data / folder)
+        for folder in SETS[name]:
+            rows += evaluated(name.split("-")[0], name, data / folder)
     write(RESULTS / "restoration.csv", rows)
     for name in restorers():
         card(name)
@@ -103,8 +108,8 @@ def card(name: str) -> None:
     verb = name.split("-")[0]
     source = facts["data"]["source"]
     what = (
-        "This model removes white Gaussian noise from grey images, up to sigma 55 on the 0–255 scale. It is blind: it "
-        "does not need to know the sigma"
+        f"This model removes white Gaussian noise from {name.split('-')[1]} images, up to sigma 55 on the 0–255 scale. "
+        "It is blind: it does not need to know the sigma"
         if verb == "denoise"
         else f"This model enlarges the luma of photographs by a factor of {name[-1]}; the colour is enlarged by "
         "bicubic interpolation"
@@ -266,7 +271,7 @@ def peers(data: Path, most: int | None) -> None:
     """Denoisers beside each other on noisy 8-bit files: PSNR, SSIM, and seconds of one processor core."""
     methods = peer_denoisers()
     rows = []
-    for folder in SETS["denoise"]:
+    for folder in SETS["denoise-grey"]:
         for sigma in (15.0, 25.0, 50.0):
             quality = {name: Quality() for name in methods}
             seconds = dict.fromkeys(methods, 0.0)
@@ -298,7 +303,7 @@ def jpeg(data: Path) -> None:
     rows = []
     for name in restorers():
         if name.startswith("upscale"):
-            for folder in SETS["upscale"]:
+            for folder in SETS[name]:
                 for quality in (None, 95, 75):
                     (row,) = evaluated("upscale", name, data / folder, jpeg=quality)
                     rows.append({key: row.get(key, "") for key in kept})
