@@ -3,12 +3,12 @@
     python benchmarks/latency.py               # rows to benchmarks/results/latency.csv, about half a minute
     python benchmarks/latency.py --compiled    # with torch.compile as well: some minutes for the compiler
 
-`eager` is a model as it is made. `channels-last` has weights and images in that memory format, so that oneDNN computes
-the convolutions. `precomputed` is that with the embeddings of the timestep computed before, as sampling does; the
-discrete U-Net has no such thing and stays as it is. `convolutions` runs the convolutions of `channels-last` and nothing
-else: the ratio that would be left if all other operations took no time. `compiled` is channels-last under
-`torch.compile` with frozen weights. All of them run in turns, in a process for each number of threads. Ratios are to the discrete U-Net with the
-same preparation in the same round. Nothing is trained; layers that start at zero get random weights.
+`eager` is a model as it is made. `channels-last` has weights and images in that memory format. `precomputed` is that
+with the embeddings of the timestep computed before, as sampling does; the discrete U-Net has no such thing and stays as
+it is. `convolutions` runs the convolutions of `channels-last` and nothing else: its ratio is what would be left if all
+other operations took no time. `compiled` is channels-last under `torch.compile` with frozen weights. All of them run in
+turns, in a process for each number of threads. Ratios are to the discrete U-Net with the same preparation in the same
+round. Nothing is trained; layers that start at zero get random weights.
 """
 
 import argparse
