@@ -9,12 +9,12 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from pages.table import RESULTS, Table
 
 from continuous_unet.comparison.formatting import markdown_table
 from continuous_unet.comparison.rows import read_csv
 
-RESULTS = Path(__file__).parent / "results"
 Row = dict[str, str]
 NOTHING = "–"
 
@@ -212,3 +212,6 @@ def claims() -> str:
             first = [f"**{claim.text}**", claim.where] if number == 0 else ["", ""]
             body.append([*first, f"{what}{data.name}", *shown, verdict(figures)])
     return markdown_table(["the paper claims", "where it says so", "measured", *HEAD, "for ours, the claim"], body)
+
+
+TABLES: dict[str, Table] = {"claims": claims}

@@ -1,0 +1,132 @@
+"""The tables of `docs/comparison.md`: both U-Nets side by side, and the variants of the block."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pages.table import RESULTS, Spec, Table, millions, rows
+
+from continuous_unet.comparison.formatting import figure, kid, scaled, timing
+from continuous_unet.comparison.rows import SideRow, read_csv
+
+
+def presets() -> Iterator[dict[str, Any]]:
+    sides = rows("presets")
+    for row in sides:
+        yield {**row, "first": sides[0]}
+
+
+def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str]:
+    return lambda row: scaled(row[key], unit, digits, row["first"][key])
+
+
+def search() -> Iterator[dict[str, Any]]:
+    """Yields variants of the block by validation loss, those of one size together."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows("search"):
+        groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
+    found = []
+    for (size, steps, _), own in groups.items():
+        losses = [float(row["validation_loss"]) for row in own]
+        spread = f" ({min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
+        mean = sum(losses) / len(losses)
+        facts = {
+            "mean": mean,
+            "loss": f"{mean:.4f}{spread}",
+            "seeds": len(losses),
+            "seen": steps * own[0]["batch_size"],
+        }
+        found.append({**own[0], **facts, "image_size": int(size)})
+    return iter(sorted(found, key=lambda row: (row["image_size"], row["mean"])))
+
+
+def sides(name: str) -> list[SideRow]:
+    return [SideRow.from_cells(cells) for cells in read_csv(RESULTS / name / "results.csv")]
+
+
+def discrete(name: str) -> SideRow:
+    return next(row for row in sides(name) if row.side == "discrete")
+
+
+def comparison_tables(name: str) -> dict[str, Spec]:
+    """Returns the tables of a folder of `results/` that `cunet compare` wrote."""
+
+    def of_discrete(key: str, unit: str, digits: int) -> Callable[[SideRow], str]:
+        return lambda row: scaled(getattr(row, key), unit, digits, getattr(discrete(name), key))
+
+    def quality(show: Callable[[Any], object]) -> Callable[[SideRow], object]:
+        return lambda row: show(row.quality)
+
+    return {
+        f"{name}-verdicts": Spec(
+            lambda: rows(f"{name}/verdicts"),
+            {
+                "claim": "{claim}",
+                "target": "{target}",
+                "measured": "{measured}",
+                "": lambda row: "**missed**" if row["verdict"] == "missed" else row["verdict"],
+            },
+        ),
+        f"{name}-costs": Spec(
+            lambda: sides(name),
+            {
+                "side": lambda row: row.label,
+                "parameters": of_discrete("parameters", "M", 2),
+                "MACs": of_discrete("macs_per_forward", "M", 0),
+                "latency, eager": lambda row: timing(row.latency_eager),
+                "compiled": lambda row: timing(row.latency_compiled),
+                "saved for backward": of_discrete("saved_for_backward_bytes", "MiB", 1),
+                "training step": lambda row: f"{row.training_time_ratio:.0%}",
+            },
+        ),
+        f"{name}-quality": Spec(
+            lambda: sides(name),
+            {
+                "side": lambda row: row.label,
+                "seeds": quality(lambda found: found.num_seeds),
+                "learning rate": quality(lambda found: f"{found.learning_rate:g}"),
+                "loss, equal images": quality(lambda found: figure(found.validation_loss_equal_images, 4)),
+                "loss, equal wall-clock": quality(lambda found: figure(found.validation_loss_equal_time, 4)),
+                "FID": quality(lambda found: figure(found.fid, 2)),
+                "KID x 1000": quality(lambda found: kid(found.kid, found.kid_std, 1)),
+            },
+        ),
+    }
+
+
+TABLES: dict[str, Table] = {
+    "presets": Spec(
+        presets,
+        {
+            "64x64x3, one image": "{model}",
+            "parameters": of_first("parameters", "M", 1),
+            "MACs": of_first("macs", "G", 2),
+            "saved for backward": of_first("saved_for_backward_bytes", "MiB", 0),
+            "latency, 2 CPU cores": "{latency_ratio:.0%} ({latency_ratio_p25:.0%} to {latency_ratio_p75:.0%})",
+        },
+    ),
+    "latency": Spec(
+        lambda: rows("latency"),
+        {
+            "threads": "{threads}",
+            "preparation": "{preparation}",
+            "side": "{side}",
+            "time": "{latency_ms:.1f} ms",
+            "relative to `UNet2DModel`": "{ratio:.0%} ({ratio_p25:.0%} to {ratio_p75:.0%})",
+        },
+        missing="latency.py --compiled",
+    ),
+    "search": Spec(
+        search,
+        {
+            "variant": "{variant}",
+            "images": "{image_size}x{image_size}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs", 1),
+            "validation loss": "{loss}",
+            "seeds": "{seeds}",
+            "images seen": "{seen:,.0f}",
+        },
+    ),
+}
+for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
+    TABLES |= comparison_tables(_name)

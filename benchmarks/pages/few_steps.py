@@ -1,0 +1,85 @@
+"""The tables of `docs/few-steps.md`: teachers and students, models from end to end, and elastic depth."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from pages.table import Spec, Table, rows
+
+from continuous_unet.comparison.formatting import markdown_table
+
+
+def few_steps() -> Iterator[dict[str, Any]]:
+    """Rows with their FID as a share of the best one of the teacher at 50 evaluations, both above the floor."""
+    found = rows("few-steps")
+    for row in found:
+        best = [r["fid"] - r["floor"] for r in found if r["data"] == row["data"] and r["evaluations"] == 50]
+        yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
+
+
+ENOUGH = 1.1
+"""A number of evaluations counts as the best one if its FID above the floor is at most this multiple of the least."""
+
+
+def end_to_end(distilled: bool) -> Iterator[dict[str, Any]]:
+    """The U-Net at its best, and the fastest of ours with an FID that is as low; the other way round if none is."""
+    found = rows("end-to-end")
+    for row in found:
+        row["excess"] = row["fid"] - row["floor"]
+    theirs = [row for row in found if row["network"] == "unet" and (row["distilled"] == "True") == distilled]
+    ours = [row for row in found if row["network"] == "ours" and (row["distilled"] == "True" or not distilled)]
+    for first, second in ((theirs, ours), (ours, theirs)):
+        least = min(row["excess"] for row in first)
+        best = max((r for r in first if r["excess"] <= ENOUGH * least), key=lambda r: r["images_per_second"])
+        equal = [row for row in second if row["excess"] <= ENOUGH * best["excess"]]
+        if equal:
+            fastest = max(equal, key=lambda row: row["images_per_second"])
+            unet, own = (best, fastest) if first is theirs else (fastest, best)
+            yield from ({**row, "times": row["images_per_second"] / unet["images_per_second"]} for row in (unet, own))
+            return
+
+
+END_TO_END: dict[str, Any] = {
+    "model": "{model}",
+    "sampler": "{sampler}",
+    "evaluations": "{evaluations}",
+    "FID above the floor": "{excess:.3g}",
+    "GMACs of an image": lambda row: f"{row['macs'] * row['evaluations'] / 1e9:.2f}",
+    "ms an evaluation, eager / compiled / ONNX": "{eager_ms:.2f} / {compiled_ms:.2f} / {onnx_ms:.2f}",
+    "images/s": "{images_per_second:.1f}",
+    "of the U-Net": "{times:.1f} ×",
+}
+
+
+def elastic(data: str) -> str:
+    """Returns the loss of elastic models beside that of models trained at each number of solver steps alone."""
+    found = {(r["kind"], r["seed"], r["solver_steps"], r["trained"]): float(r["loss"]) for r in rows(f"elastic-{data}")}
+    lines = []
+    for kind, seed, steps in dict.fromkeys(key[:3] for key in found):
+        alone, both = (found.get((kind, seed, steps, trained)) for trained in ("alone", "elastic"))
+        if alone is not None and both is not None:
+            change = f"{both / alone - 1:+.1%}"
+            lines.append([str(kind), str(seed), str(steps), f"{alone:.4f}", f"{both:.4f}", change])
+    return markdown_table(["model", "seed", "solver steps", "trained alone", "elastic", "difference"], lines)
+
+
+TABLES: dict[str, Table] = {
+    "few-steps": Spec(
+        few_steps,
+        {
+            "data": "{data}",
+            "model": "{model}",
+            "sampler": "{sampler}",
+            "evaluations": "{evaluations}",
+            "GMACs of an image": lambda row: f"{row['macs'] * row['evaluations'] / 1e9:.2f}",
+            "FID above the floor": lambda row: f"{row['fid'] - row['floor']:.3g}",
+            "of the teacher's best at 50": lambda row: f"{row['share']:.2f}" if row["share"] else "–",
+            "recall": lambda row: f"{row['recall']:.2f}" if "recall" in row and row["recall"] != "" else "–",
+        },
+        missing="distill.py measure",
+    ),
+    "end-to-end": Spec(partial(end_to_end, False), END_TO_END, missing="end_to_end.py"),
+    "end-to-end-distilled": Spec(partial(end_to_end, True), END_TO_END, missing="end_to_end.py"),
+}
+for _name in ("digits", "mnist"):
+    TABLES[f"elastic-{_name}"] = partial(elastic, _name)
