@@ -28,8 +28,6 @@ from continuous_unet.tasks.packaged import pretrained_models
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 STEPS = 20
 """Number of sampling steps of all pictures."""
-GUIDANCE = 2.0
-"""The guidance scale of a model that is saved with none."""
 SHOWN = (1, 3, 5, 8, 11, 14, 17, 20)
 """The numbers of sampling steps after which the strip shows the image."""
 SIGMA = 25
@@ -48,17 +46,11 @@ def quiet(name: str) -> tuple[DiffusionSamplingPipeline, int]:
     return pipeline, choose_sampler(pipeline, None, None if sampler is not None and sampler.distilled else STEPS)
 
 
-def guidance(pipeline: DiffusionSamplingPipeline) -> float:
-    """Returns the guidance scale of the pictures of a model: its own, if it has one."""
-    own = pipeline.facts.conditions.guidance_scale
-    return GUIDANCE if own == 1 else own
-
-
 def by_class(name: str, columns: int = 8, seed: int = 0) -> Image.Image:
     """Returns samples of each class of a model, a labelled row for each."""
     pipeline, steps = quiet(name)
     classes = list(pipeline.facts.conditions.classes or ())
-    how = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance(pipeline)}
+    how = {"seed": seed, "num_inference_steps": steps}  # and the guidance scale that the model is saved with
     rows = [batch for label in classes for batch in generate(pipeline, columns, class_label=label, **how)]
     return make_grid(torch.cat(rows), columns=columns, row_labels=classes)
 
@@ -80,7 +72,7 @@ def states(pipeline: DiffusionSamplingPipeline, label: str, steps: int, seed: in
         seen.append(tensors["latents"])
         return {}
 
-    how = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance(pipeline), "class_label": label}
+    how = {"seed": seed, "num_inference_steps": steps, "class_label": label}
     (image,) = generate(pipeline, 1, callback_on_step_end=look, **how)
     # before the last step the state holds noise, whose values go beyond those of images
     kept = [seen[min(number, steps) - 1] for number in SHOWN[:-1]]

@@ -50,11 +50,14 @@ def test_the_list_says_what_the_files_say():
     for name in pretrained_models():
         known = describe(name)
         task = name.split("-")[0] if name in NAMES else "generate"
-        unet = load_model(name).unet
+        model = load_model(name)
+        unet, scale = model.unet, model.facts.conditions.guidance_scale
         assert (known.task, known.parameters, known.channels) == (task, unet.num_parameters(), unet.config.out_channels)
+        assert (known.guidance_scale, "guidance" in known.images()) == (scale, scale != 1)
         assert known.license == "apache-2.0"
         assert known.data
         assert known.figures
+    assert "10 classes, guidance 2" in describe("digits").images()
     assert any("PSNR 28.62 dB (BSD68, sigma 25)" in figure for figure in describe("denoise-grey").figures)
 
 

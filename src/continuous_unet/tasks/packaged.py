@@ -92,6 +92,8 @@ class PackagedModel:
     """Side of the images that it makes; None for a model that takes any size."""
     classes: int
     """Number of classes that it can be asked for; 0 for none."""
+    guidance_scale: float
+    """The guidance scale of sampling if none is given; 1 is without guidance."""
     sampling_steps: tuple[int, ...]
     """The numbers of sampling steps that a distilled model takes; empty for other models."""
     parameters: int
@@ -106,7 +108,8 @@ class PackagedModel:
         size = "any size" if self.sample_size is None else f"{self.sample_size}x{self.sample_size}"
         classes = f", {self.classes} classes" if self.classes else ""
         steps = f", {' or '.join(map(str, self.sampling_steps))} steps" if self.sampling_steps else ""
-        return f"{size} {kind}{classes}{steps}"
+        guidance = f", guidance {self.guidance_scale:g}" if self.guidance_scale != 1 else ""
+        return f"{size} {kind}{classes}{guidance}{steps}"
 
 
 @dataclass
@@ -169,6 +172,7 @@ def describe(name: str) -> PackagedModel:
         channels=config["out_channels"],
         sample_size=config["sample_size"] if task == "generate" else None,
         classes=classes,
+        guidance_scale=conditions.get("guidance_scale", 1.0),
         sampling_steps=tuple(map(len, sampler["times"])) if sampler.get("distilled") else (),
         parameters=sum(map(_parameters, model.rglob("*.safetensors"))),
         bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
