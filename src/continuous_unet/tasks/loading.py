@@ -80,7 +80,6 @@ def load_restorer(
     pipeline = pipeline_class(unet, scheduler, **options)
     facts.check_model(config)
     pipeline.facts = facts
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device)
 
 
@@ -139,7 +138,7 @@ def load_pipeline(
     facts = replace(facts, sampler=None) if foreign else facts
     pipeline = DiffusionSamplingPipeline(unet, scheduler, facts, load_codec(folder, facts))
     pipeline.foreign_times = foreign
-    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
+    return pipeline.to(device=device, dtype=dtype)
 
 
 def _saved_options(pipeline_class: type[RestorationPipeline], index: dict[str, Any], path: Path) -> dict[str, Any]:

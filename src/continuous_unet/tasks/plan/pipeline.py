@@ -163,6 +163,4 @@ def load_planner(
     facts = read_facts(model_folder(Path(path)))
     if trained_for(index) != "plan" or facts.plan is None:
         raise InputError(f"{path} is no planner; expected a model of cunet train --task plan")
-    pipeline = PlanningPipeline(unet, scheduler, facts)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline
+    return PlanningPipeline(unet, scheduler, facts).to(device=device, dtype=dtype)

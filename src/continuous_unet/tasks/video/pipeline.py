@@ -107,4 +107,4 @@ def load_video(
         raise InputError(f"{path} makes no clips; expected a model of cunet train --task video")
     pipeline = VideoPipeline(unet, scheduler, read_facts(model_folder(Path(path))))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device=device, dtype=dtype) if device is not None or dtype is not None else pipeline  # type: ignore[return-value]
+    return pipeline.to(device=device, dtype=dtype)
