@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
@@ -260,10 +261,30 @@ def mean_psnr(errors: Tensor) -> float:
     return float((10 * (4 / errors.clamp(min=1e-12)).log10()).mean())
 
 
+class PredictingTask(Task[Chosen]):
+    """A task whose model predicts something of a batch with noise, and learns from how far off it is."""
+
+    @abstractmethod
+    def attempt(self, step: StepContext) -> Attempt:
+        """Returns what the model predicts, and what it should: what `loss` compares."""
+
+    def distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Returns how far predictions `(B, C, *size)` are from what they should be: the mean square, `(B,)`."""
+        return mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
+
+    def loss(self, step: StepContext) -> Tensor:
+        """Returns the distance of each prediction, `(B,)`, times the weights of the process."""
+        return loss_over_depths(step, self.attempt, self.distance)
+
+    def error(self, step: StepContext) -> Tensor:
+        attempt = self.attempt(step)
+        return self.distance(attempt.prediction, attempt.target)
+
+
 Restoring = TypeVar("Restoring", bound=RestorationTraining)
 
 
-class RestorationTask(Task[Restoring]):
+class RestorationTask(PredictingTask[Restoring]):
     """A task whose model restores degraded images: it learns on patches and is judged by PSNR."""
 
     fit = "patch"
@@ -271,19 +292,12 @@ class RestorationTask(Task[Restoring]):
     image_size = 48
 
     @abstractmethod
-    def attempt(self, step: StepContext) -> Attempt:
-        """Returns what the model predicts, and what it should: what `loss` compares."""
-
-    def loss(self, step: StepContext) -> Tensor:
-        return loss_over_depths(step, self.attempt, lambda predicted, target: self.deviation(predicted - target))
-
-    @abstractmethod
     def restored(self, step: StepContext) -> tuple[Tensor, Tensor]:
         """Returns the degraded and the restored images, `(B, C, H, W)` in [-1, 1] but not clipped."""
 
-    def deviation(self, difference: Tensor) -> Tensor:
-        """Returns the loss of a difference `(B, C, H, W)`: its mean square or mean absolute value, `(B,)`."""
-        values = difference.float()
+    def distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Returns the mean square or the mean absolute value of the difference, `(B,)`."""
+        values = (predicted - target).float()
         return (values**2 if self.options.loss == "squared" else values.abs()).flatten(1).mean(dim=1)
 
     def error(self, step: StepContext) -> Tensor:

@@ -94,7 +94,7 @@ class DistillTask(GenerateTask):
             free["class_labels"] = torch.tensor([len(self.class_names)])
         return {name: free[name].to(value.device).expand_as(value) for name, value in conditions.items()}
 
-    def loss(self, step: StepContext, weighted: bool = True) -> Tensor:
+    def loss(self, step: StepContext) -> Tensor:
         """Returns the loss of the method for each image, `(B,)`."""
         return mean_over_depths(step, lambda batch: METHODS[self.options.method](self.lesson(batch)))
 

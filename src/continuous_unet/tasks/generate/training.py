@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from continuous_unet.base.devices import sent
 from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
-from continuous_unet.tasks.base import PictureContext, StepContext, Task, Tokenise
-from continuous_unet.tasks.depths import Attempt, loss_over_depths
+from continuous_unet.tasks.base import PictureContext, PredictingTask, StepContext, Tokenise
+from continuous_unet.tasks.depths import Attempt
 from continuous_unet.tasks.facts import ConditionFacts, Facts, TextFacts
 from continuous_unet.tasks.generate.options import GenerateTraining
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
@@ -27,7 +26,7 @@ BATCH = 16
 """Number of samples of a picture that are made at a time."""
 
 
-class GenerateTask(Task[GenerateTraining]):
+class GenerateTask(PredictingTask[GenerateTraining]):
     """Learns to predict the noise, `v` or the image, as the process says, at every time."""
 
     capturable = True
@@ -107,15 +106,7 @@ class GenerateTask(Task[GenerateTraining]):
         null = len(self.class_names) if dropped else None
         return Facts(conditions=ConditionFacts(self.class_names, null, scale), text=text)
 
-    def loss(self, step: StepContext) -> Tensor:
-        """Returns the mean squared error of each prediction, `(B,)`, times the weights of the process."""
-        return loss_over_depths(step, self._attempt, _mean_squares)
-
-    def error(self, step: StepContext) -> Tensor:
-        attempt = self._attempt(step)
-        return _mean_squares(attempt.prediction, attempt.target)
-
-    def _attempt(self, step: StepContext) -> Attempt:
+    def attempt(self, step: StepContext) -> Attempt:
         noised = step.process.add_noise(step.clean, step.noise, step.times)
         prediction = step.model(noised.x_t, step.times, **step.conditions).sample
         return Attempt(prediction, noised.target, noised.weight)
@@ -145,10 +136,6 @@ class GenerateTask(Task[GenerateTraining]):
 
     def usage(self, run: str) -> str:
         return f"cunet sample {run} --num 16 --steps 50 --output samples.png"
-
-
-def _mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
-    return mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
 
 
 def spread(values: Sequence[str], number: int) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from continuous_unet.data.options import BUILT_IN
 from continuous_unet.data.trajectories.layouts import open_episodes
 from continuous_unet.data.trajectories.windows import TrajectoryData
 from continuous_unet.models.build import build_unet
-from continuous_unet.tasks.base import OwnData, PictureContext, StepContext, Task
-from continuous_unet.tasks.depths import Attempt, loss_over_depths
+from continuous_unet.tasks.base import OwnData, PictureContext, PredictingTask, StepContext
+from continuous_unet.tasks.depths import Attempt
 from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.network import Network
 from continuous_unet.tasks.plan.facts import PlanFacts
@@ -25,7 +25,7 @@ from continuous_unet.tasks.plan.pipeline import PlanningPipeline, load_planner
 PICTURE_SIDE, PLANS_OF_EACH = 128, 4
 
 
-class PlanTask(Task[PlanTraining]):
+class PlanTask(PredictingTask[PlanTraining]):
     """Learns plans: actions given observations, or trajectories whose start and goal are held."""
 
     plan: PlanFacts
@@ -90,15 +90,8 @@ class PlanTask(Task[PlanTraining]):
         """Returns what is saved with the model."""
         return Facts(plan=self.plan)
 
-    def loss(self, step: StepContext) -> Tensor:
-        """Returns the mean squared error of each prediction, `(B,)`, without the numbers that are held."""
-        return loss_over_depths(step, self._attempt, _mean_squares)
-
-    def error(self, step: StepContext) -> Tensor:
-        attempt = self._attempt(step)
-        return _mean_squares(attempt.prediction, attempt.target)
-
-    def _attempt(self, step: StepContext) -> Attempt:
+    def attempt(self, step: StepContext) -> Attempt:
+        """Returns what the model predicts, and what it should; both are zero where numbers are held."""
         noised = step.process.add_noise(step.clean, step.noise, step.times)
         given = dict(step.conditions)
         held = given.pop("held", None)
@@ -140,10 +133,6 @@ class PlanTask(Task[PlanTraining]):
 
     def usage(self, run: str) -> str:
         return f"cunet plan {run} observation.npz --output plan.npz"
-
-
-def _mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
-    return ((predicted - target).float() ** 2).flatten(1).mean(dim=1)
 
 
 def _drawn(curves: np.ndarray) -> Image.Image:

@@ -12,8 +12,8 @@ from continuous_unet.data.clips.dataset import open_clips
 from continuous_unet.data.options import BUILT_IN, BUILT_IN_CLIPS
 from continuous_unet.images.grids import make_grid
 from continuous_unet.models.build import build_unet
-from continuous_unet.tasks.base import OwnData, PictureContext, StepContext, Task
-from continuous_unet.tasks.depths import Attempt, loss_over_depths
+from continuous_unet.tasks.base import OwnData, PictureContext, PredictingTask, StepContext
+from continuous_unet.tasks.depths import Attempt
 from continuous_unet.tasks.facts import Facts
 from continuous_unet.tasks.generate.pipeline import gather_images, generate_share
 from continuous_unet.tasks.generate.rows import Row, jobs_of
@@ -26,7 +26,7 @@ MOST_CLIPS = 6
 """The number of clips of a picture of the progress."""
 
 
-class VideoTask(Task[VideoTraining]):
+class VideoTask(PredictingTask[VideoTraining]):
     """Learns clips; of some of them the first frames are given without noise, and only the others count."""
 
     size: tuple[int, ...]
@@ -81,15 +81,8 @@ class VideoTask(Task[VideoTraining]):
         """Returns what is saved with the model."""
         return Facts()
 
-    def loss(self, step: StepContext) -> Tensor:
-        """Returns the mean squared error of each prediction, `(B,)`, without the frames that are given."""
-        return loss_over_depths(step, self._attempt, _mean_squares)
-
-    def error(self, step: StepContext) -> Tensor:
-        attempt = self._attempt(step)
-        return _mean_squares(attempt.prediction, attempt.target)
-
-    def _attempt(self, step: StepContext) -> Attempt:
+    def attempt(self, step: StepContext) -> Attempt:
+        """Returns what the model predicts, and what it should; both are zero in frames that are given."""
         noised = step.process.add_noise(step.clean, step.noise, step.times)
         given = step.conditions.get("given")
         if given is None:
@@ -121,7 +114,3 @@ class VideoTask(Task[VideoTraining]):
 def strip(clips: Tensor) -> Image.Image:
     """Returns one picture of clips `(B, C, F, H, W)` in [0, 1], a row each."""
     return make_grid(clips.transpose(1, 2).flatten(0, 1), columns=clips.shape[2])
-
-
-def _mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
-    return ((predicted - target).float() ** 2).flatten(1).mean(dim=1)
