@@ -1,6 +1,5 @@
 """`ContinuousUNet1DModel`: the continuous U-Net for sequences, such as the plans of robots."""
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +8,7 @@ from diffusers.models.unets.unet_1d import UNet1DOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import Settings, pick, without_foreign
+from continuous_unet.models.config import Settings, pick
 from continuous_unet.models.unet import ContinuousUNet
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel, takes
 
@@ -37,9 +36,6 @@ class ContinuousUNet1DModel(ContinuousUNet2DModel):
 
     @takes(Settings1D)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in without_foreign(inspect.signature(ContinuousUNet1DModel).bind(*args, **kwargs).kwargs):
-            if name not in Settings1D.__dataclass_fields__:
-                raise TypeError(f"ContinuousUNet1DModel.__init__() got an unexpected keyword argument {name!r}")
         settings: Any = self.config
         config, size = pick(settings), settings.global_cond_dim
         if size is not None:

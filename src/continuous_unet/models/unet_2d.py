@@ -1,5 +1,6 @@
 """`ContinuousUNet2DModel`: the continuous U-Net behind the contract of diffusers' `UNet2DModel`."""
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -29,13 +30,24 @@ Constructor = Callable[Concatenate[Any, Arguments], None]
 
 
 def takes(settings: Callable[Arguments, object]) -> Callable[[Callable[..., None]], Constructor[Arguments]]:
-    """Gives a constructor the parameters of a dataclass, and has diffusers write down what they are set to."""
+    """Gives a constructor the parameters of a dataclass, and has diffusers write down what they are set to.
+
+    Other arguments are refused, or dropped if they are retired ones (`without_foreign`).
+    """
 
     def decorate(constructor: Callable[..., None]) -> Constructor[Arguments]:
         own, parameters = (inspect.signature(function).parameters for function in (constructor, settings))
         signature = inspect.Signature([own["self"], *parameters.values(), own["kwargs"]])
-        constructor.__signature__ = signature  # type: ignore[attr-defined]  # diffusers reads the names here
-        return register_to_config(constructor)
+
+        @functools.wraps(constructor)
+        def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+            for name in without_foreign(signature.bind(self, *args, **kwargs).kwargs):
+                if name not in parameters:
+                    raise TypeError(f"{constructor.__qualname__}() got an unexpected keyword argument {name!r}")
+            constructor(self, *args, **kwargs)
+
+        construct.__signature__ = signature  # type: ignore[attr-defined]  # diffusers reads the names here
+        return register_to_config(construct)
 
     return decorate
 
@@ -118,9 +130,6 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
 
     @takes(Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in without_foreign(inspect.signature(ContinuousUNet2DModel).bind(*args, **kwargs).kwargs):
-            if name not in Settings.__dataclass_fields__:
-                raise TypeError(f"ContinuousUNet2DModel.__init__() got an unexpected keyword argument {name!r}")
         config = pick(self.config)
         super().__init__(config, dim=2)
         # written down, so that a later change of the number of steps does not move the end of the integration

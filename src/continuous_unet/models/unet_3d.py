@@ -1,6 +1,5 @@
 """`ContinuousUNet3DModel`: the continuous U-Net for video and volumes."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
 from torch import Tensor
 
 from continuous_unet.models.conditioning import PrecomputedEmbeddings
-from continuous_unet.models.config import Settings, pick, without_foreign
+from continuous_unet.models.config import Settings, pick
 from continuous_unet.models.unet import ContinuousUNet
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel, takes
 
@@ -41,9 +40,6 @@ class ContinuousUNet3DModel(ContinuousUNet2DModel):
 
     @takes(Settings3D)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in without_foreign(inspect.signature(ContinuousUNet3DModel).bind(*args, **kwargs).kwargs):
-            if name not in Settings3D.__dataclass_fields__:
-                raise TypeError(f"ContinuousUNet3DModel.__init__() got an unexpected keyword argument {name!r}")
         settings = dict(self.config)
         for name in ("down_block_types", "up_block_types"):
             if settings[name] is not None:
