@@ -4,12 +4,9 @@ import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
-import torch
 from PIL import Image
 
-from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import launched_processes
 from continuous_unet.base.results import CallResult, Json
@@ -17,16 +14,11 @@ from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.images.decode import Unreadable, load_image
 from continuous_unet.images.grids import output_paths, save_images, write_png
 from continuous_unet.tasks.generate.metadata import describe_image
+from continuous_unet.tasks.generate.opening import Visited, batch_size_of, open_sampler
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH, SampleOptions
-from continuous_unet.tasks.generate.pipeline import (
-    DiffusionSamplingPipeline,
-    choose_sampler,
-    gather_images,
-    generate_share,
-)
-from continuous_unet.tasks.generate.prediction import field_evaluations, find_solver_steps
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
+from continuous_unet.tasks.generate.prediction import field_evaluations
 from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
-from continuous_unet.tasks.generate.speed import fitting_batch, usual_dtype
 from continuous_unet.tasks.loading import load_pipeline, makes_clips
 
 
@@ -81,35 +73,20 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     if options.first_frames is not None:
         raise InputError(f"--first-frames is for models of clips, and {options.model} makes images; leave it out")
     processes = launched_processes(options.device)
-    device = pick_device(options.device) if processes.state is None else processes.state.device
-    dtype = usual_dtype(device) if options.dtype is None else getattr(torch, options.dtype)
-    pipeline = load_pipeline(options.model, device=device, dtype=dtype, variant=options.variant)
-    steps = choose_sampler(pipeline, options.scheduler, options.steps)
-    pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
-    solver_steps = find_solver_steps(pipeline.unet, pipeline.facts, options.solver_steps)
-    if options.compile:
-        cast(torch.nn.Module, pipeline.unet).compile()  # in place
+    pipeline, steps, solver_steps = open_sampler(options, processes, load_pipeline)
     rows = _rows(options, pipeline)
     total = options.num * len(rows)
     paths = output_paths(options.output, total, options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
-    batch_size = options.batch_size
-    if batch_size is None:
-        batch_size = processes.from_main(fitting_batch(pipeline.unet, device))
-    jobs = jobs_of(rows, options.num, batch_size)
+    jobs = jobs_of(rows, options.num, batch_size_of(options, pipeline, processes))
     how: Json = {"seed": options.seed, "num_inference_steps": steps}
     how |= {"guidance_scale": options.guidance, "guidance_interval": options.interval()}
     if options.image is not None:
         strength = DEFAULT_STRENGTH if options.strength is None else options.strength
         how |= {"image": _read(options.image), "strength": strength}
-    visited: dict[int, float] = {}  # the timestep of each step, the same for all images
-
-    def note(pipeline: Any, number: int, timestep: Any, tensors: Json) -> Json:
-        visited[number] = float(timestep)
-        return {}
-
-    how |= {"num_solver_steps": options.solver_steps, "callback_on_step_end": note}
+    visited = Visited()
+    how |= {"num_solver_steps": options.solver_steps, "callback_on_step_end": visited}
     started, stopped_by = time.perf_counter(), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
@@ -131,7 +108,7 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     number = total if stopped_by is None else len(files)
     evaluations = None
     if stopped_by is None:
-        evaluations = field_evaluations(pipeline.unet, list(visited.values()), solver_steps)
+        evaluations = field_evaluations(pipeline.unet, visited.timesteps, solver_steps)
     foreign = pipeline.foreign_times and options.scheduler is None
     return SampleResult(number, files, time.perf_counter() - started, stopped_by, evaluations, foreign)
 

@@ -2,12 +2,9 @@
 
 import contextlib
 import time
-from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import launched_processes
 from continuous_unet.base.results import Json
@@ -15,12 +12,12 @@ from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data.clips.dataset import as_tensor, fitted
 from continuous_unet.data.clips.reading import read_clips
 from continuous_unet.images.ranges import to_unit_range
+from continuous_unet.tasks.generate.opening import Visited, batch_size_of, open_sampler
 from continuous_unet.tasks.generate.options import SampleOptions
-from continuous_unet.tasks.generate.pipeline import choose_sampler, gather_images, generate_share
-from continuous_unet.tasks.generate.prediction import field_evaluations, find_solver_steps
+from continuous_unet.tasks.generate.pipeline import gather_images, generate_share
+from continuous_unet.tasks.generate.prediction import field_evaluations
 from continuous_unet.tasks.generate.rows import Row, jobs_of
 from continuous_unet.tasks.generate.run import SampleResult
-from continuous_unet.tasks.generate.speed import fitting_batch, usual_dtype
 from continuous_unet.tasks.video.outputs import output_paths, write_clips
 from continuous_unet.tasks.video.pipeline import VideoPipeline, load_video
 
@@ -40,34 +37,18 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
             flat = "class" if name == "classes" else name.replace("_", "-")
             raise InputError(f"--{flat} is for models of images, and {options.model} makes clips; leave it out")
     processes = launched_processes(options.device)
-    device = pick_device(options.device) if processes.state is None else processes.state.device
-    dtype = usual_dtype(device) if options.dtype is None else getattr(torch, options.dtype)
-    pipeline = load_video(options.model, device=device, dtype=dtype, variant=options.variant)
-    steps = choose_sampler(pipeline, options.scheduler, options.steps)
-    pipeline.set_progress_bar_config(desc="sampling", disable=not processes.main)
-    solver_steps = find_solver_steps(pipeline.unet, pipeline.facts, options.solver_steps)
-    if options.compile:
-        cast(torch.nn.Module, pipeline.unet).compile()  # in place
+    pipeline, steps, solver_steps = open_sampler(options, processes, load_video)
     output = DEFAULT_OUTPUT if options.output == SampleOptions.output else options.output
     paths = output_paths(output, options.num, pipeline.image_shape[0], options.overwrite)
     processes.wait()  # all have looked whether files are there before one writes any
     how: Json = {"seed": options.seed, "num_inference_steps": steps, "num_solver_steps": options.solver_steps}
     if options.first_frames is not None:
         how["first_frames"] = first_frames(options.first_frames, pipeline, options.given_frames)
-    batch_size = options.batch_size
-    if batch_size is None:
-        batch_size = processes.from_main(fitting_batch(pipeline.unet, device))
-    visited: list[float] = []
-
-    def note(pipeline: Any, number: int, timestep: Any, tensors: Json) -> Json:
-        visited[number:] = [float(timestep)]
-        return {}
-
+    jobs = jobs_of([Row("", {})], options.num, batch_size_of(options, pipeline, processes))
+    how["callback_on_step_end"] = visited = Visited()
     started, files, stopped_by = time.perf_counter(), list[str](), None
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         try:
-            jobs = jobs_of([Row("", {})], options.num, batch_size)
-            how["callback_on_step_end"] = note
             clips = gather_images(generate_share(pipeline, jobs, processes=processes, stop=request, **how), processes)
             processes.by_main(lambda: write_clips(clips, paths))
             files = [str(path) for path in paths]
@@ -76,7 +57,7 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
         finally:
             processes.end()
     made = 0 if stopped_by is not None else options.num
-    evaluations = None if stopped_by is not None else field_evaluations(pipeline.unet, visited, solver_steps)
+    evaluations = None if stopped_by is not None else field_evaluations(pipeline.unet, visited.timesteps, solver_steps)
     return SampleResult(made, files, time.perf_counter() - started, stopped_by, evaluations)
 
 
