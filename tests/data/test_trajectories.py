@@ -111,7 +111,7 @@ def test_whole_episodes_are_held_out():
     assert len(kept) + len(held_out) == len(data)
     assert kept.scaling == held_out.scaling == data.scaling
     assert kept.report.episodes == 2
-    with pytest.raises(InputError, match="nothing would be left"):
+    with pytest.raises(InputError, match="3 validation episodes leave nothing to train on"):
         data.split(3)
 
 

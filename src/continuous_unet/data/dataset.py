@@ -18,7 +18,7 @@ from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.looking import describe, look_at, values_by_type
 from continuous_unet.data.memory import KeptImages, obstacle
 from continuous_unet.data.options import CAPTIONS, FITS, SPLITS, parse_image_size, parse_value_range
-from continuous_unet.data.order import EpochSampler
+from continuous_unet.data.order import EpochSampler, hold_out
 from continuous_unet.data.preparation import Preparation
 from continuous_unet.data.report import CaptionFacts, DatasetReport
 from continuous_unet.data.sources import Reading, Source, open_source
@@ -241,14 +241,9 @@ def train_validation_split(
     Raises:
         InputError: if nothing would be left to train on.
     """
-    if not 0 <= num_validation < len(dataset):
-        raise InputError(
-            f"{num_validation} validation images leave nothing to train on: there are {len(dataset)} images"
-        )
-    order = np.random.default_rng(derive_seed("validation", seed)).permutation(len(dataset))
-    held_out, kept = (
-        replace(dataset, indices=dataset.indices[np.sort(part)], report=replace(dataset.report, num_images=len(part)))
-        for part in np.split(order, [num_validation])
+    kept, held_out = (
+        replace(dataset, indices=dataset.indices[part], report=replace(dataset.report, num_images=len(part)))
+        for part in hold_out(num_validation, len(dataset), seed, "images")
     )
     return kept, replace(held_out, preparation=replace(dataset.preparation, random_flip=False, random_crop=False))
 

@@ -1,4 +1,4 @@
-"""The order in which images are seen, which depends on the seed alone."""
+"""The order in which images are seen, and which of them are held out; both depend on the seed alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
 
 
@@ -48,3 +49,24 @@ class EpochSampler:
                     orders[epoch] = rng.permutation(self.num_images)
                 keys.append((epoch, int(orders[epoch][position % self.num_images])))
             yield keys
+
+
+def hold_out(number: int, count: int, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of what is trained on, and those of what is held out, chosen at random by the seed.
+
+    Args:
+        number: how many are held out.
+        count: how many there are.
+        seed: the seed of the run.
+        what: what they are, for the error.
+
+    Raises:
+        InputError: if nothing would be left to train on.
+    """
+    if not 0 <= number < count:
+        raise InputError(
+            f"{number} validation {what} leave nothing to train on: there are {count} {what}; take fewer with "
+            "--num-validation"
+        )
+    held_out, kept = np.split(np.random.default_rng(derive_seed("validation", seed)).permutation(count), [number])
+    return np.sort(kept), np.sort(held_out)

@@ -17,7 +17,7 @@ from continuous_unet.data.clips.drawn import Frames
 from continuous_unet.data.clips.reading import read_clips
 from continuous_unet.data.loading import Item, TrainingData
 from continuous_unet.data.options import parse_image_size
-from continuous_unet.data.order import EpochSampler
+from continuous_unet.data.order import EpochSampler, hold_out
 from continuous_unet.images.decode import fit_image
 from continuous_unet.images.ranges import to_model_range
 
@@ -154,15 +154,9 @@ class ClipData(TrainingData, Dataset):
         Raises:
             InputError: if nothing would be left to train on.
         """
-        if num_validation >= len(self.clips):
-            raise InputError(
-                f"--num-validation {num_validation} holds out clips, and there are {len(self.clips)}: nothing would be "
-                "left to train on"
-            )
         if num_validation == 0:
             return self, None
-        order = np.random.default_rng(derive_seed("validation", self.seed)).permutation(len(self.clips))
-        held_out, kept = (np.sort(part).tolist() for part in np.split(order, [num_validation]))
+        kept, held_out = (part.tolist() for part in hold_out(num_validation, len(self.clips), self.seed, "clips"))
         return replace(self, chosen=kept), replace(self, chosen=held_out, random_flip=False)
 
 

@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from continuous_unet.base.errors import InputError
-from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
 from continuous_unet.data.loading import Item, TrainingData
-from continuous_unet.data.order import EpochSampler
+from continuous_unet.data.order import EpochSampler, hold_out
 from continuous_unet.data.trajectories.episodes import Episodes
 from continuous_unet.data.trajectories.scaling import Scaling
 
@@ -167,15 +165,9 @@ class TrajectoryData(TrainingData, Dataset):
         Raises:
             InputError: if nothing would be left to train on.
         """
-        if num_validation >= len(self.episodes):
-            raise InputError(
-                f"--num-validation {num_validation} holds out episodes, and there are {len(self.episodes)}: nothing "
-                "would be left to train on"
-            )
         if num_validation == 0:
             return self, None
-        order = np.random.default_rng(derive_seed("validation", self.seed)).permutation(len(self.episodes))
-        held_out, kept = (np.sort(part).tolist() for part in np.split(order, [num_validation]))
+        kept, held_out = (part.tolist() for part in hold_out(num_validation, len(self.episodes), self.seed, "episodes"))
         return replace(self, chosen=kept), replace(self, chosen=held_out)
 
 
