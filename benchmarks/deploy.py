@@ -10,7 +10,6 @@ in turns in one process, with the spread of the ratios within a round.
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import os
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from rows import write
+from rows import read, write
 from torch import Tensor, nn
 
 from continuous_unet import DiffusionSamplingPipeline
@@ -250,7 +249,7 @@ def candidates(bench: Bench) -> list[tuple[str, str]]:
     """
     times: dict[tuple[str, bool], list[tuple[float, str]]] = {}
     forms = {"eager", *(f"{form} {precision}" for form, precision in EXPORTS if form != "executorch")}
-    for row in read(bench.arguments.output):
+    for row in known_rows(bench.arguments.output):
         if row["part"] == "latency" and row["threads"] == str(THREADS) and row["variant"] in forms:
             key = row["side"], row["variant"].endswith("int8")
             times.setdefault(key, []).append((float(row["ms"]), row["variant"]))
@@ -270,7 +269,7 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
     batch = bench.arguments.batch_size
     torch.set_num_threads(THREADS)
     quality: dict[tuple[str, str], dict[int, float]] = {}
-    for row in read(bench.arguments.output):
+    for row in known_rows(bench.arguments.output):
         if row["part"] == "sampling":
             quality.setdefault((row["side"], row["variant"]), {})[int(row["steps"])] = float(row["fid"])
     if not quality:
@@ -486,12 +485,8 @@ PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def read(output: Path) -> list[dict[str, str]]:
-    path = output / "deploy.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+def known_rows(output: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if v} for row in read(output / "deploy.csv")]
 
 
 def main() -> None:
@@ -525,7 +520,7 @@ def main() -> None:
                 ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()),
                 flush=True,
             )
-        kept = [row for row in read(arguments.output) if row["part"] != part]
+        kept = [row for row in known_rows(arguments.output) if row["part"] != part]
         order = list(PARTS)
         write(arguments.output / "deploy.csv", sorted([*kept, *rows], key=lambda row: order.index(row["part"])))
 

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import write
+from rows import read, write
 from torch import Tensor
 
-from continuous_unet.comparison.rows import read_csv
 from continuous_unet.data import open_dataset, train_validation_split
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.macs import count_macs
@@ -112,7 +111,7 @@ def measure(args: argparse.Namespace) -> None:
     features = Features.load(args.features)
     floor = generation.distances(features.real, features.others).fid
     place = args.out or RESULTS
-    kept: list[dict[str, Any]] = list(read_csv(place)) if place.exists() else []
+    kept = read(place)
     for name, model in named(args.models):
         kept = [row for row in kept if (row["model"], row["data"]) != (name, features.data)]
         for scheduler, steps in cases(model, args.schedulers, args.teacher_steps):

@@ -10,7 +10,6 @@ student with that network. `tables.py` pairs rows of equal FID.
 """
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import write
+from rows import read, write
 
 from continuous_unet.deploy.export import export_model
 from continuous_unet.deploy.options import ExportOptions
@@ -69,8 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     networks = dict(text.split("=", 1) for text in args.networks)
-    with args.rows.open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
+    found = read(args.rows)
     with tempfile.TemporaryDirectory() as folder:
         functions: dict[str, Callable[[], object]] = {}
         for name, model in networks.items():

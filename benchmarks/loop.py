@@ -11,7 +11,6 @@ turns, and each round gives a ratio.
 """
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rows import write
+from rows import read, write
 
 from continuous_unet.base.threads import prepare_threads
 
@@ -171,9 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     given = {name: getattr(options, name) for name in ("preset", "data", "image_size", "batch_size")}
     path = options.output / "loop.csv"
-    rows: list[dict[str, Any]] = []
-    if options.preset and path.exists():  # rows of another device stay
-        rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = read(path) if options.preset else []  # rows of another device stay
     for case in [given] if options.preset else CPU_CASES:
         rows.append(measure(case, options))
         print(rows[-1], flush=True)

@@ -23,12 +23,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_1d import UNet1DOutput
-from rows import write
+from rows import replace_rows
 from torch import Tensor, nn
 
 import continuous_unet
 from continuous_unet.base.options import read_layer
-from continuous_unet.comparison.rows import read_csv
 from continuous_unet.data.trajectories.episodes import Episodes
 from continuous_unet.deploy.export import export
 from continuous_unet.deploy.options import ExportOptions
@@ -311,10 +310,7 @@ def measure(folder: Path, side: str, seed: int, episodes: int, warm_start: float
         "plans_per_second": 1e3 / middle,
     }
     print(row)
-    key = ("side", "seed", "warm_start", "learning_rate")
-    old = read_csv(RESULTS) if RESULTS.exists() else []
-    kept = [one for one in old if any(str(one[name]) != str(row[name]) for name in key)]
-    write(RESULTS, [*kept, row])
+    replace_rows(RESULTS, [row], "side", "seed", "warm_start", "learning_rate")
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ are those that `cunet evaluate generate --json` printed for the run (`--figures`
 """
 
 import argparse
-import csv
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 from pictograms import attribution
-from rows import write
+from rows import read, records, replace_rows
 
 from continuous_unet.evaluation.options import EvaluateGenerateOptions
 from continuous_unet.evaluation.quality.run import evaluate_generation
@@ -171,24 +170,12 @@ def figures_of(result: dict[str, Any], name: str, data: str, weights: str) -> li
     ]
 
 
-def keep_rows(name: str, rows: list[dict[str, Any]]) -> None:
-    """Replaces the rows of one model."""
-    path = RESULTS / ROWS
-    kept: list[dict[str, Any]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if row["model"] != name]
-    write(path, kept + rows)
-
-
 def card(name: str) -> None:
     """The model card, from what the run left and from the rows."""
     run = RESULTS / name
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = [record for record in records if "loss" in record][-1]
-    with (RESULTS / ROWS).open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["model"] == name]
+    last = [record for record in records(run) if "loss" in record][-1]
+    rows = [row for row in read(RESULTS / ROWS) if row["model"] == name]
     pipeline = load_pipeline(PRETRAINED / name)
     known, sampler, source = pipeline.facts.conditions, pipeline.facts.sampler, facts["data"]["source"]
     channels, height, width = pipeline.image_shape
@@ -282,7 +269,7 @@ def main() -> None:
             result = json.loads(arguments.figures.read_text(encoding="utf-8"))
             source = TrainConfig.load(PRETRAINED / name / "config.yaml").data.source
             rows = figures_of(result, name, source, "float32")
-        keep_rows(name, rows)
+        replace_rows(RESULTS / ROWS, rows, "model")
     card(name)
     print(f"{name}: {size_of(PRETRAINED / name) / 1e3:.0f} kB")
 

@@ -13,7 +13,6 @@ DIR holds the sets of the literature, as folders: Train400, BSDS400-color, BSD68
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pretrained import PRETRAINED, RESULTS, ROOT, Figure, front_matter, keep_records, save_model, size_of
-from rows import write
+from rows import read, records, write
 
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
@@ -101,10 +100,8 @@ def evaluated(verb: str, name: str, folder: Path, **options: Any) -> list[dict[s
 def card(name: str) -> None:
     """The model card, from what the run left and from the rows."""
     facts = json.loads((RESULTS / name / "run.json").read_text(encoding="utf-8"))
-    records = [json.loads(line) for line in (RESULTS / name / "metrics.jsonl").read_text().splitlines()]
-    last = [r for r in records if "loss" in r][-1]
-    with (RESULTS / "restoration.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["model"] == name]
+    last = [r for r in records(RESULTS / name) if "loss" in r][-1]
+    rows = [row for row in read(RESULTS / "restoration.csv") if row["model"] == name]
     verb = name.split("-")[0]
     source = facts["data"]["source"]
     what = (

@@ -12,12 +12,13 @@ import concurrent.futures
 import contextlib
 import csv
 import io
-import json
 import multiprocessing
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from rows import read, records
 
 RESULTS = Path(__file__).parent / "results" / "search.csv"
 WIDTHS = [24, 32, 32]
@@ -92,8 +93,7 @@ def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
         started = time.perf_counter()
         result = train(config)
         unet = load_pipeline(f"{folder}/run").unet
-        records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
-    quarters = next(r for r in reversed(records) if "validation_loss" in r)
+        quarters = [record for record in records(Path(folder, "run")) if "validation_loss" in record][-1]
     sample = torch.zeros(1, unet.config.in_channels, arguments.image_size, arguments.image_size)
     with torch.no_grad():
         macs = count_macs(unet, sample, 500).macs
@@ -125,10 +125,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     arguments = parser.parse_args()
 
-    done: set[tuple[str, ...]] = set()
-    if arguments.output.exists():
-        with arguments.output.open(encoding="utf-8", newline="") as file:
-            done = {key(row) for row in csv.DictReader(file)}
+    done = {key(row) for row in read(arguments.output)}
     tasks = []
     for seed in arguments.seeds:
         for rate in arguments.learning_rates:

@@ -23,13 +23,12 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_3d_blocks import DownBlock3D, UpBlock3D
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
-from rows import write
+from rows import replace_rows, write
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import continuous_unet
 from continuous_unet.base.options import read_layer
-from continuous_unet.comparison.rows import read_csv
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.costs.memory import peak_memory, saved_bytes
 from continuous_unet.evaluation.quality.extractors import Preparation
@@ -252,9 +251,7 @@ def compare(options: argparse.Namespace) -> None:
             train(config_of(side, seed, run, options), resume=(run / "config.yaml").is_file())
             row = measure(side, seed, run, options)
             print(row, flush=True)
-            old = read_csv(table) if table.exists() else []
-            kept = [one for one in old if (str(one["side"]), str(one["seed"])) != (side, str(seed))]
-            write(table, [*kept, row])
+            replace_rows(table, [row], "side", "seed")
 
 
 def measure(side: str, seed: int, run: Path, options: argparse.Namespace) -> dict[str, Any]:

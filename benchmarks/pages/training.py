@@ -5,21 +5,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from pages.table import RESULTS, Spec, Table
+from rows import records
 
 
 def runs() -> Iterator[dict[str, Any]]:
     for name in ("digits-tiny", "mnist-small"):
         facts = json.loads((RESULTS / name / "run.json").read_text(encoding="utf-8"))
-        lines = (RESULTS / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        speeds = sorted(r["images_per_second"] for r in records if "images_per_second" in r)
+        found = records(RESULTS / name)
+        speeds = sorted(r["images_per_second"] for r in found if "images_per_second" in r)
         yield {
             **facts["data"],
             "name": name.split("-")[0],
             "num_parameters": facts["num_parameters"],
-            "images_seen": [r for r in records if "loss" in r][-1]["images_seen"],
+            "images_seen": [r for r in found if "loss" in r][-1]["images_seen"],
             "speed": speeds[len(speeds) // 2],
-            "validation": [r["validation_loss"] for r in records if "validation_loss" in r][-1],
+            "validation": [r["validation_loss"] for r in found if "validation_loss" in r][-1],
         }
 
 
