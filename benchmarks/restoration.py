@@ -168,6 +168,7 @@ def side_models() -> dict[str, dict[str, Any]]:
     discrete = {"block_out_channels": [16, 24, 32], "norm_num_groups": 8, "add_attention": False, **blocks}
     return {
         "continuous U-Net": {"preset": "restorer"},
+        "continuous U-Net, gradient field": {"preset": "restorer", "model_options": {"field_type": "gradient"}},
         "weight-tied control": {"preset": "restorer", "model_options": {"block_type": "residual"}},
         "UNet2DModel": {"preset": "ddpm_small", "model_options": discrete},
     }

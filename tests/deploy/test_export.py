@@ -89,6 +89,7 @@ CASES = {
     "paper": (lambda: continuous(**SMALL, method="rk4", gradient="checkpoint", field_type="general"), {}),
     "drift-kick-drift": (lambda: continuous(**SMALL, method="drift_kick_drift"), {}),
     "other steps": (lambda: continuous(**SMALL, field_type="separable"), {"solver_steps": 2}),
+    "gradient field": (lambda: continuous(**SMALL, field_type="gradient"), {}),
     "control": (lambda: continuous(**SMALL, block_type="residual", gradient="backprop"), {}),
     "UNet2DModel": (discrete, {}),
     "float16": (lambda: continuous(**SMALL), {"precision": "fp16"}),

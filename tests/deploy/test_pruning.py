@@ -19,6 +19,7 @@ from continuous_unet.deploy.pruning.channels import (
     accumulate_gradients,
     channels_to_drop,
     current_widths,
+    prunable,
     prune_unet,
     pruned_widths,
 )
@@ -239,6 +240,11 @@ def test_refused_in_one_line(trained, tmp_path, monkeypatch, capsys, change, wor
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_gradient_fields_are_refused():
+    with pytest.raises(InputError, match="their kernels serve twice"):
+        prunable(continuous(field_type="gradient"))
 
 
 def test_a_discrete_unet_is_refused(tmp_path):

@@ -92,12 +92,26 @@ def test_first_order_form_gives_the_embedding_its_gradient_by_the_adjoint():
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * float(one.abs().max()))
 
 
-@pytest.mark.parametrize("field_type", ["relaxation", "separable"])
+@pytest.mark.parametrize("field_type", ["relaxation", "separable", "gradient"])
 def test_half_of_the_velocity_is_left_after_unit_time(field_type):
     field = FIELDS[field_type](field_config())
     x, v = torch.randn(2, CHANNELS, 4, 4), torch.randn(2, CHANNELS, 4, 4)
     # a new field's target is zero: after unit time only the velocity's rest is there
     torch.testing.assert_close(field.terms(0.0, x, Conditioning(torch.randn(2, EMB))).kick(v, 1.0), 0.5 * v)
+
+
+@pytest.mark.parametrize(("dim", "factorised"), [(1, False), (2, False), (3, False), (3, True)])
+def test_the_force_of_a_gradient_field_is_the_slope_of_its_energy(dim, factorised):
+    field = FIELDS["gradient"](field_config(dim=dim, factorised=factorised, act_fn="relu")).double()
+    for parameter in field.trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    torch.nn.init.ones_(field.gain)
+    x = torch.randn(2, CHANNELS, *(3, 4, 5)[:dim], dtype=torch.float64, requires_grad=True)
+    emb, everywhere = torch.randn(2, EMB, dtype=torch.float64), (..., *(None,) * dim)
+    scale, shift = (part[everywhere] for part in field.trunk.clocks.scale_shift(0.5, emb))
+    energy = ((1 + scale) * field.trunk.conv1(x) + shift).relu().square().sum() / 2
+    (slope,) = torch.autograd.grad(energy, x)
+    torch.testing.assert_close(field.terms(0.5, x, Conditioning(emb)).force, -slope)
 
 
 def test_initial_velocity_knows_the_timestep_if_asked():
@@ -125,6 +139,7 @@ def model(**changes):
         {"block_type": "residual"},
         {"block_type": "first_order", "method": "rk4"},
         {"field_type": "separable"},
+        {"field_type": "gradient"},
         {"initial_velocity": "timestep"},
         {"gradient": "reversible", "layers_per_block": 2},
     ],
@@ -145,6 +160,14 @@ def test_separable_fields_cost_less_than_half():
     x, emb = torch.randn(1, 32, 8, 8), Conditioning(torch.randn(1, EMB))
     full, separable = (FIELDS[name](field_config(channels=32)) for name in ("relaxation", "separable"))
     assert count_macs(separable, 0.0, x, x, emb).macs < 0.5 * count_macs(full, 0.0, x, x, emb).macs
+
+
+def test_gradient_fields_have_about_half_the_parameters():
+    num = {
+        name: sum(p.numel() for p in FIELDS[name](field_config(channels=64)).parameters())
+        for name in ("relaxation", "gradient")
+    }
+    assert 0.4 < num["gradient"] / num["relaxation"] < 0.55
 
 
 def test_the_control_is_the_relaxation_field_without_its_rate():

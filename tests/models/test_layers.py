@@ -135,7 +135,7 @@ def model_of_clips(**changes):
 
 
 @pytest.mark.parametrize("factorised", [True, False])
-@pytest.mark.parametrize("field_type", ["relaxation", "separable"])
+@pytest.mark.parametrize("field_type", ["relaxation", "separable", "gradient"])
 def test_models_of_clips_keep_their_frames_and_have_one_gradient(factorised, field_type):
     """Any number of frames works, and all gradient modes compute the same."""
     model = model_of_clips(factorised=factorised, field_type=field_type)

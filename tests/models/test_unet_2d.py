@@ -43,6 +43,7 @@ def gradients(model, x, timestep):
         ("relaxation", "drift_kick_drift", "reversible"),
         ("relaxation", "reversible_leapfrog", "reversible"),
         ("relaxation", "kick_drift", "checkpoint"),
+        ("gradient", "kick_drift", "reversible"),
         ("general", "reversible_leapfrog", "reversible"),
         ("general", "heun", "checkpoint"),
         ("general", "rk4", "checkpoint"),

@@ -97,15 +97,20 @@ class AdaptiveScaleShift(nn.Module):
         scale, shift = self.out(nn.functional.silu(emb + self.time(self.features(t, emb)))).chunk(2, dim=1)
         return scale, shift
 
-    def forward(self, t: float | Tensor, conditioning: Conditioning, h: Tensor) -> Tensor:
-        """Returns `h` `(B, C, *size)`, scaled and shifted."""
+    def factors(self, t: float | Tensor, conditioning: Conditioning, batch: int) -> tuple[Tensor, Tensor]:
+        """Returns scale and shift, `(B, C)` or `(1, C)`, from those that were computed before if they are there."""
         known = None
         # A compiled model computes its own, because it would be compiled again for every timestep of the table.
         if not torch.compiler.is_compiling() and conditioning.scale_shifts and not isinstance(t, Tensor):
             known = conditioning.scale_shifts.get((self, t, conditioning.step_size))
         if known is None:
-            return scale_and_shift(h, *self.scale_shift(t, conditioning.embedding))
-        return scale_and_shift(h, *(shared(part, h.shape[0]) for part in known))
+            return self.scale_shift(t, conditioning.embedding)
+        scale, shift = (shared(part, batch) for part in known)
+        return scale, shift
+
+    def forward(self, t: float | Tensor, conditioning: Conditioning, h: Tensor) -> Tensor:
+        """Returns `h` `(B, C, *size)`, scaled and shifted."""
+        return scale_and_shift(h, *self.factors(t, conditioning, h.shape[0]))
 
 
 class StepSizeEmbedding(nn.Module):

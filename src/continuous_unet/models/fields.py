@@ -1,7 +1,8 @@
 """Acceleration fields `f(t, x, v, conditioning)` and the initial velocity `g(x)` of a dynamic block.
 
-Every field ends in a layer initialised to zero, so that a new block is the identity. Residual branches in DDPM's U-Net
-are initialised in the same way. All fields use SiLU by default, because a field should be smooth.
+Every field ends in a layer or a factor that is initialised to zero, so that a new block is the identity. Residual
+branches in DDPM's U-Net are initialised in the same way. All fields use SiLU by default, because a field should be
+smooth.
 
 A new field is a class here with the same constructor, and an entry in `FIELDS`.
 """
@@ -14,8 +15,8 @@ from diffusers.models.activations import get_activation
 from torch import Tensor, nn
 
 from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, scale_and_shift
-from continuous_unet.models.layers import Conv, conv, norm, zeroed
-from continuous_unet.ode import Relaxation, SplitFieldModule
+from continuous_unet.models.layers import Conv, adjoint, conv, norm, zeroed
+from continuous_unet.ode import Damped, Relaxation, SplitFieldModule
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,12 @@ class GeneralField(nn.Module):
         return self.out(self.trunk(t, torch.cat([x, v], dim=1), conditioning))
 
 
+def _initial_logit(max_rate: float) -> float:
+    """The value whose sigmoid is the rate that leaves `INITIAL_DECAY`, as a fraction of `max_rate`."""
+    start = -math.log(INITIAL_DECAY) / max_rate
+    return math.log(start / (1 - start))
+
+
 class RelaxationField(SplitFieldModule):
     """`x'' = rate(t, x) (target(t, x) - v)`: one trunk, a 3x3 head for the target velocity, a 1x1 head for the rate.
 
@@ -123,9 +130,8 @@ class RelaxationField(SplitFieldModule):
         self.trunk = self.trunk_type(config, config.channels)
         self.target = self._head(config, self.target_kernel)
         self.rate = self._head(config, 1)
-        start = -math.log(INITIAL_DECAY) / config.max_rate
         assert self.rate.bias is not None
-        nn.init.constant_(self.rate.bias, math.log(start / (1 - start)))
+        nn.init.constant_(self.rate.bias, _initial_logit(config.max_rate))
 
     def _head(self, config: FieldConfig, kernel_size: int) -> Conv:
         return zeroed(config.conv(self.trunk.out_channels, config.channels, kernel_size))
@@ -141,6 +147,48 @@ class SeparableRelaxationField(RelaxationField):
 
     trunk_type = SeparableTrunk
     target_kernel = 1
+
+
+class FilterTrunk(nn.Module):
+    """A 3x3 convolution `K` without normalisation, and the slope of an energy of what it finds, see `GradientField`."""
+
+    def __init__(self, config: FieldConfig) -> None:
+        super().__init__()
+        self.out_channels = config.hidden_channels or config.channels
+        self.conv1 = config.conv(config.channels, self.out_channels)
+        self.clocks = AdaptiveScaleShift(config.emb_channels, self.out_channels, config.horizon)
+        self.act = get_activation(config.act_fn)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """Returns `(1 + scale) act((1 + scale) K x + shift)`, `(B, out_channels, *size)`."""
+        scale, shift = self.clocks.factors(t, conditioning, x.shape[0])
+        slope = self.act(scale_and_shift(self.conv1(x), scale, shift))
+        everywhere = (..., *(None,) * (x.ndim - 2))
+        return self.dropout(slope + slope * scale[everywhere])
+
+
+class GradientField(SplitFieldModule):
+    """`x'' = -damping v - gain grad E(x)`, `E(x) = sum S((1 + scale) K x + shift)`: about half the parameters.
+
+    `S` is the integral of the activation, so the force is `-gain K^T (1 + scale) act((1 + scale) K x + shift)`. `K`
+    serves twice, and there is no second 3x3 convolution. Damping, in (0, max_rate), and gain are learned per channel. A
+    state rolls down an energy, as in the variational networks for restoration (Kobler et al., GCPR 2017) and in
+    Hamiltonian networks (Haber and Ruthotto, Inverse Problems 2017).
+    """
+
+    def __init__(self, config: FieldConfig) -> None:
+        super().__init__()
+        self.max_rate = config.max_rate
+        self.trunk = FilterTrunk(config)
+        by_channel = (config.channels, *(1,) * config.dim)
+        self.gain = nn.Parameter(torch.zeros(by_channel))
+        self.rate = nn.Parameter(torch.full(by_channel, _initial_logit(config.max_rate)))
+
+    def terms(self, t: float | Tensor, x: Tensor, conditioning: Conditioning) -> Damped:
+        """Returns the force `(B, C, *size)`, and the damping `(C, 1, ...)`."""
+        force = adjoint(self.trunk.conv1, self.trunk(t, x, conditioning))
+        return Damped(-self.gain * force, self.max_rate * torch.sigmoid(self.rate))
 
 
 INITIAL_VELOCITIES = ("features", "timestep")
@@ -168,9 +216,10 @@ class InitialVelocity(nn.Module):
         return self.conv(self.act(h))
 
 
-FIELDS: dict[str, type[GeneralField] | type[RelaxationField]] = {
+FIELDS: dict[str, type[GeneralField] | type[RelaxationField] | type[GradientField]] = {
     "general": GeneralField,
     "relaxation": RelaxationField,
     "separable": SeparableRelaxationField,
+    "gradient": GradientField,
 }
 """Acceleration fields by the name that `ContinuousUNet2DModel(field_type=...)` takes."""

@@ -72,6 +72,24 @@ def conv(
     return _CONVS[dim](in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
 
 
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {
+    1: nn.functional.conv1d,
+    2: nn.functional.conv2d,
+    3: nn.functional.conv3d,
+}
+
+
+def adjoint(layer: Conv, x: Tensor) -> Tensor:
+    """Returns `K^T x` for a map `x` `(B, out_channels, *size)` and the kernel `K` of a layer that keeps the size.
+
+    It has no bias, and no parameters beside those of the layer.
+    """
+    if isinstance(layer, FactorisedConv):
+        return adjoint(layer.space, adjoint(layer.time, x.flatten(3)).unflatten(3, x.shape[3:]))
+    weight = layer.weight.transpose(0, 1).flip(tuple(range(2, layer.weight.ndim)))
+    return _CONVOLVE[x.ndim - 2](x, weight, padding=layer.padding)
+
+
 def zeroed(module: Layer) -> Layer:
     """Sets weight and bias to zero."""
     nn.init.zeros_(module.weight)

@@ -100,7 +100,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
             concatenated state that the paper's code ran (needs torchdiffeq), and `"residual"`, plain weight-tied
             residual updates, without velocity and solver.
         field_type: of second-order blocks: `"relaxation"` (`x'' = rate (target - x')`), `"separable"` (the same with
-            separable convolutions) or `"general"` (`x'' = f(t, x, x')`, the paper's).
+            separable convolutions), `"gradient"` (damped motion down an energy, with about half the parameters) or
+            `"general"` (`x'' = f(t, x, x')`, the paper's).
         initial_velocity: of second-order blocks: learned from the `"features"`, or from them and the `"timestep"`.
         num_solver_steps: solver steps in each block; can be changed later by `set_solver`, or for one call.
         integration_time: end of the ODE's time; `num_solver_steps` if None, which makes a step one unit long.
