@@ -62,7 +62,7 @@ class Asked:
         """Reads a request.
 
         Raises:
-            Refused: for anything that is none.
+            Refused: for anything else.
         """
         try:
             values = json.loads(text)

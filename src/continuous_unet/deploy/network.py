@@ -293,7 +293,7 @@ def prepare_network(unet: Any, options: ExportOptions, text_length: int = 0) -> 
     takes_steps = options.solver_steps == ANY_STEPS
     if takes_steps and not SOLVER_STEPS.present(config):
         raise InputError(
-            f"--solver-steps {ANY_STEPS} is for continuous U-Nets of second order, and this model is none; leave it out"
+            f"--solver-steps {ANY_STEPS} is for continuous U-Nets of second order; leave it out for this model"
         )
     if isinstance(options.solver_steps, int):
         set_solver_steps(unet, options.solver_steps)
