@@ -49,8 +49,8 @@ TERMS = {
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
 HISTORY = {
-    "denoise-grey": "The run began with a schedule of 16,000 training steps. It was stopped at step 2,597 and resumed "
-    "with a schedule of 7,000, as its records show; the file of settings has the 7,000. ",
+    "denoise-grey": "It began with the weights of an earlier model of the same settings, which had seen 56,000 patches in "
+    "batches of 8. ",
 }
 """What the settings of a run do not show."""
 
@@ -137,7 +137,7 @@ def card(name: str) -> None:
         f"{last['images_seen']:,} patches, in {last['seconds'] / 60:.0f} minutes on a share of two CPU cores. "
         f"The data is {source} ({TERMS[source]}). The weights are the averages, in float16.",
         "",
-        f"{HISTORY.get(name, '')}The training was short; `--resume --steps` continues it.",
+        f"{HISTORY.get(name, '')}`cunet train --resume` with more `--steps` continues it.",
         "",
         "## What it reaches",
         "",
