@@ -49,8 +49,7 @@ TERMS = {
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
 HISTORY = {
-    "denoise-grey": "It began with the weights of an earlier model of the same settings, which had seen 56,000 patches in "
-    "batches of 8. ",
+    "denoise-grey": "It began with the weights of an earlier model of the package, which had seen 56,000 patches. ",
 }
 """What the settings of a run do not show."""
 
