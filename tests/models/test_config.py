@@ -71,6 +71,13 @@ def test_other_values_are_refused_by_name_wherever_they_come_from(name, tmp_path
         ContinuousUNet2DModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("value", [None, "x", [], {}, True, float("inf")], ids=str)
+@pytest.mark.parametrize("name", ["freq_shift", "norm_eps"])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.* must be a finite number"):
+        UNetConfig(**{name: value})
+
+
 def test_retired_settings_with_their_default_are_dropped_without_a_word(tmp_path):
     said = []
     handler = logging.Handler()

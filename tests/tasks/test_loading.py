@@ -96,6 +96,7 @@ BAD = {
     "10^9 channels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 10**9]), "numbers up to 65536"),
     "60,000 channels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8, 60_000]), "do not fit"),
     "10^9 solver steps": (lambda p: edit(p / "unet" / "config.json", num_solver_steps=10**9), "numbers up to 1000"),
+    "10^308 long": (lambda p: edit(p / "unet" / "config.json", integration_time=1e308), r"numbers up to 1e\+30"),
     "10^6 levels": (lambda p: edit(p / "unet" / "config.json", block_out_channels=[8] * 10**6), "at most 64"),
     "10^9 timesteps": (
         lambda p: edit(p / "scheduler" / "scheduler_config.json", num_train_timesteps=10**9),
@@ -103,7 +104,7 @@ BAD = {
     ),
     "unknown betas": (lambda p: edit(p / "scheduler" / "scheduler_config.json", beta_schedule="x"), "cannot be made"),
     "deep JSON": (lambda p: (p / "unet" / "config.json").write_text("[" * 10**6), "cannot be read as JSON"),
-    "a pipe": (lambda p: ((p / "unet" / WEIGHTS).unlink(), os.mkfifo(p / "unet" / WEIGHTS)), "no regular file"),
+    "a pipe": (lambda p: ((p / "unet" / WEIGHTS).unlink(), os.mkfifo(p / "unet" / WEIGHTS)), "not a regular file"),
     "whole numbers for weights": (whole_numbers, "expected floating point"),
     "header lies": (header_lies, "cannot be read"),
     "not finite": (not_finite, "are not finite"),

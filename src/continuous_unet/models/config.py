@@ -1,5 +1,6 @@
 """The settings of a continuous U-Net of any dimension. They check themselves, and errors name the setting."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,8 @@ class UNetConfig(Settings):
             )
         for name, allowed in _CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
+        for name in ("freq_shift", "norm_eps"):
+            _check_number(name, getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
         if self.sample_size is not None:
@@ -229,6 +232,11 @@ def _check_choice(name: str, value: object, allowed: Collection[str | None]) -> 
 def _check_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a finite number")
 
 
 def check_size(name: str, sides: tuple[int, ...], multiples: tuple[int, ...]) -> None:

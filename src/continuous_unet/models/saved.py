@@ -32,6 +32,8 @@ LARGEST = {
 }
 """Upper limits for integers in a configuration, so that a hostile file cannot allocate, or compute, without bound."""
 _LARGEST_OTHER = 65_536
+_LARGEST_FLOAT = 1e30
+"""The largest finite number; schedulers have infinite ones."""
 _LONGEST_LIST = 64
 _MOST_SHARDS = 1_000
 _MAIN_FILE = re.compile(rf"{_WEIGHTS}(?:\.(\w+))?\.safetensors|{_WEIGHTS}\.safetensors\.index(?:\.(\w+))?\.json")
@@ -55,7 +57,7 @@ def read_json(path: Path) -> Json:
 def _regular_size(path: Path) -> int:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait without end
-        raise OSError(f"{path.name} is no regular file")
+        raise OSError(f"{path.name} is not a regular file")
     return found.st_size
 
 
@@ -86,6 +88,8 @@ def check_numbers(config: Json, where: Path) -> None:
                 raise InputError(f"{where} has {name}={value}; whole numbers up to {largest} are allowed")
         elif isinstance(value, float) and math.isnan(value):
             raise InputError(f"{where} has {name}={value}, which is not a number")
+        elif isinstance(value, float) and _LARGEST_FLOAT < abs(value) < math.inf:
+            raise InputError(f"{where} has {name}={value}; numbers up to {_LARGEST_FLOAT:g} are allowed")
 
     for name, value in config.items():
         check(name, value, _LARGEST_OTHER if name == "trained_betas" else _LONGEST_LIST)
