@@ -81,11 +81,19 @@ sys.exit(runtime.main(["--num", "2", "--steps", "2", "--output", {str(tmp_path /
         assert np.array_equal(np.asarray(film.convert("L")), made[0, :, :, 0])
 
 
+def test_clips_go_to_a_gif_if_nothing_else_is_asked_for(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(exported[1]), "--num", "1", "--steps", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1 clip in ")
+    assert [path.name for path in tmp_path.iterdir()] == ["clips.gif"]
+
+
 def test_what_does_not_fit_clips_is_refused(exported, tmp_path, capsys):
     folder = exported[1]
     run = ["run", str(folder), "--steps", "2", "--num", "1", "--output"]
     for words, message in (
         ([*run, str(tmp_path / "a.png")], "only .gif files are written"),
+        ([*run, str(tmp_path / "a.mp4")], "only .png (.gif for clips) files are written"),
         ([*run, str(tmp_path / "x"), "--image", str(tmp_path / "no.png")], "cannot be read"),
     ):
         assert main(words) == 2

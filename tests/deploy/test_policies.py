@@ -11,10 +11,12 @@ import pytest
 from continuous_unet import Policy
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.signals import StopRequest
+from continuous_unet.cli.main import main
 from continuous_unet.deploy.options import ExportOptions
 from continuous_unet.deploy.policies import export_planner
 from continuous_unet.deploy.standalone import policy as standalone
 from continuous_unet.deploy.standalone.runtime import ExportedModelError
+from continuous_unet.tasks.plan.receding import PolicyError
 from tests.tasks.planning import planner
 
 STATE = np.array([0.5, 4.0, 5.0, -0.5], dtype=np.float32)
@@ -64,6 +66,42 @@ def test_the_folder_works_alone(exported, tmp_path):
         assert made["actions"] == pytest.approx(expected[:, :, found.plan.num_states :], abs=1e-4)
 
 
+def longer(info):
+    """What export.json would say of a planner with a longer horizon."""
+    first, *others = info["inputs"]
+    shape = [*first["shape"][:2], 2 * first["shape"][2]]
+    return {"plan": {**info["plan"], "horizon": shape[2]}, "inputs": [{**first, "shape": shape}, *others]}
+
+
+def test_what_the_policy_cannot_take_is_refused(exported):
+    _, folder = exported
+    for options in ({"execute": 2.5}, {"steps": 2.5}, {"threads": 0}, {"seed": "x"}):
+        with pytest.raises(PolicyError, match=f"{next(iter(options))}="):
+            standalone.Policy(folder, **options)
+    policy = standalone.Policy(folder)
+    for seen, message in (
+        ([1, 2, [3]], "rows are not of one length"),
+        (STATE + 1j, "expected real numbers"),
+        (np.full(4, 1e300), r"not finite at \[0\]: inf"),
+    ):
+        with pytest.raises(PolicyError, match=message):
+            policy(seen)
+
+
+def test_a_planner_is_no_model_of_images(exported, capsys):
+    for verb in (["run"], ["app", "--compute", "server", "--no-open"]):
+        assert main([verb[0], str(exported[1]), *verb[1:]]) == 2
+        assert "makes plans and no images; use policy.py in its folder" in capsys.readouterr().err
+
+
+def test_an_earlier_plan_is_not_written_over(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.npz").write_bytes(b"mine")
+    assert standalone.main(["observation.npz"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "plan.npz").read_bytes() == b"mine"
+
+
 def test_damaged_exports_are_refused(exported, tmp_path):
     _, folder = exported
     copied = tmp_path / "copy"
@@ -75,6 +113,11 @@ def test_damaged_exports_are_refused(exported, tmp_path):
         ({"network": "../network.onnx"}, "outside its folder"),
         ({"plan": {}}, "cannot be used"),
         ({"inputs": []}, "do not fit"),
+        ({"plan": {**info["plan"], "history": 10**9}}, "do not fit"),
+        ({"plan": {**info["plan"], "learned": "x"}}, "do not fit"),
+        ({"plan": {**info["plan"], "horizon": 2 * info["plan"]["horizon"]}}, "do not fit"),
+        ({"schedule": {}}, "cannot be used"),
+        (longer(info), "is not the network that export.json describes"),
     ):
         (copied / "export.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(ExportedModelError, match=line):

@@ -56,7 +56,7 @@ def test_saving_and_loading(tmp_path):
     made = [one(STATE[None, None], GOAL[None], num_inference_steps=2) for one in (found, again)]
     assert np.array_equal(*made)
     (tmp_path / "model" / "continuous_unet.json").unlink()
-    with pytest.raises(InputError, match="is no planner"):
+    with pytest.raises(InputError, match="is not a planner"):
         load_planner(tmp_path / "model")
 
 
@@ -111,7 +111,7 @@ def test_a_policy_of_states():
     [
         (STATE[:3], r"shape \(3,\); this planner takes \(4,\)"),
         (np.full(4, np.nan), "not finite"),
-        (["a"] * 4, "expected numbers"),
+        (["a"] * 4, "expected real numbers"),
         (np.zeros((2, 2, 4)), "this planner takes"),
     ],
 )

@@ -8,6 +8,11 @@ Json = dict[str, Any]
 """Values by name, as JSON holds them."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, in the plural unless there is one: `1 clip`, `2 clips`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass
 class CallResult:
     """The base of the results of the library calls behind the verbs.

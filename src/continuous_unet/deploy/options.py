@@ -128,11 +128,11 @@ class RunOptions(Options):
     """Options of `run_exported`."""
 
     model: str = model_argument("folder that `cunet export` wrote", "EXPORT")
-    output: str = option(
-        "images.png",
-        "PNG file (a grid if there are several images), GIF file for clips, or a folder",
+    output: str | None = option(
+        None,
+        "PNG file (a grid if there are several images), GIF file for clips, or a folder (default: images.png, or "
+        "clips.gif)",
         short="-o",
-        required=True,
     )
     num: int = option(16, "number of new images or clips", at_least=1)
     steps: int | None = option(

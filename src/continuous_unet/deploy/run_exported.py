@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from continuous_unet.base.errors import InputError
-from continuous_unet.base.results import CallResult, Json
+from continuous_unet.base.results import CallResult, Json, counted
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.deploy.options import RunOptions
 from continuous_unet.deploy.standalone import runtime
@@ -29,9 +29,9 @@ class RunResult(CallResult):
         return {"images": self.images, "files": self.files, "seconds": seconds, "images_per_second": rate}
 
     def to_text(self) -> str:
-        what = "clips" if any(name.endswith(".gif") for name in self.files) else "images"
+        made = counted(self.images, "clip" if any(name.endswith(".gif") for name in self.files) else "image")
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
-        return f"{self.images} {what} in {self.seconds:.1f} s: {where}" if self.files else ""
+        return f"{made} in {self.seconds:.1f} s: {where}" if self.files else ""
 
     def notes(self) -> list[str]:
         return ["stopped; nothing was written"] if self.stopped_by is not None else []

@@ -27,6 +27,9 @@ else:
     import receding  # type: ignore[import-not-found, no-redef]
     import runtime  # type: ignore[import-not-found, no-redef]
 
+LEARNED = ("actions", "trajectory")
+MOST_STEPS = 65_536
+"""The largest number of time steps of a plan or of what is observed."""
 TIMED = 100
 """Number of plans that are timed."""
 
@@ -49,12 +52,16 @@ def read_planner(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it is a model for {task}; expected one for plan")
         shape = receding.PlanShape(info["plan"])
         inputs = ["sample", "timestep", *(["global_cond"] if shape.num_observed else [])]
-        if shape.horizon < 1 or shape.history < 1 or [entry["name"] for entry in info["inputs"]] != inputs:
+        sizes: tuple[list[int], ...] = [shape.channels, shape.horizon], [], [shape.history * shape.num_observed]
+        entries = [(entry["name"], entry["shape"][1:]) for entry in info["inputs"]]
+        known = shape.learned in LEARNED and 1 <= shape.horizon <= MOST_STEPS and 1 <= shape.history <= MOST_STEPS
+        if not known or entries != list(zip(inputs, sizes)):
             raise ValueError("its plan and its inputs do not fit")
+        runtime.read_schedule(info)
         if Path(name).name != name:
             raise ValueError(f"it names the file {name!r} outside its folder")
         digest, found = info["files"][name]["sha256"], hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else repr(error)
         raise runtime.ExportedModelError(f"{path} cannot be used: {reason}; export again") from error
     if digest != found:
@@ -73,6 +80,26 @@ def rows_of(schedule: runtime.AnySchedule, steps: int) -> list[runtime.Row]:
         total = schedule.num_timesteps
         times = [float(round(total - k * total / steps) - 1) for k in range(steps)]
     return [schedule.row(*pair) for pair in zip(times, [*times[1:], None])]
+
+
+def open_network(path: Path, info: dict[str, Any], threads: int | None) -> runtime.Network:
+    """Opens the network of a planner, and evaluates it once, to check that `export.json` describes it.
+
+    Raises:
+        runtime.ExportedModelError: for another network, or if ONNX Runtime is missing.
+    """
+    shapes = [[1, *entry["shape"][1:]] for entry in info["inputs"]]
+    try:
+        network = runtime.open_onnx(path, threads, [entry["name"] for entry in info["inputs"]])
+        made = network(*(np.zeros(shape, np.float32) for shape in shapes))
+        problem = "" if list(made.shape) == shapes[0] else f"it makes {list(made.shape)}, not {shapes[0]}"
+    except (MemoryError, runtime.ExportedModelError):
+        raise
+    except Exception as error:  # every runtime has classes of its own
+        problem = " ".join(str(error).split())[:300] or type(error).__name__
+    if problem:
+        raise runtime.ExportedModelError(f"{path} is not the network that {runtime.INFO_FILE} describes ({problem})")
+    return network
 
 
 class OnnxPlanner:
@@ -144,9 +171,10 @@ class Policy(receding.RecedingHorizon):
         seed: int = 0,
         threads: int | None = 1,
     ) -> None:
+        if threads is not None and not 1 <= threads <= runtime.MOST_THREADS:
+            raise receding.PolicyError(f"threads={threads} must be 1 to {runtime.MOST_THREADS}, or None")
         info = read_planner(Path(folder))
-        names = [entry["name"] for entry in info["inputs"]]
-        planner = OnnxPlanner(runtime.open_onnx(Path(folder) / info["network"], threads, names), info)
+        planner = OnnxPlanner(open_network(Path(folder) / info["network"], info, threads), info)
         super().__init__(planner, execute=execute, steps=steps, warm_start=warm_start, seed=seed)
         rows_of(planner.schedule, steps)
 
@@ -158,8 +186,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="plan.npz", help="where the plan goes (default: plan.npz)")
     parser.add_argument("--steps", type=int, default=10, help="number of sampling steps (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     options = parser.parse_args(argv)
     try:
+        output = Path(options.output)
+        if output.exists() and not options.overwrite:
+            raise receding.PolicyError(f"{output} exists already; choose another --output, or add --overwrite")
         policy = Policy(Path(__file__).parent, steps=options.steps, seed=options.seed)
         observed, goal = read_observation(options.observation, policy.planner.shape)
         *before, present = observed
@@ -171,17 +203,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             started = time.perf_counter()
             policy(present, goal)
             seconds.append(time.perf_counter() - started)
+        assert made is not None
+        number = policy.planner.shape.num_states
+        parts = {"states": made[:, :, :number], "actions": made[:, :, number:]}
+        runtime.write_aside(output, lambda aside: _save(aside, {n: v for n, v in parts.items() if v.shape[2]}))
     except (runtime.ExportedModelError, receding.PolicyError) as error:
         print(f"policy.py: error: {error}", file=sys.stderr)
         return 2
-    assert made is not None
-    number = policy.planner.shape.num_states
-    parts = {"states": made[:, :, :number], "actions": made[:, :, number:]}
-    kept: dict[str, Any] = {name: values for name, values in parts.items() if values.shape[2]}
-    np.savez(options.output, **kept)
     middle, slow = np.percentile(seconds, [50, 95])
     print(f"{options.output}: a plan takes {middle * 1e3:.2f} ms, and {slow * 1e3:.2f} ms in the slowest twentieth")
     return 0
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # savez would add .npz to a name
+        np.savez(file, **arrays)
 
 
 def read_observation(path: str, shape: "receding.PlanShape") -> tuple[np.ndarray, np.ndarray | None]:

@@ -48,7 +48,7 @@ TASKS = ("generation", "denoise", "upscale")
 METADATA_KEY = "continuous-unet"
 """The key of the text in a PNG that says how its image was made."""
 MOST_IMAGES, MOST_THREADS, MOST_SOLVER_STEPS = 1_000_000, 1024, 1000
-MOST_PIXELS = 2**24
+MOST_PIXELS, MOST_VALUES = 2**24, 2**28
 """Upper limit for the pixels of one image, or of a batch of fixed size."""
 Info = dict[str, Any]
 """The contents of `export.json`."""
@@ -709,7 +709,8 @@ def check_info(info: Info) -> None:
         "image_shape": isinstance(shape, list)
         and len(shape) in (3, 4)
         and all(_is_whole(size, 1) for size in shape)
-        and math.prod(shape[1:]) <= MOST_PIXELS,
+        and math.prod(shape[1:]) <= MOST_PIXELS
+        and math.prod(shape) <= MOST_VALUES,
         "size_multiple_of": _is_whole(info["size_multiple_of"], 1),
         "num_classes": info["num_classes"] is None or _is_whole(info["num_classes"], 1),
         "inputs": (isinstance(batch, str) or _is_whole(batch, 1))
@@ -748,6 +749,8 @@ def read_info(folder: str | os.PathLike) -> Info:
         info = json.loads(path.read_text(encoding="utf-8"))
         if info["format_version"] != FORMAT_VERSION:
             raise ExportedModelError(f"it is of format version {info['format_version']}; expected {FORMAT_VERSION}")
+        if info["task"] == "plan":
+            raise ExportedModelError("this is a planner, which makes plans and no images; use policy.py in its folder")
         check_info(info)
         ExportedModel(lambda *inputs: inputs[0], info)
     except ExportedModelError as error:
@@ -801,6 +804,8 @@ def _first_line(error: Exception) -> str:
 
 
 Opener = Callable[[Path, int | None, Sequence[str]], Network]
+DEFAULT_OUTPUTS = {".png": "images.png", ".gif": "clips.gif"}
+"""Where images and clips go if nothing else is asked for, by their endings."""
 OPENERS: dict[str, Opener] = {"onnx": open_onnx, "openvino": open_openvino}
 """Formats that need no torch."""
 
@@ -847,7 +852,7 @@ def _open_encoder(folder: Path, text: Info, opener: Opener) -> "TextEncoder":
     try:
         vocabulary = json.loads((folder / text["vocabulary"]).read_text(encoding="utf-8"))
         if not (isinstance(vocabulary, list) and all(isinstance(token, str) for token in vocabulary)):
-            raise ValueError(f"{text['vocabulary']} is no list of tokens")
+            raise ValueError(f"{text['vocabulary']} is not a list of tokens")
         encoder = TextEncoder(opener(network, None, ["input_ids"]), vocabulary, length)
         encoder("")
     except ExportedModelError:
@@ -1522,7 +1527,7 @@ def save_images(
             known = {name: value for name, value in {**made_by, **which}.items() if value is not None}
             text.add_text(METADATA_KEY, json.dumps(known, ensure_ascii=False))
         picture = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        _write_aside(file, functools.partial(picture.save, format="PNG", pnginfo=text))
+        write_aside(file, functools.partial(picture.save, format="PNG", pnginfo=text))
     return paths
 
 
@@ -1541,11 +1546,11 @@ def save_clips(clips: np.ndarray, path: str | os.PathLike, overwrite: bool = Fal
     for film, file in zip(films, paths):
         first, *others = [pillow.fromarray(p[:, :, 0] if p.shape[2] == 1 else p) for p in to_pixels(film)]
         more: Info = {"format": "GIF", "save_all": True, "append_images": others, "loop": 0, "optimize": False}
-        _write_aside(file, functools.partial(first.save, duration=125, **more))
+        write_aside(file, functools.partial(first.save, duration=125, **more))
     return paths
 
 
-def _write_aside(file: Path, write: Callable[[Path], None]) -> None:
+def write_aside(file: Path, write: Callable[[Path], None]) -> None:
     """Has a file written under another name, and gives it its own: it appears whole or not at all."""
     aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     new_folder = not os.path.lexists(file.parent)
@@ -1580,7 +1585,8 @@ def image_paths(path: str | os.PathLike, count: int, overwrite: bool = False, en
     is_folder = os.fspath(path).endswith(("/", os.sep)) or os.path.isdir(target)
     one = target.suffix.lower() == ending and not is_folder
     if target.suffix and not one and not is_folder:
-        raise ExportedModelError(f"{target}: only {ending} files are written; name a {ending} file or a folder")
+        known = ending if target.suffix.lower() in DEFAULT_OUTPUTS else ".png (.gif for clips)"
+        raise ExportedModelError(f"{target}: only {known} files are written; name such a file, or a folder")
     paths = [target] if one else [target / f"{k:04d}{ending}" for k in range(count)]
     taken = next((p for p in paths if os.path.exists(p)), None)
     if taken is not None and not overwrite:
@@ -1604,11 +1610,14 @@ def run(
     Raises:
         ExportedModelError: for a model, an image or options that cannot be used, or a file that cannot be written.
     """
-    ending = ".gif" if os.fspath(options.output).lower().endswith(".gif") else ".png"
-    image_paths(options.output, options.num if options.input is None else 1, options.overwrite, ending)
+    output = options.output
+    if output is not None:
+        ending = ".gif" if os.fspath(output).lower().endswith(".gif") else ".png"
+        image_paths(output, options.num if options.input is None else 1, options.overwrite, ending)
     model = load(options.model, options.threads, more)
-    if options.input is None and (model.makes_clips or ending == ".gif"):
-        image_paths(options.output, options.num, options.overwrite, ".gif" if model.makes_clips else ".png")
+    ending = ".gif" if model.makes_clips and options.input is None else ".png"
+    output = DEFAULT_OUTPUTS[ending] if output is None else output
+    image_paths(output, options.num if options.input is None else 1, options.overwrite, ending)
     steps = number_of_steps(model, options.steps, options.scheduler)
     common: Info = {"steps": steps, "on_step": on_step}
     if options.input is None:
@@ -1628,8 +1637,8 @@ def run(
             about["image"] = read_image(options.image, model.image_shape[0])
         images = generate(model, options.num, **about, **common)
         if model.makes_clips:
-            return len(images), save_clips(images, options.output, options.overwrite)
-        return len(images), save_images(images, options.output, options.overwrite, _made_by(model, options, steps))
+            return len(images), save_clips(images, output, options.overwrite)
+        return len(images), save_images(images, output, options.overwrite, _made_by(model, options, steps))
     elif model.task == "upscale":
         small = read_image(options.input, model.shape[0] // 2)
         images = upscale(model, small, mode=options.mode, seed=options.seed, **common)
@@ -1637,7 +1646,7 @@ def run(
         noisy = read_image(options.input, model.shape[0])
         about = {"mode": options.mode, "class_label": options.class_label}
         images = denoise(model, noisy, options.sigma, **about, **common)
-    return len(images), save_images(images, options.output, options.overwrite)
+    return len(images), save_images(images, output, options.overwrite)
 
 
 def _number_or_word(text: int | str | None) -> int | str | None:
@@ -1685,7 +1694,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line of `python runtime.py`, with the model in this file's folder or another."""
     parser = argparse.ArgumentParser(description="Run an exported model; needs numpy, onnxruntime and pillow.")
     parser.add_argument("--model", default=str(Path(__file__).parent), help="an exported folder (default: this one)")
-    parser.add_argument("--output", default="images.png", help="a .png file (a grid), a .gif of clips, or a folder")
+    parser.add_argument("--output", help="a .png file (a grid), a .gif of clips, or a folder (default: images.png)")
     parser.add_argument("--num", type=int, default=16, help="number of new images (default: 16)")
     parser.add_argument(
         "--steps", type=int, help="number of sampling steps (default: 50, or the most that a distilled model has)"
@@ -1713,8 +1722,8 @@ def main(argv: list[str] | None = None) -> int:
     except ExportedModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    what = "clips" if paths[0].suffix == ".gif" else "images"
-    print(f"{count} {what}: {paths[0] if len(paths) == 1 else paths[0].parent}")
+    what = "clip" if paths[0].suffix == ".gif" else "image"
+    print(f"{count} {what}{'s' * (count != 1)}: {paths[0] if len(paths) == 1 else paths[0].parent}")
     return 0
 
 

@@ -48,7 +48,7 @@ class PlanningPipeline(Pipeline):
     def plan(self) -> PlanFacts:
         """What a plan consists of."""
         if self.facts.plan is None:
-            raise InputError("this model is no planner: nothing says what its plans are")
+            raise InputError("this model is not a planner: nothing says what its plans are")
         return self.facts.plan
 
     @torch.no_grad()
@@ -162,5 +162,5 @@ def load_planner(
     unet, scheduler, index = load_parts(Path(path), variant)
     facts = read_facts(model_folder(Path(path)))
     if trained_for(index) != "plan" or facts.plan is None:
-        raise InputError(f"{path} is no planner; expected a model of cunet train --task plan")
+        raise InputError(f"{path} is not a planner; expected a model of `cunet train --task plan`")
     return PlanningPipeline(unet, scheduler, facts).to(device=device, dtype=dtype)

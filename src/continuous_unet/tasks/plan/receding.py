@@ -137,6 +137,9 @@ class RecedingHorizon:
         self.planner = planner
         shape = planner.shape
         self.execute = max(1, shape.horizon // 2) if execute is None else execute
+        for name, number in (("execute", self.execute), ("steps", steps), ("seed", seed)):
+            if not hasattr(number, "__index__"):
+                raise PolicyError(f"{name}={number!r} must be a whole number")
         if not 1 <= self.execute <= shape.horizon:
             raise PolicyError(f"execute={self.execute} must be 1 to {shape.horizon}, the horizon of the planner")
         if steps < 1:
@@ -229,14 +232,19 @@ def checked(values: ArrayLike, what: str, width: int) -> tuple[np.ndarray, bool]
     Raises:
         PolicyError: for other shapes, and for values that are not finite.
     """
-    found = np.asarray(values)
-    if not np.issubdtype(found.dtype, np.number):
-        raise PolicyError(f"the {what} is of type {found.dtype}; expected numbers")
-    found = found.astype(np.float32)
+    try:
+        found = np.asarray(values)
+    except ValueError as error:
+        raise PolicyError(f"the {what} is no array of numbers: its rows are not of one length") from error
+    if found.dtype.kind not in "iuf":
+        raise PolicyError(f"the {what} is of type {found.dtype}; expected real numbers")
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
     if found.ndim not in (1, 2) or found.shape[-1] != width or not len(found):
         raise PolicyError(f"the {what} has shape {found.shape}; this planner takes ({width},), or (B, {width})")
     if not np.isfinite(found).all():
-        raise PolicyError(f"the {what} has values that are not finite: {found.tolist()}")
+        first = np.argwhere(~np.isfinite(found))[0].tolist()
+        raise PolicyError(f"the {what} has a value that is not finite at {first}: {found[tuple(first)]}")
     return np.atleast_2d(found), found.ndim == 1
 
 

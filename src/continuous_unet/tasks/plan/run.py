@@ -10,7 +10,7 @@ import numpy as np
 from continuous_unet.base.devices import pick_device
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import check_output, replace_file
-from continuous_unet.base.results import CallResult
+from continuous_unet.base.results import CallResult, counted
 from continuous_unet.tasks.loading import set_solver_steps
 from continuous_unet.tasks.plan.options import PlanOptions
 from continuous_unet.tasks.plan.pipeline import load_planner
@@ -27,7 +27,7 @@ class PlanResult(CallResult):
     seconds: float
 
     def to_text(self) -> str:
-        return f"{self.plans} plans of {self.horizon} time steps in {self.seconds:.2f} s: {self.file}"
+        return f"{counted(self.plans, 'plan')} of {self.horizon} time steps in {self.seconds:.2f} s: {self.file}"
 
 
 def make_plans(options: PlanOptions) -> PlanResult:
