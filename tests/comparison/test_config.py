@@ -22,8 +22,11 @@ def test_budgets(budget, parts):
         ({"output": ""}, "--output is missing"),
         *(({"budget": b}, "must be images=N or minutes=M") for b in ("16000", "images=", "images=-1", "days=3")),
         ({"budget": "images=nan"}, "must be images=N or minutes=M"),
-        ({"scheduler": "euler"}, r"'euler' is no sampler for --process variance-preserving; expected ddim or dpm\+\+"),
-        ({"process": "flow"}, r"'dpm\+\+' is no sampler for --process flow; expected euler"),
+        (
+            {"scheduler": "euler"},
+            r"'euler' is not a sampler for --process variance-preserving; expected ddim or dpm",
+        ),
+        ({"process": "flow"}, r"'dpm\+\+' is not a sampler for --process flow; expected euler"),
         ({"process": "flow", "objective": "sample"}, "--objective is for --process variance-preserving"),
         ({"scheduler": "ddim:0"}, "--sampling-steps 0 must be at least 1"),
         ({"learning_rates": []}, "at least one learning rate"),

@@ -60,5 +60,5 @@ def test_what_is_no_shape_is_none():
     (found,) = find_shapes(image)
     assert (found.colour, found.kind) == ("red", None)
     assert not any(matches(image, str(Shape("red", kind))) for kind in ("circle", "square", "triangle"))
-    with pytest.raises(ValueError, match="'a cross' is no caption of the set scenes"):
+    with pytest.raises(ValueError, match="'a cross' is not a caption of the set scenes"):
         matches(image, "a cross")

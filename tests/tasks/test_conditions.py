@@ -234,12 +234,23 @@ def test_the_verb_makes_a_labelled_row_for_each_class(tmp_path, monkeypatch, cap
     label = grid[:, : grid.shape[1] - 3 * 50]
     assert [bool((label[50 * row : 50 * (row + 1)] == 255).any()) for row in range(3)] == [True] * 3
     for words, message in (
-        (["--class", "cot"], "class 'cot' is unknown; class labels must lie in 0 to 2, or one of cat, dog, 7"),
+        (["--class", "cot"], "class 'cot' is unknown; expected a number from 0 to 2, or one of cat, dog, 7"),
         (["--class", "cat", "--guidance-interval", "0.9:0.1"], "0.2:0.8"),
         (["--guidance", "2"], "and none was asked for"),
+        (["--num", "1" + "0" * 12], "at most 1,000,000 at a time"),
+        (["--num", "100000"], "would have 230 million pixels, and at most 100 million are written"),
+        (["--given-frames", "2"], "give --first-frames"),
+        (["--output", ""], "--output is empty"),
+        (["--steps", "2000"], "cannot be used: the model has 1000 timesteps"),
     ):
-        assert main(["sample", "model", *words, *common, "-o", "x.png"]) == 2
+        assert main(["sample", "model", *common, "-o", "x.png", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_class_of_a_model_without_classes_is_refused(tmp_path, capsys):
+    sampler(conditional(num_class_embeds=None)).save_pretrained(tmp_path / "model")
+    assert main(["sample", str(tmp_path / "model"), "--class", "cat", "-o", str(tmp_path / "x.png")]) == 2
+    assert "was trained without classes; leave --class out" in capsys.readouterr().err
 
 
 def test_labels_stand_beside_their_rows():

@@ -132,7 +132,7 @@ def test_one_line_says_all_that_differs_from_a_model_to_start_from(little, tmp_p
     ("words", "expected"),
     [
         (["sample", "litle"], "litle does not exist; expected a run folder of `cunet train`, a saved model, or one of"),
-        (["models", "litle"], "litle is no model of the package; expected one of little; did you mean little?"),
+        (["models", "litle"], "litle is not a model of the package; expected one of little; did you mean little?"),
         (["run", "little"], "little is a model of the package; export it first (cunet export little --output"),
         (["schedule", "little", "--steps", "1"], "little comes with the package and is not changed; copy it first"),
     ],

@@ -96,6 +96,8 @@ def check_outputs(
         InputError: for another ending, and as `check_output`.
     """
     target = Path(output)
+    if not os.fspath(output):
+        raise InputError(f"--output is empty; name a {' or '.join(endings)} file, or a folder")
     if target.suffix and not os.fspath(output).endswith(("/", os.sep)) and not os.path.isdir(target):
         if not target.name.lower().endswith(tuple(endings)):
             raise InputError(

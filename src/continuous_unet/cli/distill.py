@@ -21,7 +21,7 @@ def begun_distillation(output: str) -> Json:
     """Returns the options that the distillation in a folder was begun with."""
     values = begun(output)
     if values.get("task") != DistillTraining.name:
-        raise InputError(f"{output} is no distillation; resume it with cunet train --resume")
+        raise InputError(f"{output} is not a distillation; resume it with `cunet train --resume`")
     values["teacher"] = values["start_from"]
     return {name: value for name, value in values.items() if name in leaves(DistillOptions)}
 

@@ -123,7 +123,7 @@ class CompareConfig(Options):
         known = CURVE_SCHEDULERS[self.process]
         if self.scheduler not in known:
             raise InputError(
-                f"--scheduler {self.scheduler!r} is no sampler for --process {self.process}; expected "
+                f"--scheduler {self.scheduler!r} is not a sampler for --process {self.process}; expected "
                 f"{' or '.join(known)}"
             )
         if not self.learning_rates:

@@ -10,7 +10,7 @@ from torch import Tensor
 from continuous_unet.base.files import check_outputs, replace_file
 from continuous_unet.base.results import Json
 from continuous_unet.images.films import ENDING, check_mp4, write_mp4
-from continuous_unet.images.grids import make_grid, to_pil
+from continuous_unet.images.grids import make_grid, names_of, to_pil
 
 
 def clip_paths(
@@ -23,8 +23,7 @@ def clip_paths(
     Raises:
         InputError: as `check_outputs`, and for MP4 without the package that writes it.
     """
-    digits = max(4, len(str(num_clips - 1)))
-    names = [f"{i:0{digits}d}.gif" for i in range(num_clips)]
+    names = names_of(num_clips, ".gif")
     paths = check_outputs(output, names, [".gif", ENDING, *others], overwrite=overwrite)
     if paths[0].suffix.lower() == ENDING:
         check_mp4()

@@ -12,11 +12,18 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import check_outputs, replace_file
 from continuous_unet.base.results import Json
 
 METADATA_KEY = "continuous-unet"
 """The key of the text in a PNG that says how its image was made; `runtime.py` writes the same."""
+
+
+MOST_FILES = 1_000_000
+"""The largest number of images that one call makes."""
+MOST_PIXELS = 100_000_000
+"""The largest grid, in pixels: Pillow does not open pictures of twice as many."""
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -83,14 +90,35 @@ def _labelled(picture: Image.Image, labels: Sequence[str], padding: int, backgro
     return wide
 
 
+def names_of(number: int, ending: str) -> list[str]:
+    """Returns names for the files of a folder: `0000.png`, `0001.png`, …
+
+    Raises:
+        InputError: for more than are made at a time.
+    """
+    if number > MOST_FILES:
+        raise InputError(f"{number:,} are to be made, and at most {MOST_FILES:,} at a time; see --num")
+    digits = max(4, len(str(number - 1)))
+    return [f"{k:0{digits}d}{ending}" for k in range(number)]
+
+
+def check_grid(number: int, shape: Sequence[int]) -> None:
+    """Raises InputError if a grid of that many images `(C, H, W)` would be too large to be opened again."""
+    pixels = number * max(1, round(48 / max(shape[-2:]))) ** 2 * math.prod(shape[-2:])
+    if pixels > MOST_PIXELS:
+        raise InputError(
+            f"a grid of {number:,} would have {pixels / 1e6:,.0f} million pixels, and at most {MOST_PIXELS // 10**6} "
+            "million are written; name a folder as --output, or make fewer with --num"
+        )
+
+
 def output_paths(output: str | os.PathLike[str], num_images: int, overwrite: bool = False) -> list[Path]:
     """Returns where `save_images` will write images: one `.png` file, or `0000.png`, `0001.png`, … in a folder.
 
     Raises:
-        InputError: as `check_outputs`.
+        InputError: as `check_outputs`, and for more images than are made at a time.
     """
-    digits = max(4, len(str(num_images - 1)))
-    return check_outputs(output, [f"{i:0{digits}d}.png" for i in range(num_images)], [".png"], overwrite=overwrite)
+    return check_outputs(output, names_of(num_images, ".png"), [".png"], overwrite=overwrite)
 
 
 def save_images(images: Tensor, paths: list[Path], made_by: Sequence[Json] | None = None) -> None:

@@ -130,7 +130,8 @@ def load_pipeline(
     unet, scheduler, index = load_parts(Path(path), variant)
     task = trained_for(index)
     if task != "generate":
-        raise InputError(f"{path} was trained for `cunet {task}`, and makes no images from noise")
+        made = {"plan": "makes plans (see `cunet plan`)", "video": "makes clips (see `cunet sample`)"}
+        raise InputError(f"{path} {made.get(task, f'was trained for `cunet {task}`')}, and no images from noise")
     folder = model_folder(Path(path))
     facts = read_facts(folder)
     weights = None if facts.sampler is None else facts.sampler.weights

@@ -151,7 +151,7 @@ def list_models(options: ModelsOptions, *, stop: StopRequest | None = None) -> M
         return ModelsResult([describe(name) for name in known])
     if options.name not in known:
         raise InputError(
-            f"{options.name} is no model of the package; expected one of {', '.join(known) or 'none'}"
+            f"{options.name} is not a model of the package; expected one of {', '.join(known) or 'none'}"
             f"{nearest(options.name, known)}"
         )
     return ModelsResult([describe(options.name)], _card(options.name)[1])

@@ -97,7 +97,7 @@ def matches(image: np.ndarray, caption: str) -> bool:
     """
     scene = Scene.parse(caption)
     if scene is None:
-        raise ValueError(f"{caption!r} is no caption of the set scenes, such as 'a red square above a blue circle'")
+        raise ValueError(f"{caption!r} is not a caption of the set scenes, such as 'a red square above a blue circle'")
     found = find_shapes(image)
     if scene.second is None or scene.relation is None:
         return len(found) == 1 and found[0].is_a(scene.first)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STRENGTH = 0.8
 """How much of an image to start from is made anew; that of diffusers' pipelines."""
+GIVEN_FRAMES = 2
+"""How many frames a clip begins with that continues another one."""
 AUTO = "auto"
 """What is given in place of a number of solver steps for the numbers that are saved with the model."""
 
@@ -126,7 +128,9 @@ class SampleOptions(Options):
         "a clip (.gif, .mp4, .npz, a folder of frames) that the clips begin with and continue, for models of clips",
         metavar="CLIP",
     )
-    given_frames: int = option(2, "number of frames of --first-frames that the clips begin with", at_least=1)
+    given_frames: int | None = option(
+        None, f"number of frames of --first-frames that the clips begin with (default: {GIVEN_FRAMES})", at_least=1
+    )
     solver_steps: int | str | None = option(
         None,
         "number of solver steps in each block, or auto: by noise level, as saved with the model (default: as trained)",
@@ -147,6 +151,8 @@ class SampleOptions(Options):
         self.interval()
         if self.strength is not None and self.image is None:
             raise InputError("--strength is for an image to start from; give --image, or leave it out")
+        if self.given_frames is not None and self.first_frames is None:
+            raise InputError("--given-frames is for a clip to continue; give --first-frames, or leave it out")
         return self
 
     def interval(self) -> tuple[float, float]:

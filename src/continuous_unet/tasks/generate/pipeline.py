@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from continuous_unet.base.errors import InputError
+from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.processes import Processes
 from continuous_unet.base.randomness import derive_seed
 from continuous_unet.base.results import Json
@@ -146,7 +146,9 @@ class DiffusionSamplingPipeline(CodecPipeline):
         try:
             set_timesteps(scheduler, num_inference_steps, device)
         except ValueError as error:
-            raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {error}") from error
+            most = scheduler.config.num_train_timesteps
+            reason = f"the model has {most} timesteps" if num_inference_steps > most else first_line(error)
+            raise InputError(f"num_inference_steps={num_inference_steps} cannot be used: {reason}") from error
         shape = (batch_size, config.in_channels, *sides)
         # The state of the sampler stays in float32: half-precision weights need not mean half-precision sums.
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)

@@ -136,7 +136,7 @@ def class_number(label: ClassLabel, rows: int | None, known: ConditionFacts) -> 
         if rows is None or 0 <= number < rows:
             return number
     classes = (rows or 0) - (known.null_class is not None)
-    numbers = f"; class labels must lie in 0 to {classes - 1}" if rows is not None else ""
+    numbers = "" if rows is None else f"; expected a number from 0 to {classes - 1}"
     raise InputError(f"class {label!r} is unknown{numbers}{_names(known)}{nearest(str(label), names)}")
 
 

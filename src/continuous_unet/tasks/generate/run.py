@@ -9,10 +9,10 @@ from PIL import Image
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.processes import launched_processes
-from continuous_unet.base.results import CallResult, Json
+from continuous_unet.base.results import CallResult, Json, counted
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.images.decode import Unreadable, load_image
-from continuous_unet.images.grids import output_paths, save_images, write_png
+from continuous_unet.images.grids import check_grid, output_paths, save_images, write_png
 from continuous_unet.tasks.generate.metadata import describe_image
 from continuous_unet.tasks.generate.opening import Visited, batch_size_of, open_sampler
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH, SampleOptions
@@ -33,6 +33,8 @@ class SampleResult(CallResult):
     """The signal that ended the work, if one did."""
     field_evaluations: int | None = None
     """Evaluations of the fields of a continuous U-Net for one image; twice as many with guidance."""
+    kind: str = "image"
+    """What was made: an image or a clip."""
     foreign_times: bool = False
     """Whether the model has sampling times that belong to other weights, and were not used."""
 
@@ -45,7 +47,7 @@ class SampleResult(CallResult):
 
     def to_text(self) -> str:
         where = self.files[0] if len(self.files) == 1 else Path(self.files[0]).parent if self.files else ""
-        return f"{self.images} images in {self.seconds:.1f} s: {where}" if self.stopped_by is None else ""
+        return f"{counted(self.images, self.kind)} in {self.seconds:.1f} s: {where}" if self.stopped_by is None else ""
 
     def notes(self) -> list[str]:
         notes = [] if self.stopped_by is None else [f"stopped; {len(self.files)} files are there, each whole"]
@@ -77,6 +79,8 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     rows = _rows(options, pipeline)
     total = options.num * len(rows)
     paths = output_paths(options.output, total, options.overwrite)
+    if len(paths) < total:
+        check_grid(total, pipeline.image_shape)
     processes.wait()  # all have looked whether files are there before one writes any
     before = {path for path in paths if path.exists()}
     jobs = jobs_of(rows, options.num, batch_size_of(options, pipeline, processes))
@@ -110,13 +114,16 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
     if stopped_by is None:
         evaluations = field_evaluations(pipeline.unet, visited.timesteps, solver_steps)
     foreign = pipeline.foreign_times and options.scheduler is None
-    return SampleResult(number, files, time.perf_counter() - started, stopped_by, evaluations, foreign)
+    seconds = time.perf_counter() - started
+    return SampleResult(number, files, seconds, stopped_by, evaluations, foreign_times=foreign)
 
 
 def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
     """Returns what is asked for: a row for each class and each prompt, or one for images of any kind."""
     given, prompt, rows = options.classes, options.prompt, [Row("", {})]
     if given is not None:
+        if pipeline.unet.config.num_class_embeds is None and pipeline.unet.config.get("class_embed_type") is None:
+            raise InputError("this model was trained without classes; leave --class out")
         classes = given if isinstance(given, list) else [given]
         rows = class_rows(classes, pipeline.unet.config.num_class_embeds, pipeline.facts.conditions)
     if options.negative_prompt is not None:

@@ -29,6 +29,11 @@ def output_paths(output: str, num_clips: int, channels: int, overwrite: bool = F
     return clip_paths(output, num_clips, overwrite, (ARCHIVE, *NIFTI))
 
 
+def is_picture(path: Path) -> bool:
+    """Returns whether a file shows clips, in place of holding their numbers."""
+    return path.suffix.lower() != ARCHIVE and not is_nifti(path)
+
+
 def write_clips(clips: Tensor, paths: list[Path]) -> None:
     """Writes clips `(B, C, F, H, W)` in [0, 1].
 

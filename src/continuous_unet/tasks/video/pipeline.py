@@ -104,7 +104,7 @@ def load_video(
     """
     unet, scheduler, index = load_parts(Path(path), variant)
     if trained_for(index) != "video" or getattr(unet, "dim", 2) != 3:
-        raise InputError(f"{path} makes no clips; expected a model of cunet train --task video")
+        raise InputError(f"{path} makes no clips; expected a model of `cunet train --task video`")
     pipeline = VideoPipeline(unet, scheduler, read_facts(model_folder(Path(path))))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device=device, dtype=dtype)

@@ -11,14 +11,15 @@ from continuous_unet.base.results import Json
 from continuous_unet.base.signals import Stopped, StopRequest, stop_on_signals
 from continuous_unet.data.clips.dataset import as_tensor, fitted
 from continuous_unet.data.clips.reading import read_clips
+from continuous_unet.images.grids import check_grid
 from continuous_unet.images.ranges import to_unit_range
 from continuous_unet.tasks.generate.opening import Visited, batch_size_of, open_sampler
-from continuous_unet.tasks.generate.options import SampleOptions
+from continuous_unet.tasks.generate.options import GIVEN_FRAMES, SampleOptions
 from continuous_unet.tasks.generate.pipeline import gather_images, generate_share
 from continuous_unet.tasks.generate.prediction import field_evaluations
 from continuous_unet.tasks.generate.rows import Row, jobs_of
 from continuous_unet.tasks.generate.run import SampleResult
-from continuous_unet.tasks.video.outputs import output_paths, write_clips
+from continuous_unet.tasks.video.outputs import is_picture, output_paths, write_clips
 from continuous_unet.tasks.video.pipeline import VideoPipeline, load_video
 
 DEFAULT_OUTPUT = "samples.gif"
@@ -40,10 +41,13 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
     pipeline, steps, solver_steps = open_sampler(options, processes, load_video)
     output = DEFAULT_OUTPUT if options.output == SampleOptions.output else options.output
     paths = output_paths(output, options.num, pipeline.image_shape[0], options.overwrite)
+    if len(paths) < options.num and is_picture(paths[0]):
+        check_grid(options.num, pipeline.image_shape)
     processes.wait()  # all have looked whether files are there before one writes any
     how: Json = {"seed": options.seed, "num_inference_steps": steps, "num_solver_steps": options.solver_steps}
     if options.first_frames is not None:
-        how["first_frames"] = first_frames(options.first_frames, pipeline, options.given_frames)
+        given = GIVEN_FRAMES if options.given_frames is None else options.given_frames
+        how["first_frames"] = first_frames(options.first_frames, pipeline, given)
     jobs = jobs_of([Row("", {})], options.num, batch_size_of(options, pipeline, processes))
     how["callback_on_step_end"] = visited = Visited()
     started, files, stopped_by = time.perf_counter(), list[str](), None
@@ -58,7 +62,7 @@ def sample_clips(options: SampleOptions, *, stop: StopRequest | None = None) -> 
             processes.end()
     made = 0 if stopped_by is not None else options.num
     evaluations = None if stopped_by is not None else field_evaluations(pipeline.unet, visited.timesteps, solver_steps)
-    return SampleResult(made, files, time.perf_counter() - started, stopped_by, evaluations)
+    return SampleResult(made, files, time.perf_counter() - started, stopped_by, evaluations, kind="clip")
 
 
 def first_frames(source: str, pipeline: VideoPipeline, number: int) -> Tensor:
