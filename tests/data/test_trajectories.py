@@ -63,7 +63,11 @@ def test_archives_that_cannot_be_used(content, line, tmp_path):
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK")
     (tmp_path / "notes.txt").write_text("no episodes")
-    for name, line in (("broken.npz", "cannot be read"), ("notes.txt", "no episodes"), ("none", "does not exist")):
+    for name, line in (
+        ("broken.npz", "not a NumPy archive"),
+        ("notes.txt", "no episodes"),
+        ("none", "does not exist"),
+    ):
         with pytest.raises(InputError, match=line):
             open_episodes(str(tmp_path / name))
 

@@ -1,5 +1,7 @@
 """Volumes: files that keep the spacing, patches, and the removal of noise."""
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -60,10 +62,29 @@ def test_what_is_no_volume_is_refused(tmp_path):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(InputError, match=message):
             read_volume(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"GIF89a, say")
+    with pytest.raises(InputError, match=r"is not a NumPy archive"):
+        read_volume(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", volume=np.array([None]))
+    with pytest.raises(InputError, match="holds Python objects, which are not read"):
+        read_volume(tmp_path / "a.npz")
     with pytest.raises(InputError, match="does not exist"):
         read_volume(tmp_path / "b.npz")
     with pytest.raises(InputError, match=r"ends in \.npz"):
         write_volume(noisy(), tmp_path / "a.png")
+
+
+def test_a_volume_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    nibabel = pytest.importorskip("nibabel", reason="the nifti extra is not installed")
+
+    def full(image, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(nibabel, "save", full)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_volume(noisy(), tmp_path / "a.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_patches_make_the_volume_whole():
@@ -120,6 +141,9 @@ def test_the_command_line_denoises_a_volume(tmp_path, capsys):
         (["--output", str(tmp_path / "out.png")], "ends in .npz"),
         (["--output", str(tmp_path / "out.npz")], "exists"),
         (["--output", str(tmp_path / "new.npz"), "--black", "500"], "smaller one first"),
+        (["--output", str(tmp_path / "new.npz"), "--patch", "16"], "--patch 16 must be at least twice --overlap 16"),
+        (["--output", str(tmp_path / "new.npz"), "--sigma", "1e9"], "the model's strongest noise"),
+        (["--output", str(tmp_path / "new.npz"), "--sigma", "0"], "--sigma is missing: standard deviation of the"),
     ):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err

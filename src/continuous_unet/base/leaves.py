@@ -110,7 +110,7 @@ class Leaf:
         """
         if not any(_is(value, kind) for kind in self.kinds):
             raise InputError(self._expectation(value))
-        if self.field.metadata.get("required") and value in ("", None, []):
+        if self.field.metadata.get("required") and (value in ("", None, []) or value == self.field.default):
             raise InputError(f"{self.label} is missing: {self.field.metadata['help']}")
         for item in value if isinstance(value, (list, tuple)) else [value]:
             self._check_item(item)

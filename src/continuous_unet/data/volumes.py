@@ -10,6 +10,7 @@ import numpy as np
 from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.base.files import replace_file
 from continuous_unet.base.packages import import_extra
+from continuous_unet.data.archives import open_archive
 
 NIFTI = (".nii", ".nii.gz")
 MOST_VOXELS = 2**29
@@ -68,22 +69,19 @@ def read_volume(path: str | os.PathLike) -> Volume:
 
 
 def _read_archive(path: Path) -> Volume:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "volume" not in archive:
-                raise InputError(f"{path} holds {', '.join(archive) or 'nothing'}; expected an array named volume")
-            values, spacing = archive["volume"], archive.get("spacing", np.ones(3))
-    except InputError:
-        raise
-    except Exception as error:  # damaged archives raise zlib, struct and other errors
-        raise InputError(f"{path} cannot be read as a NumPy archive ({first_line(error)})") from error
+    with open_archive(path) as archive:
+        if "volume" not in archive:
+            raise InputError(f"{path} holds {', '.join(archive) or 'nothing'}; expected an array named volume")
+        values, spacing = archive["volume"], archive.get("spacing", np.ones(3))
     if values.dtype.kind not in "buif":
         raise InputError(f"{path} has a volume of type {values.dtype}; expected numbers")
     check_volume(values, f"the volume of {path}")
     if spacing.shape != (3,) or spacing.dtype.kind not in "uif" or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path} has spacing {spacing}; expected three numbers above 0")
     first, second, third = map(float, spacing)
-    return Volume(values.astype(np.float32), (first, second, third))
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    return Volume(values, (first, second, third))
 
 
 def _read_nifti(path: Path) -> Volume:
@@ -107,9 +105,11 @@ def _read_nifti(path: Path) -> Volume:
 
 
 def check_ending(target: Path) -> None:
-    """Raises InputError for the name of a file that volumes are not written to."""
+    """Raises InputError for the name of a file that volumes are not written to, and for NIfTI without nibabel."""
     if not is_nifti(target) and target.suffix.lower() != ".npz":
         raise InputError(f"{target}: expected a name that ends in .npz, .nii or .nii.gz")
+    if is_nifti(target):
+        import_extra("nibabel", f"{target} cannot be written: NIfTI needs nibabel", "nifti")
 
 
 def write_volume(volume: Volume, path: str | os.PathLike) -> None:
@@ -121,7 +121,8 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
     target = Path(path)
     check_ending(target)
     if is_nifti(target):
-        nibabel: Any = import_extra("nibabel", f"{target} cannot be written: NIfTI needs nibabel", "nifti")
+        import nibabel
+
         affine = np.diag([*volume.spacing[::-1], 1.0]) if volume.affine is None else volume.affine
         image = nibabel.Nifti1Image(volume.values.transpose(), affine)
         image.header.set_zooms(volume.spacing[::-1])
@@ -129,8 +130,11 @@ def write_volume(volume: Volume, path: str | os.PathLike) -> None:
 
         def write(aside: Path) -> None:
             named = aside.with_name(aside.name + ending)  # nibabel goes by the ending
-            nibabel.save(image, named)
-            named.replace(aside)
+            try:
+                nibabel.save(image, named)
+                named.replace(aside)
+            finally:
+                named.unlink(missing_ok=True)  # it still exists if something went wrong
 
         replace_file(target, write)
     else:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.randomness import derive_seed
-from continuous_unet.base.results import Json
+from continuous_unet.base.results import Json, counted
 from continuous_unet.data.clips.drawn import Frames
 from continuous_unet.data.clips.reading import read_clips
 from continuous_unet.data.loading import Item, TrainingData
@@ -49,7 +49,8 @@ class ClipsReport:
 
     def summary(self) -> str:
         """Returns a line to read before training."""
-        return f"{self.clips:,} clips of {self.shortest} to {self.longest} frames from {self.source}, {self._used()}"
+        frames = f"{self.shortest} to {self.longest}" if self.shortest < self.longest else f"{self.longest}"
+        return f"{counted(self.clips, 'clip')} of {frames} frames from {self.source}, {self._used()}"
 
     def _used(self) -> str:
         height, width = self.image_size

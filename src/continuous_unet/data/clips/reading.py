@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.data.archives import open_archive
 from continuous_unet.data.clips.drawn import DRAWN, Frames
 from continuous_unet.data.options import BUILT_IN_CLIPS
 from continuous_unet.data.volumes import is_nifti, read_volume
@@ -124,17 +125,12 @@ def _one_clip(images: list[Image.Image]) -> Frames:
 
 def _archive(path: Path) -> Frames:
     """Returns the clips of a NumPy archive, uint8 `(N, F, H, W, C)`."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = list(archive)
-            key = next((k for k in ("clips", "arr_0") if k in keys), None)
-            if key is None:
-                raise InputError(f"{path} holds {', '.join(keys)}; expected an array named clips")
-            clips = archive[key]
-    except InputError:
-        raise
-    except Exception as error:  # damaged archives raise zlib, struct and other errors
-        raise InputError(f"{path} cannot be read as a NumPy archive ({first_line(error)})") from error
+    with open_archive(path) as archive:
+        keys = list(archive)
+        key = next((k for k in ("clips", "arr_0") if k in keys), None)
+        if key is None:
+            raise InputError(f"{path} holds {', '.join(keys) or 'nothing'}; expected an array named clips")
+        clips = archive[key]
     clips = clips[..., None] if clips.ndim == 4 else clips
     if clips.ndim != 5 or clips.shape[-1] not in (1, 3) or 0 in clips.shape:
         raise InputError(

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.errors import InputError
+from continuous_unet.data.archives import open_archive
 from continuous_unet.data.sources.arrays import ArraySource
 
 
@@ -19,17 +18,13 @@ class NpzSource(ArraySource):
 
     def open(self, source: str) -> None:
         split = self.reading.split
-        try:
-            with np.load(source, allow_pickle=False) as archive:
-                keys = list(archive)
-                image_key = next((k for k in ("images", f"x_{split}", "arr_0") if k in keys), None)
-                if image_key is None:
-                    raise InputError(f"{source} holds {', '.join(keys)}; expected an array named images or x_{split}")
-                label_key = next((k for k in ("labels", f"y_{split}") if k in keys), None)
-                images = archive[image_key]
-                labels = None if label_key is None else archive[label_key].reshape(-1)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{source} cannot be read as a NumPy archive ({first_line(error)})") from error
+        with open_archive(source) as archive:
+            keys = list(archive)
+            image_key = next((k for k in ("images", f"x_{split}", "arr_0") if k in keys), None)
+            if image_key is None:
+                found = ", ".join(keys) or "nothing"
+                raise InputError(f"{source} holds {found}; expected an array named images or x_{split}")
+            label_key = next((k for k in ("labels", f"y_{split}") if k in keys), None)
+            images = archive[image_key]
+            labels = None if label_key is None else archive[label_key].reshape(-1)
         self.set_arrays(Path(source).name, images, labels)

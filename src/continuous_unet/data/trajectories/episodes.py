@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import replace_file
+from continuous_unet.data.archives import open_archive
 
 KINDS = ("observations", "states", "actions")
 """What is known of a time step: what the robot sees, where it is, and what it does."""
@@ -127,12 +128,9 @@ def read_npz(source: str) -> Episodes:
     Raises:
         InputError: for a file that cannot be used.
     """
-    try:
-        with np.load(source, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in (*KINDS, ENDS) if name in archive}
-            names = list(archive)
-    except Exception as error:
-        raise InputError(f"{source} cannot be read as a NumPy archive ({first_line(error)})") from error
+    with open_archive(source) as archive:
+        found = {name: archive[name] for name in (*KINDS, ENDS) if name in archive}
+        names = list(archive)
     ends = found.pop(ENDS, None)
     if ends is None or not found:
         missing = ENDS if ends is None else " or ".join(KINDS)

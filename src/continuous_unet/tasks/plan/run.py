@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from continuous_unet.base.devices import pick_device
-from continuous_unet.base.errors import InputError, first_line
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.files import check_output, replace_file
 from continuous_unet.base.results import CallResult, counted
+from continuous_unet.data.archives import open_archive
 from continuous_unet.tasks.loading import set_solver_steps
 from continuous_unet.tasks.plan.options import PlanOptions
 from continuous_unet.tasks.plan.pipeline import load_planner
@@ -72,11 +73,8 @@ def read_observation(path: str, shape: PlanShape) -> tuple[np.ndarray, np.ndarra
     """
     if not Path(path).exists():
         raise InputError(f"{path} does not exist; expected a .npz with what was observed")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive}
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a NumPy archive ({first_line(error)})") from error
+    with open_archive(path) as archive:
+        found = {name: archive[name] for name in archive}
     try:
         if shape.learned == "actions":
             observed = checked(_need(found, "observations", path), f"array of observations in {path}", shape.taken)[0]

@@ -47,6 +47,8 @@ def denoise_file(options: VolumeOptions, *, stop: StopRequest | None = None) -> 
         InputError: for a model or a volume that cannot be used, and if the file cannot be written.
     """
     options.validate()
+    if options.patch < 2 * options.overlap:
+        raise InputError(f"--patch {options.patch} must be at least twice --overlap {options.overlap}")
     target = check_output(options.output, overwrite=options.overwrite)
     check_ending(target)
     pipeline = load_video(options.model, device=pick_device(options.device))
@@ -97,11 +99,15 @@ def denoise_volume(
         raise InputError(f"the model has {config.in_channels} channels; volumes have one")
     low, high = (float(volume.values.min()), float(volume.values.max())) if limits is None else limits
     if not -math.inf < low < high < math.inf:
-        raise InputError(f"limits {low:g} and {high:g}: expected two finite numbers, the smaller one first")
+        raise InputError(
+            f"black is {low:g} and white {high:g}: expected two finite numbers, the smaller one first (--black, "
+            "--white; the smallest and the largest value of the volume if they are left out)"
+        )
     ratio = 2 * sigma / (high - low)  # of values in [-1, 1]
     signal, noise = process.coefficients(process.last_time)
     if not ratio > 0 or ratio * signal > noise:
-        raise InputError(f"sigma {sigma:g} must be above 0, and no stronger than the strongest noise of the model")
+        strongest = noise / signal * (high - low) / 2 if signal else math.inf
+        raise InputError(f"sigma {sigma:g} must be above 0, and at most {strongest:g}, the model's strongest noise")
     timestep = process.nearest_time(ratio)
     scale = process.coefficients(timestep)[0]
 
