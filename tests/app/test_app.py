@@ -83,6 +83,18 @@ def test_who_computes(exported):
     assert [huge.computed_by(compute, True) for compute in ("auto", "browser")] == ["server", "browser"]
 
 
+def test_models_of_clips_and_plans_are_not_on_the_page(exported, tmp_path, capsys):
+    info = json.loads((exported / INFO_FILE).read_text())
+    (exported / INFO_FILE).write_text(json.dumps({**info, "image_shape": [1, 4, 8, 8]}))
+    index = {"unet": ["continuous_unet", "ContinuousUNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    for folder, name in (("clips", "VideoPipeline"), ("plans", "PlanningPipeline")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+    for source, what in ((exported, "clips"), (tmp_path / "clips", "clips"), (tmp_path / "plans", "plans")):
+        assert main(["app", str(source), "--compute", "server", "--no-open"]) == 2
+        assert f"makes {what}, and the page is for images" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(exported, tmp_path, capsys):
     (exported / "network.onnx").write_bytes(b"another")
     for words, message in (

@@ -14,6 +14,8 @@ from continuous_unet.deploy.standalone import runtime
 from continuous_unet.deploy.web_runtime import cache_folder
 from continuous_unet.tasks.packaged import find_model, pretrained_models
 
+NOT_ON_PAGES = {"video": "clips", "plan": "plans"}
+"""What models make that no page shows, by their task."""
 LARGEST_IN_BROWSER = 200 * 2**20
 """The size of an export in bytes up to which the browser computes, if nothing else is asked for."""
 
@@ -63,6 +65,8 @@ def open_models(names: Sequence[str]) -> list[AppModel]:
     for source in chosen:
         folder = _export_of(source)
         info = _read(folder)
+        if len(info["image_shape"]) != 3:
+            raise InputError(f"{source} makes clips, and the page is for images; use `cunet sample` or `cunet run`")
         if info["format"] != "onnx":
             raise InputError(f"{source} is an export of format {info['format']}; the page takes onnx")
         found.append(AppModel(_name(source, [one.name for one in found]), source, folder, info))
@@ -96,9 +100,11 @@ def _export_of(source: str) -> Path:
     from continuous_unet.deploy.export import export
     from continuous_unet.deploy.options import ANY_STEPS, ExportOptions
     from continuous_unet.tasks.facts import read_facts
-    from continuous_unet.tasks.saved import model_folder
+    from continuous_unet.tasks.saved import model_folder, read_index, trained_for
 
     place = model_folder(find_model(source))
+    if (task := trained_for(read_index(place))) in NOT_ON_PAGES:
+        raise InputError(f"{source} makes {NOT_ON_PAGES[task]}, and the page is for images; leave it out")
     target = cache_folder() / "exports" / _digest(place)
     try:
         runtime.read_info(target)

@@ -56,7 +56,9 @@ class AppOptions(Options):
         """Checks every option by itself, and which belong together."""
         super().validate()
         if self.output is not None and self.compute == "server":
-            raise InputError("--compute server needs this machine's server, and --output is for any; leave one out")
+            raise InputError(
+                "--compute server needs this machine's server, and --output writes files without one; leave one out"
+            )
         if self.token is not None and (not self.token or not self.token.isalnum()):
             raise InputError("--token must be of letters and digits")
         return self
