@@ -154,3 +154,9 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert line in error
         assert error.count("\n") == 1
+    np.savez("data.npz", actions=np.eye(9), observations=np.eye(9), episode_ends=[9])
+    words = "train --task plan --data data.npz --output run --preset tiny --device cpu --horizon 7"
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert "sample_size is 7; this model needs multiples of 4 (nearest: 4 or 8): pad or resize" in error
+    assert "(--horizon)" in error

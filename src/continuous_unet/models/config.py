@@ -172,7 +172,7 @@ class UNetConfig(Settings):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r} must lie in [0, 1)")
         if self.sample_size is not None:
-            sides = (self.sample_size,) * 2 if isinstance(self.sample_size, int) else tuple(self.sample_size)
+            sides = (self.sample_size,) if isinstance(self.sample_size, int) else tuple(self.sample_size)
             check_size("sample_size", sides, self.size_multiples(len(sides)))
         BLOCKS[self.block_type].check(self.field_type, self.solver.method, self.solver.gradient)
         check_elastic(self.elastic_depth, self.method)
@@ -251,7 +251,7 @@ def check_size(name: str, sides: tuple[int, ...], multiples: tuple[int, ...]) ->
     needed = f"{multiples[0]}" if len(set(multiples)) == 1 else " by ".join(map(str, multiples))
     raise ValueError(
         f"{name} is {'x'.join(map(str, sides))}; this model needs multiples of {needed} (nearest: "
-        f"{' by '.join(map(nearest, sides, multiples))}): pad or resize the images, or use fewer levels"
+        f"{' by '.join(map(nearest, sides, multiples))}): pad or resize, or use fewer levels"
     )
 
 

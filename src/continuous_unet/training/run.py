@@ -208,7 +208,9 @@ def make_model(config: TrainConfig, task: Task, data: TrainingData) -> nn.Module
         try:
             model = task.new_model(settings.preset, arguments, settings.model_options)
         except (ValueError, TypeError) as error:
-            raise InputError(f"the model cannot be made: {error}") from error
+            where = {1: "--horizon", 2: "--image-size", 3: "--frames and --image-size"}[len(sides)]
+            hint = f" ({where})" if "sample_size is" in str(error) else ""
+            raise InputError(f"the model cannot be made: {error}{hint}") from error
     model = with_depths(model, config.depths)
     if settings.quantization_aware:
         round_convolutions(model)
