@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import write
+from rows import replace_rows
 from torch import nn
 
 from continuous_unet.evaluation import measure_latency
@@ -111,7 +111,7 @@ def main() -> None:
     for row in rows:
         spread = f"{row['ratio']:.3f} ({row['ratio_p25']:.3f} to {row['ratio_p75']:.3f})"
         print(f"{row['threads']} threads, {row['preparation']}, {row['side']}: {row['latency_ms']:.2f} ms, {spread}")
-    write(arguments.output / "latency.csv", rows)
+    replace_rows(arguments.output / "latency.csv", rows, "threads", "preparation", "side")
 
 
 if __name__ == "__main__":

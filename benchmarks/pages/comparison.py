@@ -93,6 +93,9 @@ def comparison_tables(name: str) -> dict[str, Spec]:
     }
 
 
+PREPARATIONS = ("eager", "channels-last", "precomputed", "convolutions", "compiled")
+"""How models are prepared in the table of latencies, in its order."""
+
 TABLES: dict[str, Table] = {
     "presets": Spec(
         presets,
@@ -105,7 +108,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "latency": Spec(
-        lambda: rows("latency"),
+        lambda: sorted(rows("latency"), key=lambda row: (row["threads"], PREPARATIONS.index(row["preparation"]))),
         {
             "threads": "{threads}",
             "preparation": "{preparation}",
