@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pretrained import PRETRAINED, RESULTS, ROOT, Figure, front_matter, keep_records, save_model, size_of
-from rows import read, records, write
+from rows import read, records, replace_rows, write
 
 from continuous_unet.evaluation import measure_latency
 from continuous_unet.evaluation.costs.macs import count_macs
@@ -71,14 +71,14 @@ def restorers() -> list[str]:
     return [name for name in pretrained_models() if name in SETS]
 
 
-def measure(data: Path) -> None:
-    """Every model of the package on the sets of its task, as `cunet evaluate` measures."""
+def measure(data: Path, names: list[str]) -> None:
+    """Models of the package on the sets of their tasks, as `cunet evaluate` measures; rows of others are kept."""
     rows = []
-    for name in restorers():
+    for name in names:
         for folder in SETS[name]:
             rows += evaluated(name.split("-")[0], name, data / folder)
-    write(RESULTS / "restoration.csv", rows)
-    for name in restorers():
+    replace_rows(RESULTS / "restoration.csv", rows, "model")
+    for name in names:
         card(name)
 
 
@@ -337,7 +337,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("pack", "measure", "card", "sides", "noising", "peers", "jpeg", "photograph")
     parser.add_argument("part", choices=parts)
-    parser.add_argument("run", nargs="*", type=Path, help="pack: runs, named as the models are to be")
+    parser.add_argument("run", nargs="*", type=Path, help="pack: runs, named as the models; measure: some models")
     parser.add_argument("--data", type=Path, help="folder of the sets; noising: folder of MNIST")
     parser.add_argument("--steps", type=int, default=600, help="sides, noising: training steps of each side")
     parser.add_argument("--rate", type=float, default=4e-3, help="sides: learning rate")
@@ -345,7 +345,7 @@ def main() -> None:
     arguments = parser.parse_args()
     calls: dict[str, Callable[[], object]] = {
         "pack": lambda: [pack(run) for run in arguments.run],
-        "measure": lambda: measure(arguments.data),
+        "measure": lambda: measure(arguments.data, [str(name) for name in arguments.run] or restorers()),
         "card": lambda: [card(name) for name in restorers()],
         "sides": lambda: sides(arguments.data, arguments.steps, arguments.rate),
         "noising": lambda: noising(arguments.data, arguments.steps),
