@@ -60,7 +60,7 @@ def make_grid(
         scale: number of times that each pixel is repeated; if None, images become about 48 pixels large.
         row_labels: a text to the left of each row; none if None.
     """
-    scale = scale or max(1, round(48 / max(images.shape[2:])))
+    scale = scale or _usual_scale(images.shape)
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     num, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(num))
@@ -90,6 +90,11 @@ def _labelled(picture: Image.Image, labels: Sequence[str], padding: int, backgro
     return wide
 
 
+def _usual_scale(shape: Sequence[int]) -> int:
+    """Returns the number of times that the pixels of an image `(..., H, W)` are repeated in a grid: to about 48."""
+    return max(1, round(48 / max(shape[-2:])))
+
+
 def names_of(number: int, ending: str) -> list[str]:
     """Returns names for the files of a folder: `0000.png`, `0001.png`, …
 
@@ -104,7 +109,7 @@ def names_of(number: int, ending: str) -> list[str]:
 
 def check_grid(number: int, shape: Sequence[int]) -> None:
     """Raises InputError if a grid of that many images `(C, H, W)` would be too large to be opened again."""
-    pixels = number * max(1, round(48 / max(shape[-2:]))) ** 2 * math.prod(shape[-2:])
+    pixels = number * _usual_scale(shape) ** 2 * math.prod(shape[-2:])
     if pixels > MOST_PIXELS:
         raise InputError(
             f"a grid of {number:,} would have {pixels / 1e6:,.0f} million pixels, and at most {MOST_PIXELS // 10**6} "

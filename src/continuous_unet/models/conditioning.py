@@ -155,8 +155,13 @@ class StepSizeEmbedding(nn.Module):
 
 def scale_and_shift(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Returns `h (1 + scale) + shift` for `h` `(B, C, *size)`, and scale and shift `(B, C)`."""
+    return torch.addcmul(h + over_map(shift, h), h, over_map(scale, h))
+
+
+def over_map(rows: Tensor, h: Tensor) -> Tensor:
+    """Returns `rows` `(B, C)` with axes of length one, so that they broadcast against a map `h` `(B, C, *size)`."""
     everywhere = (..., *(None,) * (h.ndim - 2))
-    return torch.addcmul(h + shift[everywhere], h, scale[everywhere])
+    return rows[everywhere]
 
 
 def shared(rows: Tensor, batch: int) -> Tensor:

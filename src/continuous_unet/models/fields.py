@@ -14,7 +14,7 @@ import torch
 from diffusers.models.activations import get_activation
 from torch import Tensor, nn
 
-from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, scale_and_shift
+from continuous_unet.models.conditioning import AdaptiveScaleShift, Conditioning, over_map, scale_and_shift
 from continuous_unet.models.layers import Conv, adjoint, conv, norm, zeroed
 from continuous_unet.ode import Damped, Relaxation, SplitFieldModule
 
@@ -164,8 +164,7 @@ class FilterTrunk(nn.Module):
         """Returns `(1 + scale) act((1 + scale) K x + shift)`, `(B, out_channels, *size)`."""
         scale, shift = self.clocks.factors(t, conditioning, x.shape[0])
         slope = self.act(scale_and_shift(self.conv1(x), scale, shift))
-        everywhere = (..., *(None,) * (x.ndim - 2))
-        return self.dropout(slope + slope * scale[everywhere])
+        return self.dropout(slope + slope * over_map(scale, slope))
 
 
 class GradientField(SplitFieldModule):

@@ -235,7 +235,7 @@ def checked(values: ArrayLike, what: str, width: int) -> tuple[np.ndarray, bool]
     try:
         found = np.asarray(values)
     except ValueError as error:
-        raise PolicyError(f"the {what} is no array of numbers: its rows are not of one length") from error
+        raise PolicyError(f"the {what} is not an array of numbers: its rows have different lengths") from error
     if found.dtype.kind not in "iuf":
         raise PolicyError(f"the {what} is of type {found.dtype}; expected real numbers")
     with np.errstate(over="ignore"):
