@@ -80,7 +80,7 @@ def test_what_the_policy_cannot_take_is_refused(exported):
             standalone.Policy(folder, **options)
     policy = standalone.Policy(folder)
     for seen, message in (
-        ([1, 2, [3]], "rows are not of one length"),
+        ([1, 2, [3]], "rows have different lengths"),
         (STATE + 1j, "expected real numbers"),
         (np.full(4, 1e300), r"not finite at \[0\]: inf"),
     ):
