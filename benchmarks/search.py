@@ -1,10 +1,13 @@
-"""Searches for the best block: variants of the continuous U-Net and its controls, trained alike on small MNIST digits.
+"""Searches for the best block: variants of the continuous U-Net and its controls, trained alike on small images.
 
-    python benchmarks/search.py --data PATH/TO/mnist --jobs 2      # rows to benchmarks/results/search.csv
+    python benchmarks/search.py --data PATH/TO/mnist --jobs 2      # digits; rows to benchmarks/results/search.csv
+    python benchmarks/search.py --data PATH/TO/scenes64-train.zip --image-size 32 --objective v_prediction --steps 400 \
+        --only "on scenes" --output benchmarks/results/search-scenes.csv    # photographs in colour
 
 Each variant is a set of constructor arguments, trained by the library's own training loop with the same data, order,
 noise and optimiser, at each of a few learning rates and seeds. Existing rows are not made again, so the same command
-continues a search that was stopped. `--only TEXT` selects the variants whose name contains TEXT.
+continues a search that was stopped. `--only TEXT` selects the variants whose name contains TEXT; those whose names
+begin with "large" or "on scenes" run only if TEXT says so.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from rows import read, records
 RESULTS = Path(__file__).parent / "results" / "search.csv"
 WIDTHS = [24, 32, 32]
 CONTROL = {"block_type": "residual"}
+ALL_LEVELS = {"down_block_types": ["AttnDownBlock2D"] * len(WIDTHS)}
 BASE: dict[str, Any] = {"block_out_channels": WIDTHS}
 VARIANTS: dict[str, dict[str, Any]] = {
     "control: weight-tied residual": CONTROL,
@@ -60,12 +64,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "large: 2x2 stem (64, 80)": {"patch_size": 2, "block_out_channels": [64, 80]},
     "large: 2x2 stem, 1 step (72, 88)": {"patch_size": 2, "num_solver_steps": 1, "block_out_channels": [72, 88]},
     "large: UNet2DModel (32, 64, 128)": {"preset": "ddpm_small", "block_out_channels": [32, 64, 128]},
+    "on scenes: attention in the middle": {},
+    "on scenes: waves in the middle": {"attention_type": "waves"},
+    "on scenes: heat in the middle": {"attention_type": "heat"},
+    "on scenes: no attention": {"add_attention": False},
+    "on scenes: waves on all levels": {"attention_type": "waves", **ALL_LEVELS},
+    "on scenes: heat on all levels": {"attention_type": "heat", **ALL_LEVELS},
+    "on scenes: control": CONTROL,
+    "on scenes: 1 step, wider (32, 48, 48)": {"num_solver_steps": 1, "block_out_channels": [32, 48, 48]},
+    "on scenes: 1 step, wider, velocity from the timestep": {
+        "num_solver_steps": 1, "block_out_channels": [32, 48, 48], "initial_velocity": "timestep",
+    },
+    "on scenes: velocity from the timestep": {"initial_velocity": "timestep"},
+    "on scenes: control, 1 step, wider (32, 48, 48)": {
+        **CONTROL, "num_solver_steps": 1, "block_out_channels": [32, 48, 48],
+    },
 }  # fmt: skip
-"""Name to what differs from the preset `tiny` with backpropagation. The `large` ones are for `--image-size 32`.
+"""Name to what differs from the preset `tiny` with backpropagation. Those of the `GROUPS` are for `--image-size 32`.
 
 Rows of `results/search.csv` with other names are of options that measured worse or level, and are gone: velocities
 carried over or zero, a read-out of the velocity, other initial decays.
 """
+
+GROUPS = ("large", "on scenes")
 
 
 def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
@@ -85,7 +106,7 @@ def run(task: tuple[str, float, int, argparse.Namespace]) -> dict[str, Any]:
             "data": arguments.data, "output": f"{folder}/run", "preset": preset, "image_size": arguments.image_size,
             "fit": "pad", "model_options": options, "steps": arguments.steps, "batch_size": arguments.batch_size,
             "num_validation": 1000, "seed": seed, "learning_rate": learning_rate, "lr_warmup_steps": 50,
-            "ema_decay": 0.995, "lr_schedule": "cosine", "objective": "epsilon", "device": "cpu",
+            "ema_decay": 0.995, "lr_schedule": "cosine", "objective": arguments.objective, "device": "cpu",
             "num_samples": 1, "sampling_steps": 1,
             "validate_every": arguments.steps, "sample_every": arguments.steps, "checkpoint_every": arguments.steps,
         }  # fmt: skip
@@ -116,12 +137,12 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with MNIST's IDX files, or any data for `cunet train`")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of the rows")
     parser.add_argument("--only", nargs="+", default=[""], help="run only variants whose name contains one of these")
-    parser.add_argument("--leave-out", default="large", help="do not run variants whose name contains this")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[4e-3], help="peak learning rates (cosine)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of everything random")
     parser.add_argument("--steps", type=int, default=500, help="training steps")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=16)
+    parser.add_argument("--objective", default="epsilon", help="what the models predict")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     arguments = parser.parse_args()
 
@@ -131,9 +152,8 @@ def main() -> None:
         for rate in arguments.learning_rates:
             for name in VARIANTS:
                 about = {"variant": name, "learning_rate": rate, "seed": seed, **vars(arguments)}
-                wanted = any(text in name for text in arguments.only)
-                left_out = bool(arguments.leave_out) and arguments.leave_out in name
-                if wanted and not left_out and key(about) not in done:
+                group = next((group for group in GROUPS if name.startswith(group)), "")
+                if any(group in text and text in name for text in arguments.only) and key(about) not in done:
                     tasks.append((name, rate, seed, arguments))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:

@@ -296,6 +296,13 @@ def test_compression_is_an_option_of_upscaling(tiny):
             loss_of_jpeg, enlarged = inputs(jpeg_quality=bounds)
             assert torch.equal(enlarged, enlarge(torch.stack(files), 2) * 2 - 1)
             assert not torch.equal(loss_of_jpeg, loss)
+    # with a share, some stay clean; the others spread over all qualities again
+    noise[:, 0, 0, 0] = torch.tensor([-2.0, -0.7, 0.1, 2.0])
+    shares = [(1 + math.erf(float(value) / math.sqrt(2))) / 2 / 0.5 for value in noise[:2, 0, 0, 0]]
+    files = [compressed(image, round(5 + 90 * share)) for image, share in zip(small, shares)]
+    _, enlarged = inputs(jpeg_quality="5:95", jpeg_share=0.5)
+    assert torch.equal(enlarged, enlarge(torch.stack([*files, *small[2:]]), 2) * 2 - 1)
+    assert torch.equal(inputs(jpeg_quality="5:95", jpeg_share=0.0)[1], enlarge(small, 2) * 2 - 1)
 
 
 WRONG = [
@@ -308,6 +315,7 @@ WRONG = [
     ({"task": "upscale", "scale": 5}, "2, 3, 4"),
     ({"task": "upscale", "jpeg_quality": "95:30"}, "jpeg_quality='95:30' must be LOW:HIGH"),
     ({"task": "upscale", "jpeg_quality": "0:50"}, "1 to 95"),
+    ({"task": "upscale", "jpeg_share": 0.5}, "--jpeg-share is a share of images with --jpeg-quality"),
     ({"task": "denoise", "jpeg_quality": "50"}, "--jpeg-quality is for --task upscale"),
     ({"task": "upscale", "objective": "epsilon"}, "v_prediction or sample"),
     ({"task": "denoise", "process": "flow"}, "--process flow is for --task generate"),

@@ -48,15 +48,16 @@ def compressed(image: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(pixels).reshape(*image.shape[1:], image.shape[0]).permute(2, 0, 1)
 
 
-def degraded(images: Tensor, scale: int, qualities: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def degraded(images: Tensor, scale: int, qualities: Sequence[int | None] | None = None) -> tuple[Tensor, Tensor]:
     """Returns what super-resolution starts from: images made small and rounded to 8 bits, and those enlarged again.
 
     Args:
         images: `(B, C, H, W)` in [0, 1]; H and W are multiples of the scale.
         scale: number of times that the small images are smaller.
-        qualities: JPEG quality of each small image, 1 to 95; None for no compression.
+        qualities: JPEG quality of each small image, 1 to 95; None for no compression, of one or of all.
     """
     small = to_8_bit(resize(images, images.shape[2] // scale, images.shape[3] // scale))
     if qualities is not None:
-        small = torch.stack([compressed(*pair) for pair in zip(small, qualities, strict=True)]).to(images.device)
+        parts = [one if q is None else compressed(one, q) for one, q in zip(small, qualities, strict=True)]
+        small = torch.stack([part.to(images.device) for part in parts])
     return small, enlarge(small, scale)

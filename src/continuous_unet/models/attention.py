@@ -10,8 +10,8 @@ from continuous_unet.models.conditioning import Conditioning, shared
 from continuous_unet.models.config import UNetConfig
 
 
-def self_attention(config: UNetConfig, width: int) -> Attention:
-    """Returns the self-attention of a level of that width."""
+def self_attention(config: UNetConfig, width: int, dim: int) -> Attention:
+    """Returns the self-attention of a level of that width; it is the same for maps of any dimension."""
     return Attention(**_settings(config, width), _from_deprecated_attn_block=True)
 
 

@@ -36,6 +36,7 @@ class Settings:
     layers_per_block: int = 1
     dropout: float = 0.0
     act_fn: str = "silu"
+    attention_type: str = "attention"
     attention_head_dim: int | None = 8
     norm_num_groups: int = 8
     norm_eps: float = 1e-5
@@ -108,6 +109,11 @@ class UNetConfig(Settings):
         """Whether each level has attention on the way up, from the lowest resolution to the highest."""
         kinds = self.up_block_types
         return self.down_attention[::-1] if kinds is None else tuple("Attn" in kind for kind in kinds)
+
+    @property
+    def mid_attention(self) -> bool:
+        """Whether the middle block has attention."""
+        return self.mid_block_type is not None and self.add_attention
 
     @property
     def emb_channels(self) -> int:
@@ -197,15 +203,24 @@ class UNetConfig(Settings):
             _check_choice("down_block_types: type", kind, DOWN_BLOCK_TYPES)
         for kind in self.up_block_types or ():
             _check_choice("up_block_types: type", kind, UP_BLOCK_TYPES)
-        middle = self.mid_block_type is not None and self.add_attention
-        middle |= self.cross_attention_dim is not None
-        with_attention = (*self.down_attention, *self.up_attention[::-1], middle)
+        with_attention = (*self.down_attention, *self.up_attention[::-1], self.mid_attention)
+        if self.attention_type != "attention":
+            if not any(with_attention):
+                raise ValueError(
+                    f"attention_type={self.attention_type!r} takes the place of attention, and this model has none: "
+                    "set add_attention, or choose levels by down_block_types"
+                )
+            with_attention = (False,) * len(with_attention)  # they have no heads
+        with_attention = (*with_attention[:-1], with_attention[-1] or self.cross_attention_dim is not None)
         for width, attention in zip((*widths, *widths, widths[-1]), with_attention, strict=True):
             if attention and width % (self.attention_head_dim or width):
                 raise ValueError(f"attention_head_dim={self.attention_head_dim} does not divide the width {width}")
 
 
+ATTENTION_TYPES = ("attention", "waves", "heat")
+"""What joins all positions of a map."""
 _CHOICES: dict[str, Collection[str | None]] = {
+    "attention_type": ATTENTION_TYPES,
     "norm_type": NORM_TYPES,
     "block_type": BLOCKS,
     "field_type": FIELDS,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from continuous_unet.models.attention import attend, attend_to_text
 from continuous_unet.models.blocks import Block
 from continuous_unet.models.conditioning import Conditioning
+from continuous_unet.models.waves import SpectralMixing
 
 
 class Stage(nn.Module):
@@ -32,7 +33,9 @@ class Stage(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, conditioning.for_fields(), num_steps)
             if self.attentions is not None:
-                x = attend(self.attentions[i], x)
+                attention = self.attentions[i]
+                mixes = isinstance(attention, SpectralMixing)
+                x = attention(x, conditioning) if mixes else attend(attention, x)
             if self.cross_attentions is not None:
                 x = attend_to_text(self.cross_attentions[i], x, conditioning)
         return x

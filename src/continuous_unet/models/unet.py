@@ -26,6 +26,7 @@ from continuous_unet.models.config import UNetConfig, check_size
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.layers import Merge, Upsample, conv, norm, pixel_shuffle, pixel_unshuffle, zeroed
 from continuous_unet.models.stages import Stage
+from continuous_unet.models.waves import MIXINGS
 from continuous_unet.ode import check_solver
 from continuous_unet.text.transformer import TextTransformer
 
@@ -68,7 +69,11 @@ class ContinuousUNet(nn.Module):
                 for i in range(num_blocks)
             ]
             blocks = [BLOCKS[config.block_type](block) for block in configs]
-            return Stage(blocks, [self_attention(config, widths[level]) for _ in blocks] if with_attention else None)
+            attention = MIXINGS.get(config.attention_type, self_attention)
+            attentions: list[nn.Module] | None = (
+                [attention(config, widths[level], dim) for _ in blocks] if with_attention else None
+            )
+            return Stage(blocks, attentions)
 
         kept, factorised = config.kept_axes(dim), config.factorised
         strides = (1,) * kept + (2,) * (dim - kept)
@@ -83,7 +88,7 @@ class ContinuousUNet(nn.Module):
                 self.downsamplers.append(conv(dim, width, widths[i + 1], stride=strides, factorised=factorised))
         self.mid_block: Stage | None = None
         if config.mid_block_type is not None:
-            self.mid_block = stage("mid_block", levels - 1, 1, config.add_attention)
+            self.mid_block = stage("mid_block", levels - 1, 1, config.mid_attention)
         self.up_blocks = nn.ModuleList()
         self.merges = nn.ModuleList()
         self.upsamplers = nn.ModuleList()

@@ -82,6 +82,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         layers_per_block: dynamic blocks in a row on each level. One is usual: depth is the solver's.
         dropout: dropout probability inside the fields.
         act_fn: activation, smooth ones preferred.
+        attention_type: what joins all positions where a level has attention: `"attention"`; `"waves"`, damped waves in
+            closed form (`models/waves.py`); or `"heat"`, their control. The latter two start as the identity.
         attention_head_dim: channels of an attention head; one head if None.
         norm_num_groups: groups of every GroupNorm; must divide every width.
         norm_eps: epsilon of every GroupNorm.

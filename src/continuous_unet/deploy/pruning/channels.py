@@ -51,6 +51,10 @@ def prunable(unet: object) -> ContinuousUNet2DModel:
         raise InputError("models with block_type='first_order' are controls for comparisons and cannot be pruned")
     if unet.config.field_type == "gradient" and unet.config.block_type == "second_order":
         raise InputError("models with field_type='gradient' cannot be pruned: their kernels serve twice")
+    if unet.config.attention_type != "attention":
+        raise InputError(
+            f"models with attention_type={unet.config.attention_type!r} cannot be pruned; train a narrower one instead"
+        )
     if unet.config.cross_attention_dim is not None:
         raise InputError("models that are conditioned on text cannot be pruned; train a narrower one instead")
     if unet.config.class_embed_type is not None:

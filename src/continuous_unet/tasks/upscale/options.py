@@ -29,10 +29,14 @@ class UpscaleTraining(RestorationTraining):
     jpeg_quality: str | None = option(
         None, "JPEG quality of the small images, LOW:HIGH, each drawn at random, 1 to 95 (default: no compression)"
     )
+    jpeg_share: float = option(
+        1.0, "fraction of the small images that --jpeg-quality compresses; the others stay clean", between=(0, 1)
+    )
 
     def validate(self) -> "Self":
         super().validate()
-        self.qualities()
+        if self.qualities() is None and self.jpeg_share != 1:
+            raise InputError("--jpeg-share is a share of images with --jpeg-quality; give both, or leave it out")
         return self
 
     def qualities(self) -> tuple[float, float] | None:

@@ -53,10 +53,13 @@ class UpscaleTask(RestorationTask[UpscaleTraining]):
         return enlarged, enlarged + predict_residual(step.model, step.process, enlarged)
 
     def _residual(self, step: StepContext) -> tuple[Tensor, Tensor]:
-        bounds, qualities = self.options.qualities(), None
-        if bounds is not None:  # uniform numbers from the draws of the step: one pixel of the noise, by its quantile
-            quantiles = torch.special.ndtr(step.noise[:, 0, 0, 0].double())
-            qualities = (bounds[0] + (bounds[1] - bounds[0]) * quantiles).round().int().tolist()
+        bounds, share = self.options.qualities(), self.options.jpeg_share
+        qualities: list[int | None] | None = None
+        if bounds is not None and share > 0:
+            # uniform numbers from the draws of the step: one pixel of the noise, by its quantile
+            quantiles = torch.special.ndtr(step.noise[:, 0, 0, 0].double()) / share
+            drawn = (bounds[0] + (bounds[1] - bounds[0]) * quantiles).round().int().tolist()
+            qualities = [quality if part else None for quality, part in zip(drawn, quantiles <= 1, strict=True)]
         enlarged = to_model_range(degraded(to_unit_range(step.clean), self.options.scale, qualities)[1])
         return enlarged, RESIDUAL_SCALE * (step.clean - enlarged)
 
