@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import tarfile
 
 import pytest
@@ -91,8 +92,16 @@ def test_models_of_clips_and_plans_are_not_on_the_page(exported, tmp_path, capsy
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
     for source, what in ((exported, "clips"), (tmp_path / "clips", "clips"), (tmp_path / "plans", "plans")):
-        assert main(["app", str(source), "--compute", "server", "--no-open"]) == 2
+        assert main(["app", str(source), "--compute", "server", "--port", "0", "--no-open"]) == 2
         assert f"makes {what}, and the page is for images" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused_before_the_models_are_opened(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["app", "nope", "--compute", "server", "--port", str(port), "--no-open"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in line
 
 
 def test_bad_input_is_one_line(exported, tmp_path, capsys):
@@ -101,8 +110,8 @@ def test_bad_input_is_one_line(exported, tmp_path, capsys):
         ([str(exported), "--compute", "server", "--output", "x"], "--compute server needs this machine's server"),
         (["--output", "x"], "fetch it once with `cunet app fetch`, or name its folder with --ort-dir"),
         (["--output", "x", "--ort-dir", str(tmp_path)], "ort.wasm.min.mjs is missing; name the folder `dist`"),
-        ([str(exported), "--compute", "server"], "its checksum differs"),
-        (["nope", "--compute", "server"], "nope does not exist"),
+        ([str(exported), "--compute", "server", "--port", "0"], "its checksum differs"),
+        (["nope", "--compute", "server", "--port", "0"], "nope does not exist"),
         (["--token", "a b"], "--token must be of letters and digits"),
         (["fetch", "--archive", "nope.tgz"], "--archive nope.tgz cannot be read (No such file or directory)"),
     ):

@@ -44,8 +44,9 @@ def open_app(options: AppOptions) -> AppResult:
     for package in ("starlette", "uvicorn"):
         import_extra(package, f"cunet app needs {package}", "app")
     ort = None if options.compute == "server" else _runtime(options)
-    models = open_models(options.models)
-    _serve(models, options, ort)
+    with _bound(options) as listening:  # before the models, which may take a minute to export
+        models = open_models(options.models)
+        _serve(models, options, ort, listening)
     return AppResult([model.name for model in models])
 
 
@@ -84,25 +85,31 @@ def write_site(options: AppOptions) -> AppResult:
     return AppResult([model.name for model in models], str(target), size)
 
 
-def _serve(models: list[AppModel], options: AppOptions, ort: Path | None) -> None:
+def _bound(options: AppOptions) -> socket.socket:
+    """Returns a socket at the address of the page, which does not listen yet."""
+    listening = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((options.host, options.port))
+    except (OSError, UnicodeError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen on {options.host}, port {options.port} ({reason}); choose another --port or --host"
+        ) from error
+    return listening
+
+
+def _serve(models: list[AppModel], options: AppOptions, ort: Path | None, listening: socket.socket) -> None:
     import uvicorn
 
     from continuous_unet.app.server import choose_token, make_server
 
     token = choose_token(options)
     config = uvicorn.Config(make_server(models, options, ort, token), log_level="warning", timeout_keep_alive=30)
-    with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((options.host, options.port))
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"cannot listen on {options.host}, port {options.port} ({reason}); choose another --port or --host"
-            ) from error
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"http://{host}:{listening.getsockname()[1]}/" + ("" if token is None else f"?token={token}")
-        print(f"{', '.join(model.name for model in models)}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        if options.open:
-            webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[listening])
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{listening.getsockname()[1]}/" + ("" if token is None else f"?token={token}")
+    print(f"{', '.join(model.name for model in models)}: {address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if options.open:
+        webbrowser.open(address)
+    uvicorn.Server(config).run(sockets=[listening])
