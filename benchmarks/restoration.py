@@ -50,6 +50,8 @@ TERMS = {
 }
 HISTORY = {
     "denoise-grey": "It began with the weights of an earlier model of the package, which had seen 56,000 patches. ",
+    "upscale-x2": "It began with the weights of an earlier model of the package, which had seen 20,000 patches. ",
+    "upscale-x4": "It began with the weights of an earlier model of the package, which had seen 20,000 patches. ",
 }
 """What the settings of a run do not show."""
 
@@ -58,9 +60,6 @@ def pack(run: Path) -> None:
     """A run's model, in half precision, to the package; its records to the results."""
     verb = "upscale" if (run / "model" / "scheduler").is_dir() else "denoise"
     pipeline = load_restorer(run, verb, dtype=torch.float16)
-    if verb == "upscale":
-        # a tenth of a short training is too little to learn more than the mean: samples were seen to be grainy
-        pipeline.register_to_config(can_sample=False)
     save_model(pipeline, PRETRAINED / run.name)
     keep_records(run, run.name)
     print(f"{run.name}: {size_of(PRETRAINED / run.name) / 1e3:.0f} kB")
@@ -153,8 +152,8 @@ def card(name: str) -> None:
             "of another kind."
             if verb == "denoise"
             else "The model is made for images that were reduced by antialiased bicubic interpolation. Blur and noise "
-            "remain, and grow. `--mode sample` is refused: only a tenth of its training samples were for this mode, "
-            "and the results are grainy."
+            "remain, and grow. Half of its training images were compressed as JPEG, with qualities from 30 to 95. "
+            "`--mode sample` is refused, because it was trained for the answer in one evaluation alone."
         ),
         "",
     ]
@@ -343,6 +342,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4e-3, help="sides: learning rate")
     parser.add_argument("--most", type=int, help="peers: number of images of each set; all if left out")
     arguments = parser.parse_args()
+    if arguments.data is None and arguments.part not in ("pack", "card", "photograph"):
+        parser.error(f"{arguments.part} needs --data")
     calls: dict[str, Callable[[], object]] = {
         "pack": lambda: [pack(run) for run in arguments.run],
         "measure": lambda: measure(arguments.data, [str(name) for name in arguments.run] or restorers()),

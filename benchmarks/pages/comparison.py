@@ -1,5 +1,6 @@
 """The tables of `docs/comparison.md`: both U-Nets side by side, and the variants of the block."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,10 +20,10 @@ def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
 
-def search() -> Iterator[dict[str, Any]]:
+def search(name: str) -> Iterator[dict[str, Any]]:
     """Yields variants of the block by validation loss, those of one size together."""
     groups: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows("search"):
+    for row in rows(name):
         groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
     found = []
     for (size, steps, _), own in groups.items():
@@ -35,7 +36,8 @@ def search() -> Iterator[dict[str, Any]]:
             "seeds": len(losses),
             "seen": steps * own[0]["batch_size"],
         }
-        found.append({**own[0], **facts, "image_size": int(size)})
+        variant = own[0]["variant"].removeprefix("on scenes: ")
+        found.append({**own[0], **facts, "image_size": int(size), "variant": variant})
     return iter(sorted(found, key=lambda row: (row["image_size"], row["mean"])))
 
 
@@ -118,18 +120,21 @@ TABLES: dict[str, Table] = {
         },
         missing="latency.py --compiled",
     ),
-    "search": Spec(
-        search,
-        {
-            "variant": "{variant}",
-            "images": "{image_size}x{image_size}",
-            "parameters": millions("parameters", 2),
-            "MACs": millions("macs", 1),
-            "validation loss": "{loss}",
-            "seeds": "{seeds}",
-            "images seen": "{seen:,.0f}",
-        },
-    ),
+    **{
+        name: Spec(
+            functools.partial(search, name),
+            {
+                "variant": "{variant}",
+                "images": "{image_size}x{image_size}",
+                "parameters": millions("parameters", 2),
+                "MACs": millions("macs", 1),
+                "validation loss": "{loss}",
+                "seeds": "{seeds}",
+                "images seen": "{seen:,.0f}",
+            },
+        )
+        for name in ("search", "search-scenes")
+    },
 }
 for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES |= comparison_tables(_name)

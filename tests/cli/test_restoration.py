@@ -74,6 +74,14 @@ def test_denoising_a_folder(place, capsys):
     assert (place / "out" / "a.png").read_bytes() == before
 
 
+def test_without_a_model_the_packaged_one_for_the_kind_of_image_is_used(place, capsys):
+    assert main(["denoise", "photos", "-o", "out", "--json"]) == 0
+    used = [(file["output"], file["model"], file["notes"]) for file in printed(capsys)["files"]]
+    assert used == [
+        ("out/a.png", "denoise-colour", []), ("out/b.png", "denoise-grey", []), ("out/c.jpg", "denoise-colour", []),
+    ]  # fmt: skip
+
+
 def test_denoising_by_a_diffusion_model(place, capsys):
     run = ["denoise", "photos/b.png", "--model", "diffusion", "--json", "-o"]
     assert main([*run, "auto.png"]) == 0

@@ -93,10 +93,15 @@ def test_it_is_saved_trained_in_half_precision_and_compiled(kind, tmp_path):
         loss = model(x, 3, labels).sample.square().mean()
     loss.backward()
     assert (loss - expected.square().mean()).abs() < 0.05 * loss
+    attention = model.down_blocks[0].attentions[0]
+    start = torch.randn(1, 8, 16, 16)
+    rates = [torch.zeros(1, 8, 1, 1)] * attention.num_rates
+    moved = attention._move([start] * len(attention.sources(start)), *rates)
+    with torch.autocast("cpu", torch.bfloat16):  # the motion stays in float32
+        assert torch.equal(attention._move([start] * len(attention.sources(start)), *rates), moved)
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not missing
     # the timestep changes how it moves
-    attention = model.down_blocks[0].attentions[0]
     assert attention.rates.weight.grad.any()
 
 

@@ -19,7 +19,7 @@ from continuous_unet.tasks.loading import load_model, load_pipeline, load_restor
 from continuous_unet.tasks.packaged import describe, pretrained_models
 from continuous_unet.training import TrainConfig
 
-NAMES = ["denoise-grey", "upscale-x2", "upscale-x4"]
+NAMES = ["denoise-grey", "denoise-colour", "upscale-x2", "upscale-x4"]
 
 
 def drawing(width=176, height=144):

@@ -5,6 +5,7 @@ looked at after one unit of time. On cosine waves, the eigenfunctions of a map w
 closed form, so no solver is needed.
 """
 
+import contextlib
 import functools
 import math
 
@@ -46,12 +47,26 @@ class SpectralMixing(nn.Module):
         """Returns a map `(B, C, *size)` plus what the motion adds to it, which is nothing in a new model."""
         h = self.norm(x)
         rates = self.rates(self.act(conditioning.embedding)).float().chunk(self.num_rates, dim=1)
-        # half precision would lose the small frequencies next to the large ones
-        moved = cosine_transform(self._move(h, *(over_map(rate, h) for rate in rates)), inverse=True)
+        moved = self._move(self.sources(h), *(over_map(rate, h) for rate in rates))
         return x + self.to_out(moved.to(h.dtype) * self.act(self.gate(h)))
 
-    def _move(self, h: Tensor, *rates: Tensor) -> Tensor:
-        """Returns the spectrum after the motion, float32 of the shape of `h`, for rates `(B, C, 1, …)`."""
+    def sources(self, h: Tensor) -> list[Tensor]:
+        """Returns what the motion starts from, maps of the shape of `h`."""
+        return [self.position(h)]
+
+    def _move(self, sources: list[Tensor], *rates: Tensor) -> Tensor:
+        """Returns the map after the motion, for rates `(B, C, 1, …)`, in float32.
+
+        Half precision would lose the waves of small amplitude next to the large ones.
+        """
+        kind = sources[0].device.type
+        autocast = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if autocast else contextlib.nullcontext():
+            spectra = [cosine_transform(source.float()) for source in sources]
+            return cosine_transform(self.evolve(spectra, *rates), inverse=True)
+
+    def evolve(self, spectra: list[Tensor], *rates: Tensor) -> Tensor:
+        """Returns the spectrum after the motion, for the spectra of the sources, `(B, C, *size)`."""
         raise NotImplementedError
 
 
@@ -74,10 +89,13 @@ class Waves(SpectralMixing):
             assert self.rates.bias is not None
             self.rates.bias.copy_(torch.cat([speeds.log(), torch.zeros(width)]))
 
-    def _move(self, h: Tensor, *rates: Tensor) -> Tensor:
+    def sources(self, h: Tensor) -> list[Tensor]:
+        return [self.position(h), self.velocity(h)]
+
+    def evolve(self, spectra: list[Tensor], *rates: Tensor) -> Tensor:
+        start, velocity = spectra
         speed, damping = (bounded_exp(rate) for rate in rates)
-        start, velocity = cosine_transform(self.position(h).float()), cosine_transform(self.velocity(h).float())
-        square = (speed.square() * squared_frequencies(h)) - damping.square()
+        square = speed.square() * squared_frequencies(start) - damping.square()
         swing, push = propagators(square, damping)
         return swing * start + push * (velocity + damping * start)
 
@@ -93,9 +111,9 @@ class Heat(SpectralMixing):
             assert self.rates.bias is not None
             self.rates.bias.copy_(torch.logspace(0, 3, width, base=2.0).log())
 
-    def _move(self, h: Tensor, *rates: Tensor) -> Tensor:
-        decay = torch.exp(-bounded_exp(rates[0]).square() * squared_frequencies(h))
-        return decay * cosine_transform(self.position(h).float())
+    def evolve(self, spectra: list[Tensor], *rates: Tensor) -> Tensor:
+        (start,) = spectra
+        return torch.exp(-bounded_exp(rates[0]).square() * squared_frequencies(start)) * start
 
 
 def bounded_exp(x: Tensor) -> Tensor:

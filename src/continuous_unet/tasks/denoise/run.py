@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -14,21 +13,33 @@ from continuous_unet.tasks.files import Work, file_call
 from continuous_unet.tasks.loading import open_restorer
 from continuous_unet.tasks.restoration import how_to_restore, nothing
 
+PACKAGED = ("denoise-grey", "denoise-colour")
+"""The models that are used where none is named."""
+
 
 @file_call
 def denoise_files(options: DenoiseOptions) -> Work:
     """Denoises image files.
 
     Args:
-        options: what is done to which files. Without a model, the packaged blind grey one is used.
+        options: what is done to which files. Without a model, the blind ones of the package are used: the grey one for
+            grey images, the other for colour.
 
     Raises:
         InputError: for options that do not fit each other, the model or the files; a bad file only fails itself.
     """
-    name = options.model or "denoise-grey"
-    pipeline = open_restorer(name, DenoisingPipeline, options)
-    pipeline.check_mode(options.mode, f"the model {name}")
-    return Work(partial(denoise_photograph, pipeline, options), {"model": name, "mode": options.mode})
+    names = PACKAGED if options.model is None else (options.model,)
+    pipelines = {name: open_restorer(name, DenoisingPipeline, options) for name in names}
+    for name, pipeline in pipelines.items():
+        pipeline.check_mode(options.mode, f"the model {name}")
+
+    def restore(photograph: Photograph, before_tile: Callable[[], None]) -> tuple[Photograph, Json]:
+        fitting = [name for name in names if pipelines[name].channels == photograph.tensor().shape[0]]
+        name = (fitting or names)[0]
+        restored, facts = denoise_photograph(pipelines[name], options, photograph, before_tile)
+        return restored, {"model": name, **facts}
+
+    return Work(restore, {"model": ", ".join(names), "mode": options.mode})
 
 
 @torch.no_grad()
