@@ -5,7 +5,7 @@ The model is one trained for it, or any diffusion model.
 cunet denoise noisy.png --output clean.png
 cunet denoise photos/ --model runs/photos --sigma 25 --mode sample --output clean/
 
-Without --model, the packaged blind grey denoiser is used. It denoises colour images channel by channel.
+Without --model, the blind denoisers of the package are used: one for grey images, and one for colour.
 """
 
 from continuous_unet.cli.verb import Verb
