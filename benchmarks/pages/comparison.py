@@ -95,6 +95,18 @@ def comparison_tables(name: str) -> dict[str, Spec]:
     }
 
 
+def progress(name: str) -> Iterator[dict[str, Any]]:
+    """Yields the sides of a comparison with their first FID in training, that at the end, and that of real images."""
+    points = rows(f"{name}/quality-and-cost")
+    seen: dict[str, dict[float, float]] = {}
+    for row in rows(f"{name}/progress"):
+        seen.setdefault(row["side"], {})[float(row["images_seen"])] = float(row["fid"])
+    for row in rows(f"{name}/results"):
+        end = next(point for point in points if point["side"] == row["side"])  # the first one is that of the end
+        fids = seen[row["side"]]
+        yield {**row, "floor": float(end["fid"]) - float(end["fid_above_floor"]), "early": fids[min(fids)]}
+
+
 PREPARATIONS = ("eager", "channels-last", "precomputed", "convolutions", "compiled")
 """How models are prepared in the table of latencies, in its order."""
 
@@ -136,5 +148,19 @@ TABLES: dict[str, Table] = {
         for name in ("search", "search-scenes")
     },
 }
-for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
+TABLES["compare-mnist-long-fid"] = Spec(
+    functools.partial(progress, "compare-mnist-long"),
+    {
+        "side": "{label}",
+        "learning rate": "{learning_rate}",
+        "loss": "{validation_loss:.4f}",
+        "FID after 32,000 images": "{early:.3f}",
+        "after 64,000": "{fid:.3f}",
+        "real images": "{floor:.3f}",
+        "times that": lambda row: f"{float(row['fid']) / row['floor']:.1f}",
+        "precision": "{precision:.0%}",
+        "recall": "{recall:.0%}",
+    },
+)
+for _name in ("compare-mnist", "compare-mnist-long", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES |= comparison_tables(_name)
