@@ -60,5 +60,5 @@ class UpscaleOptions(ModeOptions):
 
     # pixels of the small image, so that the large one's tiles are as large as those of the other verbs
     tile: int = option(256, "side of the tiles that large images are cut into, in pixels of the input")
-    overlap: int = option(32, "number of pixels of the input that neighbouring tiles share")
+    overlap: int = option(64, "number of pixels of the input that neighbouring tiles share")
     scale: int | None = option(None, "upscaling factor: 2, 3 or 4 (default: the model's own, or 2)", choices=(2, 3, 4))

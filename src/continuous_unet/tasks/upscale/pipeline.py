@@ -95,7 +95,7 @@ class SuperResolutionPipeline(RestorationPipeline):
             mode: `"mean"`, one evaluation, highest PSNR; `"sample"`, several, sharper.
             num_inference_steps: number of sampling steps of mode `"sample"`.
             generator: source of the random numbers.
-            tiles: see `Tiles`, in pixels of the small image; 256 with an overlap of 32 if None.
+            tiles: see `Tiles`, in pixels of the small image; 256 with an overlap of 64 if None.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: give an `ImagePipelineOutput` rather than a tuple.
             before_tile: called before each tile; an exception that it raises ends the work.
@@ -116,7 +116,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
         By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole large image is.
         """
-        scale, tiles = self.config["scale"], options.tiles or Tiles(256, 32)
+        scale, tiles = self.config["scale"], options.tiles or Tiles(256, 64)
         self.check_mode(options.mode)
         if options.mode == "sample":
             enlarged = enlarge(image[None], scale)
