@@ -54,7 +54,7 @@ async function makeImage(model, request, onStep) {
 
 async function restore(model, request, onTile) {
   const picture = fromImageData(request.picture);
-  const tiling = { size: 256, overlap: 32, onTile };
+  const tiling = { size: 256, overlap: 64, onTile };
   let tiles = 0;
   const counting = async (done, total) => {
     tiles = total;
