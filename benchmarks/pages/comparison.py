@@ -1,6 +1,5 @@
 """The tables of `docs/comparison.md`: both U-Nets side by side, and the variants of the block."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,10 +19,10 @@ def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
 
-def search(name: str) -> Iterator[dict[str, Any]]:
+def search() -> Iterator[dict[str, Any]]:
     """Yields variants of the block by validation loss, those of one size together."""
     groups: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows(name):
+    for row in rows("search"):
         groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
     found = []
     for (size, steps, _), own in groups.items():
@@ -36,8 +35,7 @@ def search(name: str) -> Iterator[dict[str, Any]]:
             "seeds": len(losses),
             "seen": steps * own[0]["batch_size"],
         }
-        variant = own[0]["variant"].removeprefix("on scenes: ")
-        found.append({**own[0], **facts, "image_size": int(size), "variant": variant})
+        found.append({**own[0], **facts, "image_size": int(size)})
     return iter(sorted(found, key=lambda row: (row["image_size"], row["mean"])))
 
 
@@ -128,34 +126,31 @@ TABLES: dict[str, Table] = {
         },
         missing="latency.py --compiled",
     ),
-    **{
-        name: Spec(
-            functools.partial(search, name),
-            {
-                "variant": "{variant}",
-                "images": "{image_size}x{image_size}",
-                "parameters": millions("parameters", 2),
-                "MACs": millions("macs", 1),
-                "validation loss": "{loss}",
-                "seeds": "{seeds}",
-                "images seen": "{seen:,.0f}",
-            },
-        )
-        for name in ("search", "search-scenes")
-    },
+    "search": Spec(
+        search,
+        {
+            "variant": "{variant}",
+            "images": "{image_size}x{image_size}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs", 1),
+            "validation loss": "{loss}",
+            "seeds": "{seeds}",
+            "images seen": "{seen:,.0f}",
+        },
+    ),
+    "compare-mnist-long-fid": Spec(
+        lambda: above_floor("compare-mnist-long"),
+        {
+            "side": "{label}",
+            "learning rate": "{learning_rate}",
+            "loss": "{validation_loss:.4f}",
+            "FID": "{fid:.2f}",
+            "real images": "{floor:.3f}",
+            "times that": lambda row: f"{float(row['fid']) / row['floor']:.0f}",
+            "precision": "{precision:.0%}",
+            "recall": "{recall:.0%}",
+        },
+    ),
 }
-TABLES["compare-mnist-long-fid"] = Spec(
-    functools.partial(above_floor, "compare-mnist-long"),
-    {
-        "side": "{label}",
-        "learning rate": "{learning_rate}",
-        "loss": "{validation_loss:.4f}",
-        "FID": "{fid:.2f}",
-        "real images": "{floor:.3f}",
-        "times that": lambda row: f"{float(row['fid']) / row['floor']:.0f}",
-        "precision": "{precision:.0%}",
-        "recall": "{recall:.0%}",
-    },
-)
-for _name in ("compare-mnist", "compare-mnist-long", "compare-scenes", "compare-paper", "compare-costs64"):
+for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES |= comparison_tables(_name)

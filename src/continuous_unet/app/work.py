@@ -226,9 +226,9 @@ class Workshop:
         photograph = read_photograph(upload, self.options.max_pixels // scale**2)
         restorer = self._restorer(model.name)
         if model.task == "denoise":
-            how = DenoiseOptions(sigma="auto" if asked.sigma is None else str(asked.sigma), tile=256, overlap=64)
+            how = DenoiseOptions(sigma="auto" if asked.sigma is None else str(asked.sigma), tile=256)
             return denoise_photograph(restorer, how, photograph, watch)[0].pixels
-        larger = UpscaleOptions(scale=scale, tile=256, overlap=64)
+        larger = UpscaleOptions(scale=scale)
         return upscale_photograph(restorer, larger, photograph, watch)[0].pixels
 
 

@@ -9,6 +9,7 @@ from continuous_unet.models.blocks import SolverConfig
 from continuous_unet.models.controls import BLOCKS
 from continuous_unet.models.fields import FIELDS, INITIAL_VELOCITIES, FieldConfig
 from continuous_unet.models.layers import NORM_TYPES
+from continuous_unet.models.waves import MIXINGS
 from continuous_unet.ode import ADAPTIVE_METHODS
 from continuous_unet.text.transformer import TextEncoderConfig
 
@@ -217,10 +218,8 @@ class UNetConfig(Settings):
                 raise ValueError(f"attention_head_dim={self.attention_head_dim} does not divide the width {width}")
 
 
-ATTENTION_TYPES = ("attention", "waves", "heat")
-"""What joins all positions of a map."""
 _CHOICES: dict[str, Collection[str | None]] = {
-    "attention_type": ATTENTION_TYPES,
+    "attention_type": ("attention", *MIXINGS),
     "norm_type": NORM_TYPES,
     "block_type": BLOCKS,
     "field_type": FIELDS,

@@ -8,14 +8,17 @@ closed form, so no solver is needed.
 import contextlib
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.activations import get_activation
 from torch import Tensor, nn
 
 from continuous_unet.models.conditioning import Conditioning, over_map
-from continuous_unet.models.config import UNetConfig
 from continuous_unet.models.layers import conv, norm, zeroed
+
+if TYPE_CHECKING:
+    from continuous_unet.models.config import UNetConfig
 
 CLOSE = 1e-2
 """Below this, the functions of `propagators` are taken from their series, whose error is then below 1e-8."""
@@ -33,7 +36,7 @@ class SpectralMixing(nn.Module):
     num_rates: int
     """Numbers of a channel that the timestep modulates."""
 
-    def __init__(self, config: UNetConfig, width: int, dim: int) -> None:
+    def __init__(self, config: "UNetConfig", width: int, dim: int) -> None:
         super().__init__()
         self.norm = norm(config.norm_type, width, config.norm_num_groups, config.norm_eps)
         self.position = conv(dim, width, width, groups=width)
@@ -80,7 +83,7 @@ class Waves(SpectralMixing):
 
     num_rates = 2
 
-    def __init__(self, config: UNetConfig, width: int, dim: int) -> None:
+    def __init__(self, config: "UNetConfig", width: int, dim: int) -> None:
         super().__init__(config, width, dim)
         self.velocity = conv(dim, width, width, kernel_size=1)
         with torch.no_grad():
@@ -105,7 +108,7 @@ class Heat(SpectralMixing):
 
     num_rates = 1
 
-    def __init__(self, config: UNetConfig, width: int, dim: int) -> None:
+    def __init__(self, config: "UNetConfig", width: int, dim: int) -> None:
         super().__init__(config, width, dim)
         with torch.no_grad():
             assert self.rates.bias is not None
@@ -117,7 +120,7 @@ class Heat(SpectralMixing):
 
 
 def bounded_exp(x: Tensor) -> Tensor:
-    """Returns `exp(x)`, for which speeds and dampings stay in a range where nothing overflows: `|x|` at most 4."""
+    """Returns `exp(x)` with the exponent bent to stay between -4 and 4, so that no speed or damping overflows."""
     return torch.exp(4 * torch.tanh(x / 4))
 
 

@@ -34,7 +34,7 @@ def denoise_files(options: DenoiseOptions) -> Work:
         pipeline.check_mode(options.mode, f"the model {name}")
 
     def restore(photograph: Photograph, before_tile: Callable[[], None]) -> tuple[Photograph, Json]:
-        fitting = [name for name in names if pipelines[name].channels == photograph.tensor().shape[0]]
+        fitting = [name for name in names if pipelines[name].channels == photograph.pixels.shape[2]]
         name = (fitting or names)[0]
         restored, facts = denoise_photograph(pipelines[name], options, photograph, before_tile)
         return restored, {"model": name, **facts}

@@ -116,7 +116,7 @@ class SuperResolutionPipeline(RestorationPipeline):
 
         By mode `"mean"` only a band is in memory at a time, by mode `"sample"` the whole large image is.
         """
-        scale, tiles = self.config["scale"], options.tiles or Tiles(256, 64)
+        scale, tiles = self.config["scale"], options.tiles or Tiles(256)
         self.check_mode(options.mode)
         if options.mode == "sample":
             enlarged = enlarge(image[None], scale)
