@@ -4,7 +4,9 @@
 
 Each setting of how threads wait for each other has two processes, which train the model of `examples/digits.yaml` for
 some seconds when they are asked to, and sleep otherwise. All settings and situations take turns. `torch` leaves the
-environment as it is; `passive` is `OMP_WAIT_POLICY=PASSIVE`; `cunet` is what the command line sets.
+environment as it is; `passive` is `OMP_WAIT_POLICY=PASSIVE`; `cunet` is what `cunet train` does: it bounds the waiting,
+and leaves other programs the cores that they need. Each measurement begins after three seconds of training, in which
+`cunet` has looked at the cores.
 """
 
 import argparse
@@ -17,11 +19,13 @@ from pathlib import Path
 
 from rows import write
 
-from continuous_unet.base.threads import COUNTS, WAITING, prepare_threads, usable_cores
+from continuous_unet.base.threads import COUNTS, WAITING, CoreShare, prepare_threads, usable_cores
 
 SETTINGS = ("torch", "passive", "cunet")
 SITUATIONS = ("alone", "two at once", "beside a busy process")
 BATCH = 32
+LEAD = 3.0
+"""Seconds of training before each measurement."""
 BUSY = "import time\nend = time.perf_counter() + {}\nwhile time.perf_counter() < end: pass"
 
 
@@ -64,17 +68,28 @@ def train() -> None:
         step()
     print(torch.get_num_threads(), torch.__version__, flush=True)
     for line in sys.stdin:
-        started, count, elapsed = time.perf_counter(), 0, 0.0
+        cores = CoreShare(torch.get_num_threads()) if "THREADS_SHARE" in os.environ else None
+        begun, started, count, elapsed = time.perf_counter(), None, 0, 0.0
         while elapsed < float(line):
+            threads = cores.look() if cores else None
+            if threads:
+                torch.set_num_threads(threads)
             step()
+            if started is None:
+                started = time.perf_counter() if time.perf_counter() - begun > LEAD else None
+                continue
             count += 1
             elapsed = time.perf_counter() - started
         print(count * BATCH / elapsed, flush=True)
+        if cores:
+            torch.set_num_threads(cores.most)
 
 
 def start(setting: str, preset: str, size: int) -> subprocess.Popen[str]:
     """Starts a process that trains when it is asked to."""
     environment = environment_of(setting) | {"THREADS_PRESET": preset, "THREADS_IMAGE_SIZE": str(size)}
+    if setting == "cunet":
+        environment["THREADS_SHARE"] = "1"
     command = [sys.executable, __file__, "--train"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
@@ -92,7 +107,7 @@ def ask(processes: list[subprocess.Popen[str]], seconds: float) -> list[float]:
 def measure(pair: list[subprocess.Popen[str]], situation: str, seconds: float) -> float:
     """Returns the images per second of a training in a situation; of two, the slower one counts."""
     if situation == "beside a busy process":
-        busy = subprocess.Popen([sys.executable, "-c", BUSY.format(seconds + 1)])
+        busy = subprocess.Popen([sys.executable, "-c", BUSY.format(seconds + LEAD + 1)])
         try:
             return ask(pair[:1], seconds)[0]
         finally:

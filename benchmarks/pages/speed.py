@@ -1,4 +1,4 @@
-"""The tables of `docs/speed.md`: threads, and the training loop."""
+"""The tables of `docs/speed.md`: threads, compilation, and the training loop."""
 
 from pages.table import Spec, Table, ratio, rows
 
@@ -30,5 +30,19 @@ TABLES: dict[str, Table] = {
             "ratio": ratio,
         },
         missing="loop.py",
+    ),
+    "compile": Spec(
+        lambda: rows("compile"),
+        {
+            "compiled": lambda row: {
+                "none": "nothing",
+                "blocks": "the repeated blocks (`--compile`)",
+                "model": "the whole model (`--compile --compile-scope model`)",
+            }[row["compiled"]],
+            "first step, s": "{first_step_seconds:.0f}",
+            "later steps, s": "{step_seconds:.3f}",
+            "of nothing compiled": "{of_none:.0%} ({least:.0%} to {most:.0%})",
+        },
+        missing="compile.py",
     ),
 }

@@ -18,7 +18,9 @@ from diffusers import DDPMScheduler
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.signals import Stopped, StopRequest
 from continuous_unet.comparison import CompareConfig, compare
+from continuous_unet.comparison.workers import run_in_processes
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.models import presets
 from continuous_unet.tasks.facts import Facts, SamplerFacts
@@ -356,3 +358,18 @@ def test_a_rate_that_diverges_loses_the_sweep_and_stops_nothing(tmp_path, sides,
     assert "inf" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="the side ours with seed 0 diverged"):
         compare(config(tmp_path / "again", sides[:1], num_seeds=1, learning_rates=[4e-3]))
+
+
+def test_workers_that_are_still_starting_are_stopped_without_a_word(capfd):
+    """They are new processes, which import torch for some seconds; the signal comes in the first second."""
+    stop = StopRequest()
+    stop.signal = signal.SIGTERM
+    answers = []
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        run_in_processes(
+            {"a": (time.sleep, 200), "b": (time.sleep, 200)}, 2, stop, lambda *answer: answers.append(answer)
+        )
+    assert time.monotonic() - began < 150
+    assert answers == []
+    assert "Traceback" not in capfd.readouterr().err

@@ -7,6 +7,7 @@ import tarfile
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.backends.registry import lookup_backend
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.diffusion.options import FlowOptions
@@ -134,3 +135,39 @@ def test_a_model_to_start_from_must_fit(changes, message, tiny, tmp_path):
     with pytest.raises(InputError, match=message):
         train(config)
     assert not (tmp_path / "other").exists()
+
+
+def test_compiled_blocks_learn_the_same(tiny, tmp_path, monkeypatch):
+    """Validations and pictures have other sizes of batches, for which nothing is compiled."""
+    torch.compiler.reset()
+    real, compiled, graphs = torch.compile, [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    def compile_quickly(code, **options):
+        compiled.append(type(code.__self__).__name__)
+        return real(code, **{**options, "backend": backend})
+
+    eager = train(tiny(output=str(tmp_path / "eager")))
+    monkeypatch.setattr(torch, "compile", compile_quickly)
+    config = tiny(compile=True)
+    result = train(config)
+    assert set(compiled) == {"DynamicBlock"}
+    assert len(graphs) < len(compiled)
+    assert result.loss == pytest.approx(eager.loss, rel=1e-4)
+    assert result.validation_loss == pytest.approx(eager.validation_loss, rel=1e-4)
+    config.steps = 7
+    assert train(config, resume=True).steps == 7
+    assert load_pipeline(tmp_path / "run").unet.config.block_type == "second_order"
+
+
+def test_what_is_compiled_as_a_whole(tiny, monkeypatch):
+    """A model that lists no repeated blocks, and one that is asked to be."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(type(model).__name__) or model)
+    options = {"block_out_channels": [8, 8], "layers_per_block": 1, "norm_num_groups": 4}
+    train(tiny(preset="ddpm_small", model_options=options, compile=True, steps=1))
+    train(tiny(compile=True, compile_scope="model", steps=1, output=tiny().output + "-whole"))
+    assert compiled == ["UNet2DModel", "ContinuousUNet2DModel"]

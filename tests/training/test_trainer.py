@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from continuous_unet.base.errors import InputError
+from continuous_unet.base.threads import COUNTS, CoreShare
 from continuous_unet.tasks.generate import training as generate
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.training import TrainConfig, outputs, train
@@ -233,3 +234,31 @@ def test_loss_goes_down(tiny):
     train(config.replaced(checkpoint_every=150, sample_every=150, validate_every=150))
     losses = [r["loss"] for r in records(config.output) if "loss" in r]
     assert sum(losses[-20:]) / 20 < 0.3 * losses[0]
+
+
+def test_other_programs_get_cores_while_a_training_goes_on(tiny, monkeypatch, capsys):
+    """The number of threads follows `CoreShare`, is restored at the end, and does not change what is learned much."""
+    for name in COUNTS:
+        monkeypatch.delenv(name, raising=False)
+    answers, seen = iter([None, 1, None, 2]), []
+
+    def look(share):
+        seen.append(torch.get_num_threads())
+        return next(answers, None)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(CoreShare, "look", look)
+            result = train(tiny(steps=6, device="cpu"))
+            assert torch.get_num_threads() == 2
+            assert seen == [2, 2, 1, 1, 2, 2]
+            said = capsys.readouterr().err
+            assert said.count("goes on with 1 of 2 threads") == 1
+            monkeypatch.setenv("OMP_NUM_THREADS", "2")
+            alone = train(tiny(steps=6, device="cpu", output=result.run + "-alone"))
+            assert len(seen) == 6
+    finally:
+        torch.set_num_threads(threads)
+    assert alone.loss == pytest.approx(result.loss, rel=1e-3)

@@ -10,7 +10,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from ctypes import c_byte
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,16 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, begin_worker)
+    told = context.RawValue("b", 0)  # without a lock, which a worker that dies could keep
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, begin_worker, (told,))
     names = iter(tasks)
     running: dict[concurrent.futures.Future[object], str] = {}
     with pool, tqdm(total=len(tasks), desc="pieces", unit="piece") as bar:
         while True:
             # no more than can run: a worker that is asked to stop must find nothing else to do
             for name in itertools.islice(names, jobs - len(running)):
-                running[pool.submit(quietly, *tasks[name])] = name
+                with without_interrupts():
+                    running[pool.submit(quietly, *tasks[name])] = name
             if not running:
                 return
             finished, _ = concurrent.futures.wait(running, timeout=1, return_when="FIRST_COMPLETED")
@@ -65,25 +68,52 @@ def run_in_processes(tasks: dict[str, Task], jobs: int, stop: StopRequest, done:
                 done(running.pop(future), future.result())
                 bar.update()
             if stop.signal is not None:
+                told.value = 1
                 for worker in set(multiprocessing.active_children()) - before:
                     os.kill(cast(int, worker.pid), signal.SIGINT)
                 raise Stopped(stop.signal)
 
 
-def begin_worker() -> None:
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Lets SIGINT wait while processes are started, because they inherit this and would die of it while they import."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+_told: c_byte | None = None
+"""In a worker: becomes true before the workers get SIGINT."""
+
+
+def begin_worker(told: c_byte) -> None:
     """Prepares a process of the pool, which heeds SIGINT inside `quietly` alone.
 
     While it waits for work, it may hold the lock of the queue. If it died then, the other workers would wait for that
     lock forever, and this process for them.
     """
+    global _told
+    _told = told
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `without_interrupts`
 
 
 def quietly(function: Callable[..., object], *arguments: object) -> object:
-    """Calls a function without its progress bars and lines, because those of several would overwrite each other."""
+    """Calls a function without its progress bars and lines, because those of several would overwrite each other.
+
+    A worker that was told to stop before it could begin answers `StoppedEarly` and begins nothing.
+    """
     idle = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if _told is not None and _told.value:
+            return StoppedEarly(signal.SIGINT)
         with contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments)
     finally:

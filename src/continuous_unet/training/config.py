@@ -115,6 +115,11 @@ class ModelSettings(Options):
         False, "round weights and activations in training as int8 will; for the last steps, with --start-from"
     )
     compile: bool = may_change(False, "compile the model with torch.compile")
+    compile_scope: Literal["blocks", "model"] = may_change(
+        "blocks",
+        "what --compile compiles: the repeated blocks, once for each width, or the whole model, which takes longer to "
+        "compile and may then be faster",
+    )
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """The library call that trains a model, and the assembly of a run from its parts."""
 
+import copy
 import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -292,16 +293,32 @@ def make_learner(config: TrainConfig, model: nn.Module, accelerator: Accelerator
     lr_scheduler = get_scheduler(
         settings.lr_schedule, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=config.steps
     )
-    network, prepared = accelerator.prepare(model, optimizer)
+    scope = config.model.compile_scope if config.model.compile else None
+    twin = with_compiled_blocks(model.to(accelerator.device)) if scope == "blocks" else None
+    network, prepared = accelerator.prepare(model if twin is None else twin, optimizer)
     return Learner(
         model=model,
-        wrapped=cast(nn.Module, torch.compile(network)) if config.model.compile else network,
+        wrapped=cast(nn.Module, torch.compile(network)) if scope is not None and twin is None else network,
         optimizer=prepared,
         lr_scheduler=lr_scheduler,
         ema=EMAModel(model.parameters(), decay=settings.ema_decay, **EMA_WARMUP) if settings.ema else None,
         scaler=accelerator.scaler,
         memory_format=layout,
     )
+
+
+def with_compiled_blocks(model: nn.Module) -> nn.Module | None:
+    """Returns a model with the same weights whose repeated blocks are compiled; None if it has no repeated blocks.
+
+    The model itself stays as it is, for validations and pictures: their batches have other sizes, and each would have
+    to be compiled too.
+    """
+    if not getattr(model, "_repeated_blocks", None):
+        return None
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, memo=tensors)
+    cast(Any, twin).compile_repeated_blocks(fullgraph=True)
+    return twin
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from continuous_unet.base.threads import CoreShare, chosen_by_user
 from continuous_unet.diffusion.draws import Stream, normal, seed_dropout, uniform
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.depths import draw_shallow
@@ -25,8 +26,21 @@ Batch = tuple[range, dict[str, Tensor]]
 """The positions of a batch in the data's global sequence, and its tensors."""
 
 
+@contextlib.contextmanager
+def keeping_threads() -> Iterator[None]:
+    """Restores the number of threads at the end."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Trainer(TrainingRun):
     """Trains a run."""
+
+    said_shared = False
+    """Whether the user knows that the number of threads changes."""
 
     def run(self) -> TrainResult:
         """Trains up to `config.steps`, or until a signal asks to stop."""
@@ -43,13 +57,16 @@ class Trainer(TrainingRun):
             pin_memory=self.accelerator.device.type == "cuda",
             **how_to_load(config.data, self.data, self.accelerator.device, processes),
         )  # not prepared by accelerate: the data does the sharding, and accelerate would reshuffle after a resumption
+        cores = self.shared_cores()
         bar = tqdm(total=config.steps, initial=state.step, desc="training", unit="step", disable=not processes.main)
         self.learner.wrapped.train()
 
         # The batches are closed here, whatever happens: workers that are not asked to end would outlive the run.
-        with bar, contextlib.closing(batches):
+        with bar, contextlib.closing(batches), keeping_threads():
             self.make_up()
             while state.step < config.steps and self.stopped_by is None:
+                if cores is not None:
+                    self.share(cores)
                 gradient_norm = self.take_step(batches)
                 bar.update()
                 last = state.step == config.steps
@@ -94,6 +111,27 @@ class Trainer(TrainingRun):
         if self.stopped_by is None and (state.step > first_step or not self.folder.report.is_file()):
             processes.by_main(lambda: write_report(self, result))
         return result
+
+    def shared_cores(self) -> CoreShare | None:
+        """Returns what chooses the number of threads; None where it is settled.
+
+        It is settled on a GPU, by the user, and by a compiler, which writes it into the code.
+        """
+        settled = self.accelerator.device.type != "cpu" or self.config.model.compile or chosen_by_user()
+        return None if settled or torch.get_num_threads() == 1 else CoreShare(torch.get_num_threads())
+
+    def share(self, cores: CoreShare) -> None:
+        """Leaves other programs the cores that they need, and takes them again when they are free."""
+        threads = cores.look()
+        if threads is None:
+            return
+        torch.set_num_threads(threads)
+        if not self.said_shared:
+            self.said_shared = True
+            self.processes.say(
+                f"other programs need the cores too, so the training goes on with {threads} of {cores.most} threads "
+                f"until they are free (OMP_NUM_THREADS={cores.most} keeps them all)"
+            )
 
     def take_step(self, batches: Iterator[Batch]) -> Tensor:
         """Changes the weights once, and counts it; returns the norm of the gradient."""
