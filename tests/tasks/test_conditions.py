@@ -1,5 +1,6 @@
 """What is asked for: classes by name and number, guidance with a known answer, rows of a picture, and refusals."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,10 +234,16 @@ def test_the_verb_makes_a_labelled_row_for_each_class(tmp_path, monkeypatch, cap
     assert grid.shape[0] == 3 * (48 + 2) + 2
     label = grid[:, : grid.shape[1] - 3 * 50]
     assert [bool((label[50 * row : 50 * (row + 1)] == 255).any()) for row in range(3)] == [True] * 3
+    # without a class, image k shows class k, and then the classes begin again
+    assert main(["sample", "model", "--num", "4", *common, "-o", "turns/", "--batch-size", "2"]) == 0
+    assert main(["sample", "model", "--class", "all", "--num", "4", *common, "-o", "rows/"]) == 0
+    for k, name in enumerate(("cat", "dog", "7", "cat")):
+        np.testing.assert_allclose(pixels(f"turns/{k:04d}.png"), pixels(f"rows/{4 * (k % 3) + k:04d}.png"), atol=1)
+        assert json.loads(Image.open(f"turns/{k:04d}.png").text["continuous-unet"])["class"] == name
     for words, message in (
         (["--class", "cot"], "class 'cot' is unknown; expected a number from 0 to 2, or one of cat, dog, 7"),
         (["--class", "cat", "--guidance-interval", "0.9:0.1"], "0.2:0.8"),
-        (["--guidance", "2"], "and none was asked for"),
+        (["--class", "any", "--guidance", "2"], "and none was asked for"),
         (["--num", "1" + "0" * 12], "at most 1,000,000 at a time"),
         (["--num", "100000"], "would have 230 million pixels, and at most 100 million are written"),
         (["--given-frames", "2"], "give --first-frames"),

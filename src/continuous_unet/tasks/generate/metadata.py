@@ -26,7 +26,10 @@ def describe_image(
         steps: number of sampling steps from noise.
         place: the place of the image among all images of all rows; None for a grid.
     """
-    shown = rows if place is None else [rows[place // options.num]]
+    if place is None:
+        shown = [each for row in rows for each in (row.turns[: options.num] or [row])]
+    else:
+        shown = [rows[place // options.num].of(place % options.num)]
     asked: Json = {"class": [row.class_name for row in shown if row.class_name]}
     asked["prompt"] = [row.request["prompt"] for row in shown if row.request.get("prompt") is not None]
     scale = options.guidance

@@ -92,7 +92,7 @@ class SampleOptions(Options):
     classes: list[str] | list[int] | int | str | None = option(
         None,
         "classes of the images, by name or number: a row for each, all of them with all, and images of any class with "
-        "any (default: any class)",
+        "any (default: all classes in turn; any class with --prompt or --image)",
         flat="class",
         old=("--class-label",),
         metavar="CLASS",

@@ -26,6 +26,12 @@ class Row:
     """Arguments of `generate`, such as `class_label`."""
     class_name: str = ""
     """The class that is asked for, if there is one."""
+    turns: tuple["Row", ...] = ()
+    """What its images show in turn, in place of one thing."""
+
+    def of(self, number: int) -> "Row":
+        """Returns how image `number` of this row is asked for."""
+        return self.turns[number % len(self.turns)] if self.turns else self
 
 
 def class_rows(classes: Iterable[ClassLabel], rows: int | None, known: ConditionFacts) -> list[Row]:
@@ -39,19 +45,34 @@ def class_rows(classes: Iterable[ClassLabel], rows: int | None, known: Condition
     Raises:
         InputError: for a class that the model does not have.
     """
-    names = known.classes or ()
     found: list[Row] = []
     for label in classes:
-        if label == ALL and ALL not in names:
+        if label == ALL and ALL not in (known.classes or ()):
             if rows is None:
                 raise InputError("this model was trained without classes; leave --class out")
-            numbers: Iterable[int] = range(rows - (known.null_class is not None))
+            found.extend(_all_rows(rows, known))
         else:
-            numbers = [class_number(label, rows, known)]
-        for number in numbers:
-            name = ANY if number == known.null_class else names[number] if names else str(number)
-            found.append(Row(name, {"class_label": number}, name))
+            found.append(_class_row(class_number(label, rows, known), known))
     return found
+
+
+def _class_row(number: int, known: ConditionFacts) -> Row:
+    name = ANY if number == known.null_class else known.classes[number] if known.classes else str(number)
+    return Row(name, {"class_label": number}, name)
+
+
+def _all_rows(rows: int, known: ConditionFacts) -> tuple[Row, ...]:
+    return tuple(_class_row(number, known) for number in range(rows - (known.null_class is not None)))
+
+
+def mixed_row(rows: int, known: ConditionFacts) -> Row:
+    """Returns one row whose images show all classes in turn.
+
+    Args:
+        rows: the number of classes of the model's embedding.
+        known: what is known of them.
+    """
+    return Row("", {}, turns=_all_rows(rows, known))
 
 
 def prompt_rows(prompts: Iterable[str], rows: Sequence[Row]) -> list[Row]:
@@ -68,11 +89,15 @@ def jobs_of(rows: Sequence[Row], number: int, batch_size: int) -> list[tuple[Jso
 
     Rows are numbered on, but image k of each row has the random numbers of image k, so that columns can be compared.
     """
-    return [
-        ({**row.request, "first": start}, range(place + start, place + min(start + batch_size, number)))
-        for place, row in zip(range(0, number * len(rows), number), rows, strict=True)
-        for start in range(0, number, batch_size)
-    ]
+    jobs: list[tuple[Json, range]] = []
+    for place, row in zip(range(0, number * len(rows), number), rows, strict=True):
+        for start in range(0, number, batch_size):
+            numbers = range(start, min(start + batch_size, number))
+            request = {**row.request, "first": start}
+            if row.turns:
+                request["class_label"] = [row.of(k).request["class_label"] for k in numbers]
+            jobs.append((request, range(place + numbers.start, place + numbers.stop)))
+    return jobs
 
 
 def picture_of(rows: Sequence[Row], images: Tensor) -> Image.Image:

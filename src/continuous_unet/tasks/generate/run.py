@@ -18,7 +18,7 @@ from continuous_unet.tasks.generate.opening import Visited, batch_size_of, open_
 from continuous_unet.tasks.generate.options import DEFAULT_STRENGTH, SampleOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, gather_images, generate_share
 from continuous_unet.tasks.generate.prediction import field_evaluations
-from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, picture_of, prompt_rows
+from continuous_unet.tasks.generate.rows import Row, class_rows, jobs_of, mixed_row, picture_of, prompt_rows
 from continuous_unet.tasks.loading import load_pipeline, makes_clips
 
 
@@ -119,8 +119,14 @@ def sample_images(options: SampleOptions, *, stop: StopRequest | None = None) ->
 
 
 def _rows(options: SampleOptions, pipeline: DiffusionSamplingPipeline) -> list[Row]:
-    """Returns what is asked for: a row for each class and each prompt, or one for images of any kind."""
+    """Returns what is asked for: a row for each class and each prompt, or one for images of all classes in turn.
+
+    It is one for images of any kind if the model has no classes, or what is asked for does not depend on them.
+    """
     given, prompt, rows = options.classes, options.prompt, [Row("", {})]
+    number = pipeline.unet.config.num_class_embeds
+    if given is None and prompt is None and options.image is None and number is not None:
+        rows = [mixed_row(number, pipeline.facts.conditions)]
     if given is not None:
         if pipeline.unet.config.num_class_embeds is None and pipeline.unet.config.get("class_embed_type") is None:
             raise InputError("this model was trained without classes; leave --class out")
