@@ -38,12 +38,26 @@ def draw_plots(folder: Path, comparison: Comparison) -> dict[str, str]:
         if lines[0]:
             for panel in axes:
                 panel.grid(alpha=0.3, which="both")
+                _label_logarithms(panel)
             # below the axes, where it hides nothing
             figure.legend(*lines, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=2 * panels, fontsize=8)
             figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             drawn[f"{folder.name}/{name}.png"] = title
         plt.close(figure)
     return drawn
+
+
+def _label_logarithms(panel: Any) -> None:
+    """Labels logarithmic axes at 1, 2 and 5, as plain numbers: labels at all tens and units run into each other."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+    large = EngFormatter(sep=" ")
+    for axis in (panel.xaxis, panel.yaxis):
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else large(value)))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _look(comparison: Comparison) -> Look:
