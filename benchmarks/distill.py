@@ -6,8 +6,8 @@
     python benchmarks/distill.py picture NAME=MODEL … --out FILE             # the same seeds side by side
 
 MODEL is a run or a saved model. A student is measured with its own sampler at the numbers of evaluations that it
-supports, and a teacher at 1, 2, 4, 5, 10 and 50, with each of `--schedulers`. Rows of models that are already in the
-file are replaced.
+supports, and a teacher at 1, 2, 4, 5, 10 and 50, with each of `--schedulers` and guidance scales (`--guidance`; that of
+the model if left out). Rows of models that are already in the file are replaced.
 """
 
 import argparse
@@ -115,14 +115,18 @@ def measure(args: argparse.Namespace) -> None:
     for name, model in named(args.models):
         kept = [row for row in kept if (row["model"], row["data"]) != (name, features.data)]
         for scheduler, steps in cases(model, args.schedulers, args.teacher_steps):
-            pipeline = loaded(model)
-            choose_sampler(pipeline, scheduler, steps)
-            row = {"data": features.data, "model": name, "sampler": scheduler or "own", "evaluations": steps}
-            row |= {"parameters": pipeline.unet.num_parameters(), "macs": macs(pipeline), "floor": floor}
-            row |= distance(features, pipeline, steps, args.num)
-            kept.append(row | {"extractor": features.extractor.name})
-            print(f"{name}, {row['sampler']}, {steps}: FID {row['fid']:.4f} (floor {floor:.4f})", flush=True)
-            write(place, kept)
+            for guidance in args.guidance if scheduler is not None and args.guidance else [None]:
+                pipeline = loaded(model)
+                choose_sampler(pipeline, scheduler, steps)
+                row = {"data": features.data, "model": name, "sampler": scheduler or "own", "evaluations": steps}
+                scale = pipeline.facts.conditions.guidance_scale if guidance is None else guidance
+                row |= {"guidance": scale, "floor": floor}
+                row |= {"parameters": pipeline.unet.num_parameters(), "macs": macs(pipeline)}
+                row |= distance(features, pipeline, steps, args.num, guidance)
+                kept.append(row | {"extractor": features.extractor.name})
+                what = f"{name}, {row['sampler']}, guidance {scale:g}, {steps}"
+                print(f"{what}: FID {row['fid']:.4f} (floor {floor:.4f})", flush=True)
+                write(place, kept)
 
 
 def cases(model: str, schedulers: list[str], teacher_steps: list[int]) -> list[tuple[str | None, int]]:
@@ -134,11 +138,14 @@ def cases(model: str, schedulers: list[str], teacher_steps: list[int]) -> list[t
     return cases + [(None, steps) for steps in ([] if own is None else own.numbers)]
 
 
-def distance(features: Features, pipeline: DiffusionSamplingPipeline, steps: int, num: int) -> dict[str, Any]:
+def distance(
+    features: Features, pipeline: DiffusionSamplingPipeline, steps: int, num: int, guidance: float | None = None
+) -> dict[str, Any]:
     """Returns the distances of samples from the real images, and the seconds of each sample."""
     started = time.perf_counter()
     wanted = wanted_classes(pipeline, num)
-    made = features.of(generation.samples(pipeline, wanted, seed=1, num_inference_steps=steps, batch_size=250))
+    how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    made = features.of(generation.samples(pipeline, wanted, seed=1, batch_size=250, **how))
     seconds = (time.perf_counter() - started) / num
     return {**dataclasses.asdict(generation.distances(features.real, made)), "seconds_per_image": seconds}
 
@@ -211,6 +218,7 @@ def main() -> None:
             part.add_argument("--out", type=Path, required=name == "picture")
         if name == "measure":
             part.add_argument("--teacher-steps", type=int, nargs="+", default=list(TEACHER_STEPS))
+            part.add_argument("--guidance", type=float, nargs="+", help="guidance scales of teachers")
         if name != "picture":
             part.add_argument("--features", type=Path, required=True)
     args = parser.parse_args()

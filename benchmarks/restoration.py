@@ -51,7 +51,7 @@ TERMS = {
 HISTORY = {
     "denoise-grey": "It began with the weights of an earlier model of the package, which had seen 56,000 patches. ",
     "upscale-x2": "It began with the weights of an earlier model of the package, which had seen 20,000 patches. ",
-    "upscale-x4": "It began with the weights of an earlier model of the package, which had seen 20,000 patches. ",
+    "upscale-x4": "It began with the weights of an earlier model of the package, which had seen 100,000 patches. ",
 }
 """What the settings of a run do not show."""
 

@@ -17,6 +17,11 @@ def few_steps() -> Iterator[dict[str, Any]]:
         yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
 
 
+def scale_of(row: dict[str, Any]) -> float:
+    """Returns the guidance scale of a row, with which each step takes two evaluations unless it is 1."""
+    return float(row.get("guidance") or 1)
+
+
 ENOUGH = 1.1
 """A number of evaluations counts as the best one if its FID above the floor is at most this multiple of the least."""
 
@@ -70,8 +75,11 @@ TABLES: dict[str, Table] = {
             "data": "{data}",
             "model": "{model}",
             "sampler": "{sampler}",
-            "evaluations": "{evaluations}",
-            "GMACs of an image": lambda row: f"{row['macs'] * row['evaluations'] / 1e9:.2f}",
+            "guidance": lambda row: f"{scale_of(row):g}",
+            "steps": "{evaluations}",
+            "GMACs of an image": lambda row: (
+                f"{row['macs'] * row['evaluations'] * (1 + (scale_of(row) != 1)) / 1e9:.2f}"
+            ),
             "FID above the floor": lambda row: f"{row['fid'] - row['floor']:.3g}",
             "of the teacher's best at 50": lambda row: f"{row['share']:.2f}" if row["share"] else "–",
             "recall": lambda row: f"{row['recall']:.2f}" if "recall" in row and row["recall"] != "" else "–",
