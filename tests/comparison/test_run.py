@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -323,6 +324,15 @@ def test_a_signal_ends_the_training_of_the_classifier(tmp_path, sides):
     assert b"Traceback" not in stderr
     assert (tmp_path / "out/pieces/runs/ours/seed-0.json").exists()
     assert not (tmp_path / "out/pieces/extractor.json").exists()
+
+
+def test_all_sides_take_the_schedule_and_the_precision_of_the_comparison(tmp_path):
+    settings = config(tmp_path / "out", ["ours"], lr_schedule="cosine", mixed_precision="bf16").validate()
+    side = SimpleNamespace(preset="tiny", model_options={})
+    optimizer = settings.train_config("run", side, steps=40, learning_rate=1e-3, seed=0).optimizer
+    assert (optimizer.lr_schedule, optimizer.mixed_precision) == ("cosine", "bf16")
+    with pytest.raises(InputError, match="leave one of them out"):
+        replace(settings, fid_every=48).validate()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, sides):

@@ -16,7 +16,7 @@ CURVE_SCHEDULERS = {"variance-preserving": ("ddim", "dpm++"), "flow": ("euler",)
 """Samplers of the quality curves, by the noise process."""
 SHARED = (
     *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "ema_decay"),
-    *("process", "device"),
+    *("process", "device", "mixed_precision", "lr_schedule"),
 )
 """Options that every training takes from the comparison."""
 
@@ -68,6 +68,11 @@ class CompareConfig(Options):
     noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
         "linear", "betas of the diffusion process"
     )
+    lr_schedule: Literal["constant_with_warmup", "cosine"] = option(
+        "constant_with_warmup",
+        "course of the learning rate; with cosine the end of a training is better, and the points before it are worse",
+    )
+    mixed_precision: Literal["no", "bf16"] = option("no", "precision of the trainings of all sides")
     ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones that are evaluated")
 
     learning_rates: list[float] = option(
@@ -132,6 +137,11 @@ class CompareConfig(Options):
             raise InputError(f"--sweep-images {self.sweep_images} is less than one batch of {self.batch_size}")
         if self.fid_every is not None and self.fid_every < self.batch_size:
             raise InputError(f"--fid-every {self.fid_every} is less than one batch of {self.batch_size}")
+        if self.fid_every is not None and self.lr_schedule == "cosine":
+            raise InputError(
+                "--fid-every measures models that were trained to the end of their learning rate, which --lr-schedule "
+                "cosine has once; leave one of them out"
+            )
         model = SimpleNamespace(preset="tiny", model_options={})
         self.train_config(self.output, model, steps=1, learning_rate=self.learning_rates[0], seed=0).validate()
         return self
@@ -162,8 +172,8 @@ class CompareConfig(Options):
     ) -> TrainConfig:
         """Returns one training of one side: only model, learning rate, length and seed differ between sides.
 
-        The learning rate is constant after its warm-up and the evaluated weights are averages. So every point of the
-        curve is a result of its own: one run answers for any budget up to its length.
+        Unless it is asked for otherwise, the learning rate is constant after its warm-up, and the evaluated weights are
+        averages. So every point of the curve is a result of its own: one run answers for any budget up to its length.
 
         Args:
             output: folder of the run.
@@ -186,7 +196,6 @@ class CompareConfig(Options):
                 "steps": steps,
                 "seed": seed,
                 "learning_rate": learning_rate,
-                "lr_schedule": "constant_with_warmup",
                 "lr_warmup_steps": min(100, max(1, steps // 10)),
                 "checkpoint_every": every,
                 "keep_checkpoints": 1,
