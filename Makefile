@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## make .venv and install everything into it
 
-demo: $(STAMP)  ## train on real handwritten digits, then sample: five to eight minutes on two cores
+demo: $(STAMP)  ## train on real handwritten digits, then sample: four to eight minutes on two cores
 	$(BIN)/cunet train --config examples/digits.yaml --output runs/demo $(DEMO_OPTIONS)
 	$(BIN)/cunet sample runs/demo --num 64 --steps 50 --scheduler ddim --seed 1 --output runs/demo/digits.png --overwrite
 	@echo "Look at runs/demo/digits.png, runs/demo/loss.png and runs/demo/report.md"
