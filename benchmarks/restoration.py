@@ -95,6 +95,11 @@ def evaluated(verb: str, name: str, folder: Path, **options: Any) -> list[dict[s
     return [{**row, "data": folder.name, "num_threads": torch.get_num_threads()} for row in result.rows]
 
 
+def share_of_jpeg(name: str) -> float:
+    """The fraction of the training images of an upscaler that were compressed."""
+    return float(TrainConfig.load(RESULTS / name / "config.yaml").flat()["jpeg_share"])
+
+
 def card(name: str) -> None:
     """The model card, from what the run left and from the rows."""
     facts = json.loads((RESULTS / name / "run.json").read_text(encoding="utf-8"))
@@ -152,7 +157,7 @@ def card(name: str) -> None:
             "of another kind."
             if verb == "denoise"
             else "The model is made for images that were reduced by antialiased bicubic interpolation. Blur and noise "
-            "remain, and grow. Half of its training images were compressed as JPEG, with qualities from 30 to 95. "
+            f"remain, and grow. {share_of_jpeg(name):.0%} of its training images were compressed as JPEG. "
             "`--mode sample` is refused, because it was trained for the answer in one evaluation alone."
         ),
         "",
