@@ -30,6 +30,8 @@ STEPS = 20
 """Number of sampling steps of all pictures."""
 SHOWN = (1, 3, 5, 8, 11, 14, 17, 20)
 """The numbers of sampling steps after which the strip shows the image."""
+TEACHER_STEPS = (1, 2, 4, 50)
+"""The numbers of steps of a teacher beside its student."""
 SIGMA = 25
 """The standard deviation of the noise of the photograph, on the 0-255 scale."""
 CROP = (118, 20, 374, 276)
@@ -77,6 +79,24 @@ def states(pipeline: DiffusionSamplingPipeline, label: str, steps: int, seed: in
     # before the last step the state holds noise, whose values go beyond those of images
     kept = [seen[min(number, steps) - 1] for number in SHOWN[:-1]]
     return [*((state / 2 + 0.5).clamp(0, 1) for state in kept), image]
+
+
+def few_steps(teacher: str, student: str, columns: int) -> Image.Image:
+    """Returns images of the same seeds by a teacher and its student: a labelled row for each number of steps.
+
+    The teacher has its own guidance, for which each of its steps takes two evaluations.
+    """
+    rows, labels = [], []
+    for name, scheduler in ((teacher, "dpm++"), (student, None)):
+        sampler = load_pipeline(name).facts.sampler
+        for steps in TEACHER_STEPS if sampler is None else [n for n in sampler.numbers if n in TEACHER_STEPS]:
+            pipeline, _ = quiet(name)
+            choose_sampler(pipeline, scheduler, steps)
+            number = len(pipeline.facts.conditions.classes or ())
+            asked = [k % number for k in range(columns)]
+            rows += generate(pipeline, columns, seed=1, num_inference_steps=steps, class_label=asked)
+            labels.append(f"{name}, {steps}")
+    return make_grid(torch.cat(rows), columns=columns, row_labels=labels)
 
 
 def photograph() -> Image.Image:
@@ -134,7 +154,11 @@ PICTURES = {
     "pictograms-from-noise": Picture(("pictograms",), lambda: from_noise("pictograms")),
     "digits-by-class": Picture(("digits",), lambda: by_class("digits")),
     "digits-from-noise": Picture(("digits",), lambda: from_noise("digits")),
-    "denoised": Picture(("denoise-grey",), denoised),
+    "few-steps": Picture(("digits", "digits-distilled"), lambda: few_steps("digits", "digits-distilled", 10)),
+    "few-steps-pictograms": Picture(
+        ("pictograms", "pictograms-distilled"), lambda: few_steps("pictograms", "pictograms-distilled", 12)
+    ),
+    "denoised": Picture(("denoise-colour",), denoised),
     "upscaled": Picture(("upscale-x2",), upscaled),
 }
 """The pictures, by the name of their file."""

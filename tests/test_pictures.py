@@ -41,6 +41,16 @@ def test_the_strip_leads_from_noise_to_the_image(pipeline):
     assert all(0 <= float(state.min()) <= float(state.max()) <= 1 for state in strip)
 
 
+def test_a_row_for_each_number_of_steps_of_teacher_and_student(pipeline, monkeypatch):
+    monkeypatch.setattr(pictures, "load_pipeline", lambda name: pipeline)
+    monkeypatch.setattr(pictures, "TEACHER_STEPS", (2, 3))
+    picture = np.asarray(pictures.few_steps("a", "b", 3).convert("L"))
+    rows = [picture[k * 50 + 2 : (k + 1) * 50, -3 * 50 :] for k in range(4)]
+    assert picture.shape[0] == 4 * 50 + 2
+    assert not np.array_equal(rows[0], rows[1])
+    assert abs(rows[0].astype(int) - rows[1]).max() > 3
+
+
 def test_the_photograph_is_noisy_before_and_better_after(monkeypatch, tmp_path):
     monkeypatch.setattr(pictures, "CROP", (150, 60, 198, 108))
     pictures.make(["denoised"], tmp_path)
