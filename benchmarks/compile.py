@@ -54,7 +54,6 @@ def main() -> None:
     times = torch.randint(0, 1000, (options.batch_size,))
     models, first, later = {}, {}, {way: [] for way in WAYS}
     for way in WAYS:
-        torch.compiler.reset()
         with tempfile.TemporaryDirectory() as cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             models[way] = compiled(ContinuousUNet2DModel(**arguments).train(), way)

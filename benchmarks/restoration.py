@@ -49,7 +49,7 @@ TERMS = {
     "BSDS400-color": "400 photographs, train and test of BSDS500 without its validation part; research use",
 }
 HISTORY = {
-    "denoise-grey": "It began with the weights of an earlier model of the package, which had seen 56,000 patches. ",
+    "denoise-grey": "It began with the weights of an earlier model of the package, which had seen 392,000 patches. ",
     "upscale-x2": "It began with the weights of an earlier model of the package, which had seen 20,000 patches. ",
     "upscale-x4": "It began with the weights of an earlier model of the package, which had seen 100,000 patches. ",
 }
