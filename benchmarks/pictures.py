@@ -4,7 +4,8 @@
     python benchmarks/pictures.py denoised upscaled    # some
 
 A picture whose models the package does not have is left out, and named. The photograph is `chelsea` of scikit-image, by
-Stéfan van der Walt (CC0).
+Stéfan van der Walt (CC0). The photographs with noise of their own are its `coins` (Greek coins from Pompeii, Brooklyn
+Museum Collection) and `hubble_deep_field` (NASA, public domain).
 """
 
 import argparse
@@ -114,6 +115,18 @@ def denoised() -> Image.Image:
     return beside([noisy, restored(noisy, "denoise"), clean])
 
 
+def real_noise() -> Image.Image:
+    """Returns details of two photographs with noise of their own, each beside what `cunet denoise` makes of it."""
+    from skimage import data
+
+    pairs = []
+    for photo, place in ((data.coins(), (20, 20)), (data.hubble_deep_field(), (300, 300))):
+        before = Image.fromarray(photo)
+        box = (*place, place[0] + 96, place[1] + 96)
+        pairs += [image.convert("RGB").crop(box) for image in (before, restored(before, "denoise"))]
+    return beside(pairs, scale=3)
+
+
 def upscaled() -> Image.Image:
     """Returns a detail of a small photograph, of what `cunet upscale` makes of it, and of the photograph."""
     clean = photograph()
@@ -159,6 +172,7 @@ PICTURES = {
         ("pictograms", "pictograms-distilled"), lambda: few_steps("pictograms", "pictograms-distilled", 12)
     ),
     "denoised": Picture(("denoise-colour",), denoised),
+    "real-noise": Picture(("denoise-grey", "denoise-colour"), real_noise),
     "upscaled": Picture(("upscale-x2",), upscaled),
 }
 """The pictures, by the name of their file."""
