@@ -12,7 +12,8 @@ from continuous_unet.comparison.formatting import markdown_table
 def few_steps() -> Iterator[dict[str, Any]]:
     """Rows with their FID as a share of the best one of the teacher at 50 evaluations, both above the floor."""
     found = rows("few-steps")
-    for row in found:
+    order = list(dict.fromkeys(row["data"] for row in found))
+    for row in sorted(found, key=lambda row: order.index(row["data"])):
         best = [r["fid"] - r["floor"] for r in found if r["data"] == row["data"] and r["evaluations"] == 50]
         yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
 
