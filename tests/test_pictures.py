@@ -1,6 +1,8 @@
 """The pictures of the docs, made by the models of the package at a small size."""
 
+import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
-from continuous_unet.tasks.facts import ConditionFacts, Facts
+from continuous_unet.tasks.facts import ConditionFacts, Facts, SamplerFacts
 from continuous_unet.tasks.generate.pipeline import choose_sampler, generate
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -43,12 +45,21 @@ def test_the_strip_leads_from_noise_to_the_image(pipeline):
 
 
 def test_a_row_for_each_number_of_steps_of_teacher_and_student(pipeline, monkeypatch):
-    monkeypatch.setattr(pictures, "load_pipeline", lambda name: pipeline)
-    monkeypatch.setattr(pictures, "TEACHER_STEPS", (2, 3))
+    """All rows have the same seeds and classes; a student shows the numbers of steps that it has."""
+    student = copy.copy(pipeline)
+    student.facts = replace(pipeline.facts, sampler=SamplerFacts(((999.0,), (999.0, 400.0, 100.0)), distilled=True))
+    calls = []
+
+    def drawn(pipeline, number, **how):
+        calls.append(how)
+        return [torch.full((number, 1, 8, 8), how["num_inference_steps"] / 10)]
+
+    monkeypatch.setattr(pictures, "load_pipeline", {"a": pipeline, "b": student}.__getitem__)
+    monkeypatch.setattr(pictures, "generate", drawn)
     picture = np.asarray(pictures.few_steps("a", "b", 3).convert("L"))
-    rows = [picture[k * 50 + 2 : (k + 1) * 50, -3 * 50 :] for k in range(4)]
-    assert picture.shape[0] == 4 * 50 + 2
-    assert not np.array_equal(rows[0], rows[1])
+    assert [how["num_inference_steps"] for how in calls] == [1, 2, 4, 50, 1]
+    assert all(how["class_label"] == [0, 1, 0] and how["seed"] == 1 for how in calls)
+    assert [picture[50 * row + 25, -25] for row in range(3)] == [26, 51, 102]
 
 
 def test_the_photograph_is_noisy_before_and_better_after(monkeypatch, tmp_path):
