@@ -58,6 +58,8 @@ def test_the_list_says_what_the_files_say():
         assert known.data
         assert known.figures
     assert "10 classes, guidance 2" in describe("digits").images()
+    assert describe("digits-distilled").images() == "32x32 grey, 10 classes, 1 to 4 steps"
+    assert describe("pictograms-distilled").images() == "32x32 colour, 12 classes, 2 steps"
     assert any("PSNR 28.92 dB (BSD68, sigma 25)" in figure for figure in describe("denoise-grey").figures)
 
 

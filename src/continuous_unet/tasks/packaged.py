@@ -107,7 +107,10 @@ class PackagedModel:
         kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels} channels")
         size = "any size" if self.sample_size is None else f"{self.sample_size}x{self.sample_size}"
         classes = f", {self.classes} classes" if self.classes else ""
-        steps = f", {' or '.join(map(str, self.sampling_steps))} steps" if self.sampling_steps else ""
+        numbers = self.sampling_steps
+        row = len(numbers) > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+        shown = f"{numbers[0]} to {numbers[-1]}" if row else " or ".join(map(str, numbers))
+        steps = f", {shown} steps" if numbers else ""
         guidance = f", guidance {self.guidance_scale:g}" if self.guidance_scale != 1 else ""
         return f"{size} {kind}{classes}{guidance}{steps}"
 
