@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pictures import few_steps
 from rows import read, write
 from torch import Tensor
 
@@ -28,10 +29,10 @@ from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.quality import generation
 from continuous_unet.evaluation.quality.classes import wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor, Preparation, extractor_class
-from continuous_unet.images.grids import make_grid, write_png
+from continuous_unet.images.grids import write_png
 from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.facts import SamplerFacts, write_facts
-from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler, generate
+from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler
 from continuous_unet.tasks.loading import load_pipeline
 from continuous_unet.tasks.saved import model_folder
 
@@ -161,21 +162,8 @@ def macs(pipeline: DiffusionSamplingPipeline) -> int:
 
 def picture(args: argparse.Namespace) -> None:
     """Draws the images of the same seeds: a row for each model and number of evaluations."""
-    rows, row_labels = [], []
-    for name, model in named(args.models):
-        own = load_pipeline(model).facts.sampler
-        distilled = own is not None and own.distilled
-        for steps in [n for n in STUDENT_STEPS if n in own.numbers] if own is not None and distilled else [1, 2, 4, 50]:
-            pipeline = loaded(model)
-            choose_sampler(pipeline, None if distilled else args.schedulers[0], steps)
-            classes = len(pipeline.facts.conditions.classes or ()) or pipeline.unet.config.num_class_embeds
-            labels = [None] * args.num if classes is None else [k % classes for k in range(args.num)]
-            shared: dict[str, Any] = {"seed": 1, "num_inference_steps": steps}
-            made = (generate(pipeline, 1, first=k, class_label=label, **shared) for k, label in enumerate(labels))
-            rows.append(torch.cat([batch for one in made for batch in one]))
-            row_labels.append(f"{name}, {steps}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_png(make_grid(torch.cat(rows), columns=args.num, row_labels=row_labels), args.out)
+    write_png(few_steps(dict(named(args.models)), args.num, args.schedulers[0]), args.out)
 
 
 def named(models: list[str]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ Museum Collection) and `hubble_deep_field` (NASA, public domain).
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +31,23 @@ STEPS = 20
 """Number of sampling steps of all pictures."""
 SHOWN = (1, 3, 5, 8, 11, 14, 17, 20)
 """The numbers of sampling steps after which the strip shows the image."""
-TEACHER_STEPS = (1, 2, 4, 50)
-"""The numbers of steps of a teacher beside its student."""
+STEPS_BESIDE = (1, 2, 4, 50)
+"""The numbers of steps of a teacher beside its student, which has some of them."""
 SIGMA = 25
 """The standard deviation of the noise of the photograph, on the 0-255 scale."""
 CROP = (118, 20, 374, 276)
 """What is shown of the photograph: left, top, right and bottom in pixels."""
 DETAIL = (13, 45, 109, 141)
 """What is shown of that, enlarged three times, beside pictures of pixels."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the docs."""
+
+    models: tuple[str, ...]
+    """The models of the package that it needs."""
+    make: Callable[[], Image.Image]
 
 
 def quiet(name: str) -> tuple[DiffusionSamplingPipeline, int]:
@@ -82,22 +91,32 @@ def states(pipeline: DiffusionSamplingPipeline, label: str, steps: int, seed: in
     return [*((state / 2 + 0.5).clamp(0, 1) for state in kept), image]
 
 
-def few_steps(teacher: str, student: str, columns: int) -> Image.Image:
-    """Returns images of the same seeds by a teacher and its student: a labelled row for each number of steps.
+def few_steps(models: Mapping[str, str], columns: int, scheduler: str = "dpm++") -> Image.Image:
+    """Returns images of the same seeds by teachers and students: a labelled row for each number of steps.
 
-    The teacher has its own guidance, for which each of its steps takes two evaluations.
+    Args:
+        models: the label and the model of each. With guidance of its own, a step of a model takes two evaluations.
+        columns: number of images in a row, of all classes in turn.
+        scheduler: sampler of the teachers.
     """
     rows, labels = [], []
-    for name, scheduler in ((teacher, "dpm++"), (student, None)):
-        sampler = load_pipeline(name).facts.sampler
-        for steps in TEACHER_STEPS if sampler is None else [n for n in sampler.numbers if n in TEACHER_STEPS]:
-            pipeline, _ = quiet(name)
-            choose_sampler(pipeline, scheduler, steps)
-            number = len(pipeline.facts.conditions.classes or ())
-            asked = [k % number for k in range(columns)]
+    for label, model in models.items():
+        own = load_pipeline(model).facts.sampler
+        distilled = own is not None and own.distilled
+        for steps in [n for n in STEPS_BESIDE if n in own.numbers] if own is not None and distilled else STEPS_BESIDE:
+            pipeline, _ = quiet(model)
+            choose_sampler(pipeline, None if distilled else scheduler, steps)
+            classes = len(pipeline.facts.conditions.classes or ()) or pipeline.unet.config.num_class_embeds
+            asked = None if classes is None else [k % classes for k in range(columns)]
             rows += generate(pipeline, columns, seed=1, num_inference_steps=steps, class_label=asked)
-            labels.append(f"{name}, {steps}")
+            labels.append(f"{label}, {steps}")
     return make_grid(torch.cat(rows), columns=columns, row_labels=labels)
+
+
+def beside_student(name: str, columns: int) -> Picture:
+    """Returns the picture of a model of the package beside its student."""
+    models = name, f"{name}-distilled"
+    return Picture(models, lambda: few_steps({model: model for model in models}, columns))
 
 
 def photograph() -> Image.Image:
@@ -153,24 +172,13 @@ def beside(images: list[Image.Image], scale: int = 1) -> Image.Image:
     )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the docs."""
-
-    models: tuple[str, ...]
-    """The models of the package that it needs."""
-    make: Callable[[], Image.Image]
-
-
 PICTURES = {
     "pictograms": Picture(("pictograms",), lambda: by_class("pictograms")),
     "pictograms-from-noise": Picture(("pictograms",), lambda: from_noise("pictograms")),
     "digits-by-class": Picture(("digits",), lambda: by_class("digits")),
     "digits-from-noise": Picture(("digits",), lambda: from_noise("digits")),
-    "few-steps": Picture(("digits", "digits-distilled"), lambda: few_steps("digits", "digits-distilled", 10)),
-    "few-steps-pictograms": Picture(
-        ("pictograms", "pictograms-distilled"), lambda: few_steps("pictograms", "pictograms-distilled", 12)
-    ),
+    "few-steps": beside_student("digits", 10),
+    "few-steps-pictograms": beside_student("pictograms", 12),
     "denoised": Picture(("denoise-colour",), denoised),
     "real-noise": Picture(("denoise-grey", "denoise-colour"), real_noise),
     "upscaled": Picture(("upscale-x2",), upscaled),

@@ -56,7 +56,7 @@ def test_a_row_for_each_number_of_steps_of_teacher_and_student(pipeline, monkeyp
 
     monkeypatch.setattr(pictures, "load_pipeline", {"a": pipeline, "b": student}.__getitem__)
     monkeypatch.setattr(pictures, "generate", drawn)
-    picture = np.asarray(pictures.few_steps("a", "b", 3).convert("L"))
+    picture = np.asarray(pictures.few_steps({"teacher": "a", "student": "b"}, 3).convert("L"))
     assert [how["num_inference_steps"] for how in calls] == [1, 2, 4, 50, 1]
     assert all(how["class_label"] == [0, 1, 0] and how["seed"] == 1 for how in calls)
     assert [picture[50 * row + 25, -25] for row in range(3)] == [26, 51, 102]

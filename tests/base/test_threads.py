@@ -93,7 +93,7 @@ def test_a_library_that_has_imported_torch_keeps_its_environment(monkeypatch):
 
 
 class Clock:
-    """Time that passes when it is told to, and the seconds that other programs have computed by then."""
+    """A clock that the test moves, and the processor time that other programs have used by then."""
 
     def __init__(self, monkeypatch):
         self.now, self.others, self.load = 0.0, 0.0, 0.0
