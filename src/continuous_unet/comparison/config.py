@@ -70,7 +70,8 @@ class CompareConfig(Options):
     )
     lr_schedule: Literal["constant_with_warmup", "cosine"] = option(
         "constant_with_warmup",
-        "course of the learning rate; with cosine the end of a training is better, and the points before it are worse",
+        "course of the learning rate; with cosine the end of a training is better than with a constant rate, and the "
+        "points before it are those of trainings that have not ended",
     )
     mixed_precision: Literal["no", "bf16"] = option("no", "precision of the trainings of all sides")
     ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones that are evaluated")
@@ -137,11 +138,6 @@ class CompareConfig(Options):
             raise InputError(f"--sweep-images {self.sweep_images} is less than one batch of {self.batch_size}")
         if self.fid_every is not None and self.fid_every < self.batch_size:
             raise InputError(f"--fid-every {self.fid_every} is less than one batch of {self.batch_size}")
-        if self.fid_every is not None and self.lr_schedule == "cosine":
-            raise InputError(
-                "--fid-every measures models that were trained to the end of their learning rate, which --lr-schedule "
-                "cosine has once; leave one of them out"
-            )
         model = SimpleNamespace(preset="tiny", model_options={})
         self.train_config(self.output, model, steps=1, learning_rate=self.learning_rates[0], seed=0).validate()
         return self
