@@ -170,6 +170,12 @@ def figures_of(result: dict[str, Any], name: str, data: str, weights: str) -> li
     ]
 
 
+def one_of(numbers: list[int]) -> str:
+    """Returns numbers as they are read aloud: 1, 2, 3 or 4."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def card(name: str) -> None:
     """The model card, from what the run left and from the rows."""
     run = RESULTS / name
@@ -181,7 +187,7 @@ def card(name: str) -> None:
     channels, height, width = pipeline.image_shape
     kind = {1: "grey ", 3: "colour "}.get(channels, "")
     students = sampler is not None and sampler.distilled
-    steps = f" in {' or '.join(map(str, sampler.numbers))} evaluations" if students and sampler is not None else ""
+    steps = f" in {one_of(sampler.numbers)} evaluations" if students and sampler is not None else ""
     asked = " of the class that is asked for" if known.classes else ""
     example = f"cunet sample {name}" + (f" --class {known.classes[0]} {known.classes[-1]}" if known.classes else "")
     minutes = last["seconds"] / 60

@@ -19,10 +19,14 @@ def of_first(key: str, unit: str, digits: int) -> Callable[[dict[str, Any]], str
     return lambda row: scaled(row[key], unit, digits, row["first"][key])
 
 
-def search() -> Iterator[dict[str, Any]]:
+SCENES = "on scenes: "
+DEFAULT = SCENES + "attention in the middle"
+
+
+def search(name: str) -> Iterator[dict[str, Any]]:
     """Yields variants of the block by validation loss, those of one size together."""
     groups: dict[Any, list[dict[str, Any]]] = {}
-    for row in rows("search"):
+    for row in rows(name):
         groups.setdefault((row["image_size"], row["steps"], row["variant"]), []).append(row)
     found = []
     for (size, steps, _), own in groups.items():
@@ -37,6 +41,19 @@ def search() -> Iterator[dict[str, Any]]:
         }
         found.append({**own[0], **facts, "image_size": int(size)})
     return iter(sorted(found, key=lambda row: (row["image_size"], row["mean"])))
+
+
+def search_scenes() -> Iterator[dict[str, Any]]:
+    """Yields the variants on photographs, each with the number of seeds in which it beats the block as it is."""
+    losses: dict[str, dict[str, float]] = {}
+    for row in rows("search-scenes"):
+        losses.setdefault(row["variant"], {})[str(row["seed"])] = float(row["validation_loss"])
+    for found in search("search-scenes"):
+        own, default = losses[found["variant"]], losses[DEFAULT]
+        pairs = [(loss, default[seed]) for seed, loss in own.items() if seed in default]
+        wins = f"{sum(mine < other for mine, other in pairs)} of {len(pairs)}"
+        is_default = found["variant"] == DEFAULT
+        yield {**found, "name": found["variant"].removeprefix(SCENES), "wins": "–" if is_default else wins}
 
 
 def sides(name: str) -> list[SideRow]:
@@ -127,7 +144,7 @@ TABLES: dict[str, Table] = {
         missing="latency.py --compiled",
     ),
     "search": Spec(
-        search,
+        lambda: search("search"),
         {
             "variant": "{variant}",
             "images": "{image_size}x{image_size}",
@@ -138,6 +155,17 @@ TABLES: dict[str, Table] = {
             "images seen": "{seen:,.0f}",
         },
     ),
+    "search-scenes": Spec(
+        search_scenes,
+        {
+            "variant": "{name}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs", 1),
+            "validation loss": "{loss}",
+            "below the block as it is": "{wins}",
+        },
+        missing='search.py --only "on scenes"',
+    ),
     "compare-mnist-long-fid": Spec(
         lambda: above_floor("compare-mnist-long"),
         {
@@ -146,7 +174,7 @@ TABLES: dict[str, Table] = {
             "loss": "{validation_loss:.4f}",
             "FID": "{fid:.2f}",
             "real images": "{floor:.3f}",
-            "times that": lambda row: f"{float(row['fid']) / row['floor']:.0f}",
+            "times that": lambda row: f"{float(row['fid']) / row['floor']:.1f}",
             "precision": "{precision:.0%}",
             "recall": "{recall:.0%}",
         },

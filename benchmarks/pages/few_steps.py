@@ -18,6 +18,19 @@ def few_steps() -> Iterator[dict[str, Any]]:
         yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
 
 
+def searched() -> Iterator[dict[str, Any]]:
+    """Yields the numbers of steps whose times were searched, with the FIDs of evenly spread and of searched times."""
+    spread = {row["evaluations"]: row for row in rows("few-steps", data="mnist", model="teacher")}
+    for row in rows("few-steps", data="mnist", model="teacher-searched", sampler="own"):
+        even = spread[row["evaluations"]]
+        yield {
+            **row,
+            "even": even["fid"] - even["floor"],
+            "own": row["fid"] - row["floor"],
+            "even_recall": even["recall"],
+        }
+
+
 def scale_of(row: dict[str, Any]) -> float:
     """Returns the guidance scale of a row, with which each step takes two evaluations unless it is 1."""
     return float(row.get("guidance") or 1)
@@ -86,6 +99,16 @@ TABLES: dict[str, Table] = {
             "recall": lambda row: f"{row['recall']:.2f}" if "recall" in row and row["recall"] != "" else "–",
         },
         missing="distill.py measure",
+    ),
+    "searched-times": Spec(
+        searched,
+        {
+            "steps": "{evaluations}",
+            "FID above the floor, evenly spread": "{even:.3f}",
+            "searched": "{own:.3f}",
+            "recall, evenly spread": "{even_recall:.2f}",
+            "recall, searched": "{recall:.2f}",
+        },
     ),
     "end-to-end": Spec(partial(end_to_end, False), END_TO_END, missing="end_to_end.py"),
     "end-to-end-distilled": Spec(partial(end_to_end, True), END_TO_END, missing="end_to_end.py"),

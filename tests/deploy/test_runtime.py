@@ -454,6 +454,25 @@ def test_guidance_leads_away_from_the_prediction_without_a_class(batch):
     assert [float(within(x, t).max()) for t in (100, 500, 900)] == [10, 30, 10]
 
 
+@pytest.mark.parametrize("conditions", [NAMED["conditions"], {}], ids=["with a name for any class", "without"])
+def test_without_a_class_images_show_all_classes_in_turn_in_batches_of_any_size(conditions):
+    seen = []
+
+    def network(x, timestep, labels):
+        seen.append(labels[-2:].tolist())  # with guidance, the first half of a batch has no class
+        return classes_only(x, timestep, labels)
+
+    model, calls = ExportedModel(network, {**NAMED, "conditions": conditions}), []
+    for batch_size in (2, 5):
+        calls.append(runtime.generate(model, 4, steps=1, batch_size=batch_size))
+    assert (calls[0] == calls[1]).all()
+    named = 2 if conditions else 3
+    assert seen == [[0, 1], [2 % named, 3 % named], [2 % named, 3 % named]]
+    seen.clear()
+    runtime.generate(model, 2, steps=1, image=np.zeros((1, 1, 8, 8), np.float32), strength=1.0, class_label=1)
+    assert seen == [[1, 1]]
+
+
 def test_what_is_asked_for_is_checked():
     model = ExportedModel(classes_only, NAMED)
     assert [runtime.class_number(model, label) for label in ("cat", "dog", "1", 1, "any", None)] == [0, 1, 1, 1, 2, 2]
@@ -467,7 +486,7 @@ def test_what_is_asked_for_is_checked():
         (lambda: runtime.generate(model, 1, negative_prompt="a cat"), "negative prompt was given"),
         (lambda: runtime.generate(model, 1, guidance_scale=-1.0), "guidance -1 must be 0 to 1000"),
         (lambda: runtime.generate(model, 1, guidance_interval=(0.8, 0.2)), "must lie in 0:1, in this order"),
-        (lambda: runtime.generate(without, 1), "give a class, 0 to 2"),
+        (lambda: runtime.generate(without, 1, image=np.zeros((1, 1, 8, 8), np.float32)), "give a class, 0 to 2"),
         (lambda: runtime.generate(without, 1, class_label=1, guidance_scale=2.0), "cannot be guided"),
         (lambda: runtime.generate(plain, 1, guidance_scale=2.0), "cannot be guided"),
         (lambda: runtime.generate(plain, 1, class_label="cat"), "trained without classes"),

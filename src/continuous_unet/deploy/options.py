@@ -151,7 +151,8 @@ class RunOptions(Options):
     batch_size: int = option(64, "number of images at a time; does not change the images", at_least=1)
     class_label: str | None = option(
         None,
-        "class of the images, by name or by number from 0, for models with classes (default: any class)",
+        "class of the images, by name or number, or any, for models with classes (default: all classes in turn; any "
+        "class with --prompt or --image)",
         flat="class",
         old=("--class-label",),
     )

@@ -490,6 +490,11 @@ class ExportedModel:
         return any(about["name"] == "encoder_hidden_states" for about in self.inputs)
 
     @property
+    def num_own_classes(self) -> int:
+        """Number of classes that images can show, without the one that stands for any class."""
+        return (self.num_classes or 0) - (self.null_class is not None)
+
+    @property
     def takes_solver_steps(self) -> bool:
         """Whether the network is told the number of solver steps."""
         return any(about["name"] == "num_solver_steps" for about in self.inputs)
@@ -969,6 +974,11 @@ def class_number(model: ExportedModel, label: int | str | None) -> int | None:
     return int(label)
 
 
+def shows_all_classes(model: ExportedModel, class_label: object, prompt: object, image: object) -> bool:
+    """Returns whether the images show all classes in turn: the model has classes, and nothing is asked for."""
+    return model.num_own_classes > 0 and class_label is None and prompt is None and image is None
+
+
 def conditions_of(model: ExportedModel, class_label: int | str | None = None, prompt: Prompt | None = None) -> Info:
     """Returns what the network is asked for, as further arguments of `model(sample, timestep, …)`.
 
@@ -1025,7 +1035,7 @@ def guided(
         if scale == 1 or free is None or not interval[0] <= share <= interval[1]:
             return model(x, timestep, **asked, **more)
         count = len(x)
-        both = {name: np.concatenate([_for_each(free[name], count), _for_each(asked[name], count)]) for name in asked}
+        both = {name: np.concatenate([_for_each(part[name], name, count) for part in (free, asked)]) for name in asked}
         without, wanted = np.split(model(np.concatenate([x, x]), timestep, **both, **more), 2)
         return without + np.float32(scale) * (wanted - without)
 
@@ -1065,9 +1075,10 @@ def with_depth(model: ExportedModel, network: Network, solver_steps: int | str |
     return told
 
 
-def _for_each(value: ArrayLike, count: int) -> np.ndarray:
+def _for_each(value: ArrayLike, name: str, count: int) -> np.ndarray:
+    """Returns a condition once for each image; classes may be one for each image already."""
     array = np.asarray(value)
-    return np.broadcast_to(array, (count, *array.shape))
+    return array if name == "class_labels" and array.ndim else np.broadcast_to(array, (count, *array.shape))
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -1168,14 +1179,15 @@ def generate(
         sampler: one of `SAMPLERS`. If None, the model's table for this number of steps, or else the first sampler that
             fits the model.
         seed: the seed of the noise, see `normal_noise`; `cunet sample` makes other images from the same seed.
-        class_label: the class of the images by number or name, for class-conditional models; any class if None.
+        class_label: the class of the images by number or name, or `"any"`, for class-conditional models. If None, the
+            images show all classes in turn, or any class if there is a `prompt` or an `image`.
         batch_size: the number of images at a time.
         size: height and width in pixels, for models exported with `--any-size`; those of training if None.
         on_step: called before each evaluation; what it raises ends the sampling.
         prompt: what the images are to show, for models with text.
         negative_prompt: what guidance leads away from; the empty text if None.
         guidance_scale: how far the images are led away from those without a condition, see `guided`; the model's own
-            if None, and 1 if nothing is asked for.
+            if None, and 1 for images of any class.
         guidance_interval: the part of the noise range in which there is guidance.
         image: start from this image `(1, C, H, W)` in [0, 1], or from one for each, instead of pure noise. It is scaled
             and cropped to the size of the new images.
@@ -1201,20 +1213,23 @@ def generate(
     if negative_prompt is not None and not model.takes_text:
         raise ExportedModelError("a negative prompt was given, but this model was trained without text; leave it out")
     asked, free = conditions_of(model, class_label, prompt), None
+    in_turn = shows_all_classes(model, class_label, prompt, image)
     if guidance_scale is None:
-        guidance_scale = 1.0 if class_label is None and prompt is None else model.guidance_scale
+        guidance_scale = 1.0 if class_label is None and prompt is None and not in_turn else model.guidance_scale
     if guidance_scale != 1 and model.can_be_guided:
         free = conditions_of(model, model.null_class, negative_prompt)
-    network = with_depth(model, guided(model, asked, free, guidance_scale, guidance_interval), solver_steps)
     steps, told = (
         number_of_steps(model, steps, sampler),
         any(about["name"] == "next_timestep" for about in model.inputs),
     )
     pictures = None if image is None else model.encode(_pictures(image, num_images, image_shape))
-    hold = _holding(model, first_frames)
-    network, made = _on_held(network, hold), []
+    hold, made = _holding(model, first_frames), []
     for start in range(0, num_images, batch_size):
         numbers = range(start, min(start + batch_size, num_images))
+        if in_turn:
+            asked["class_labels"] = np.array(numbers) % model.num_own_classes
+        network = with_depth(model, guided(model, asked, free, guidance_scale, guidance_interval), solver_steps)
+        network = _on_held(network, hold)
         fresh = _noise_source(seed, numbers, shape)
         noise = np.stack([normal_noise(seed, k, shape) for k in numbers])
         begin = None if pictures is None else pictures[start : numbers.stop]
@@ -1669,14 +1684,16 @@ def read_interval(text: str) -> tuple[float, float]:
 def _made_by(model: ExportedModel, options: Any, steps: int) -> Info:
     """Returns how images were made, without paths, for the metadata of their files."""
     label = class_number(model, options.class_label)
-    named = model.classes is not None and label is not None and label < len(model.classes)
-    asked = options.class_label is not None or options.prompt is not None
+    named = model.classes or []
+    name = named[label] if label is not None and label < len(named) else label
+    in_turn = shows_all_classes(model, options.class_label, options.prompt, options.image)
+    asked = in_turn or options.class_label is not None or options.prompt is not None
     scale = model.guidance_scale if options.guidance is None and asked else options.guidance
     return {
         "version": model.info.get("versions", {}).get("continuous-unet"),
         "model": Path(options.model).resolve().name,
         "format": model.info["format"],
-        "class": model.classes[label] if named and model.classes and label is not None else label,
+        "class": "all in turn" if in_turn else name,
         "prompt": options.prompt,
         "negative_prompt": options.negative_prompt,
         "guidance_scale": scale,
@@ -1702,7 +1719,7 @@ def main(argv: list[str] | None = None) -> int:
     default = "the model's own times for this number of steps, else ddim, and euler for flow matching"
     parser.add_argument("--scheduler", "--sampler", choices=SAMPLERS, help=f"sampling method (default: {default})")
     parser.add_argument("--seed", type=int, default=0, help="seed; image k depends on it and on k alone (default: 0)")
-    parser.add_argument("--class", "--class-label", dest="class_label", help="class of the images, by name or number")
+    parser.add_argument("--class", "--class-label", dest="class_label", help="class of the images: name, number or any")
     parser.add_argument("--prompt", help="what the images are to show, for models with text")
     parser.add_argument("--negative-prompt", help="what guidance leads away from, for models with text")
     parser.add_argument("--guidance", type=float, help="guidance scale; 1 is without (default: that of the model)")
