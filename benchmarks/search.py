@@ -1,7 +1,7 @@
 """Searches for the best block: variants of the continuous U-Net and its controls, trained alike on small images.
 
     python benchmarks/search.py --data PATH/TO/mnist --jobs 2      # digits; rows to benchmarks/results/search.csv
-    python benchmarks/search.py --data PATH/TO/scenes64-train.zip --image-size 32 --objective v_prediction --steps 400 \
+    python benchmarks/search.py --data PATH/TO/scenes64-train.zip --image-size 32 --objective v_prediction --steps 250 \
         --only "on scenes" --output benchmarks/results/search-scenes.csv    # photographs in colour
 
 Each variant is a set of constructor arguments, trained by the library's own training loop with the same data, order,
@@ -74,6 +74,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "on scenes: 1 step, wider (32, 48, 48)": {"num_solver_steps": 1, "block_out_channels": [32, 48, 48]},
     "on scenes: 1 step, wider, velocity from the timestep": {
         "num_solver_steps": 1, "block_out_channels": [32, 48, 48], "initial_velocity": "timestep",
+    },
+    "on scenes: 1 step (32, 40, 48)": {"num_solver_steps": 1, "block_out_channels": [32, 40, 48]},
+    "on scenes: 1 step, waves on all levels (24, 48, 48)": {
+        "num_solver_steps": 1, "block_out_channels": [24, 48, 48], "attention_type": "waves", **ALL_LEVELS,
     },
     "on scenes: velocity from the timestep": {"initial_velocity": "timestep"},
     "on scenes: control, 1 step, wider (32, 48, 48)": {
