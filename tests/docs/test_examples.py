@@ -63,7 +63,7 @@ def test_the_large_comparison_runs_at_a_tiny_size(tmp_path, monkeypatch):
     assert (tmp_path / "out/plots/quality-and-cost.png").is_file()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "sides").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "sides").rglob("*.yaml")), ids=lambda path: path.name)
 def test_sides_can_be_built(path):
     (side,) = load_sides([str(path)], "small")
     assert side.build(32, 3).num_parameters() > 0
