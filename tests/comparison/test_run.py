@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DDPMScheduler
+from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
@@ -217,10 +218,15 @@ def test_saved_models_are_sides_and_distilled_ones_take_their_own_steps(tmp_path
 
 
 def test_minutes_give_faster_sides_more_images(tmp_path, sides):
-    """Equal time: images in proportion to the speed that was measured, in whole batches; by flow matching."""
+    """Equal time: images in proportion to the speed that was measured, in whole batches; by flow matching; classes."""
     folder = tmp_path / "out"
-    flow = {"process": "flow", "scheduler": "euler"}
+    flow = {"process": "flow", "scheduler": "euler", "class_conditional": True}
     compare(config(folder, sides[:1], budget="minutes=0.002", num_seeds=1, learning_rates=[1e-3], **flow))
+    assert load_pipeline(folder / "runs/ours/seed-0").facts.conditions.classes == tuple("0123456789")
+    as_trained = next(row for row in table(folder / "solver-steps.csv") if row["solver_steps"] == row["trained_with"])
+    validated = table(folder / "results.csv")[0]["validation_loss"]  # where it is told the classes, too
+    assert float(as_trained["validation_loss"]) == pytest.approx(float(validated), rel=1e-6)
+    assert "told the class of each image" in (folder / "report.md").read_text(encoding="utf-8")
     assert {row["scheduler"] for row in table(folder / "sampling.csv")} == {"euler"}
     assert process_of(load_pipeline(folder / "runs/ours/seed-0").scheduler).name == "flow"
     speed = json.loads((folder / "pieces/training-speed.json").read_text(encoding="utf-8"))["ours"]
@@ -338,6 +344,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, sides):
     with pytest.raises(InputError, match="not an empty folder"):
         compare(config(tmp_path, sides))
     assert {p.name for p in tmp_path.iterdir()} == {"diary.txt", "my-sides"}
+
+
+def test_classes_that_the_data_does_not_have_are_refused_before_anything_is_written(tmp_path, sides):
+    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match=r"--class-conditional needs data with classes, and .* has none; leave it out"):
+        compare(config(tmp_path / "out", sides, data=str(tmp_path), class_conditional=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_side_that_cannot_be_made_is_refused_before_anything_is_written(tmp_path, sides):

@@ -16,7 +16,7 @@ CURVE_SCHEDULERS = {"variance-preserving": ("ddim", "dpm++"), "flow": ("euler",)
 """Samplers of the quality curves, by the noise process."""
 SHARED = (
     *("data", "image_size", "channels", "fit", "random_flip", "batch_size", "num_validation", "ema_decay"),
-    *("process", "device", "mixed_precision", "lr_schedule"),
+    *("process", "device", "mixed_precision", "lr_schedule", "class_conditional"),
 )
 """Options that every training takes from the comparison."""
 
@@ -67,6 +67,11 @@ class CompareConfig(Options):
     )
     noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = option(
         "linear", "betas of the diffusion process"
+    )
+    class_conditional: bool = option(
+        False,
+        "tell all sides the classes of the images, and sample all classes equally often; costs are measured without "
+        "classes, whose embedding adds next to nothing",
     )
     lr_schedule: Literal["constant_with_warmup", "cosine"] = option(
         "constant_with_warmup",

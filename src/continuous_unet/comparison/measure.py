@@ -158,13 +158,15 @@ def measure_exported(models: Models, formats: Sequence[str], repeats: int) -> di
 def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDataset) -> list[SolverStepsLosses]:
     """Returns validation losses of a trained model with other numbers of solver steps than it was trained with.
 
-    The list is empty if the model has no solver with a fixed number of steps.
+    The list is empty if the model has no solver with a fixed number of steps. A model with classes is told those of the
+    images.
     """
     unet: Any = pipeline.unet
     if not hasattr(unet, "set_solver") or unet.config.method not in METHODS:
         return []
     trained = unet.config.num_solver_steps
-    task = GenerateTask(GenerateTraining(), process_of(pipeline.scheduler))
+    conditional = unet.config.num_class_embeds is not None
+    task = GenerateTask(GenerateTraining(class_conditional=conditional), process_of(pipeline.scheduler))
     rows = []
     for steps in SOLVER_STEPS:
         unet.set_solver(num_steps=steps)
