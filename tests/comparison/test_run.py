@@ -224,7 +224,7 @@ def test_minutes_give_faster_sides_more_images(tmp_path, sides):
     compare(config(folder, sides[:1], budget="minutes=0.002", num_seeds=1, learning_rates=[1e-3], **flow))
     assert load_pipeline(folder / "runs/ours/seed-0").facts.conditions.classes == tuple("0123456789")
     as_trained = next(row for row in table(folder / "solver-steps.csv") if row["solver_steps"] == row["trained_with"])
-    validated = table(folder / "results.csv")[0]["validation_loss"]  # where it is told the classes, too
+    validated = table(folder / "results.csv")[0]["validation_loss"]  # with the same classes
     assert float(as_trained["validation_loss"]) == pytest.approx(float(validated), rel=1e-6)
     assert "told the class of each image" in (folder / "report.md").read_text(encoding="utf-8")
     assert {row["scheduler"] for row in table(folder / "sampling.csv")} == {"euler"}

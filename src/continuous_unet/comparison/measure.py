@@ -158,8 +158,8 @@ def measure_exported(models: Models, formats: Sequence[str], repeats: int) -> di
 def measure_solver_steps(pipeline: DiffusionSamplingPipeline, held_out: ImageDataset) -> list[SolverStepsLosses]:
     """Returns validation losses of a trained model with other numbers of solver steps than it was trained with.
 
-    The list is empty if the model has no solver with a fixed number of steps. A model with classes is told those of the
-    images.
+    The list is empty if the model has no solver with a fixed number of steps. A class-conditional model gets the
+    classes of the images.
     """
     unet: Any = pipeline.unet
     if not hasattr(unet, "set_solver") or unet.config.method not in METHODS:
