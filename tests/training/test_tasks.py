@@ -2,6 +2,7 @@
 
 import math
 import tarfile
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -205,6 +206,20 @@ def test_a_denoiser_learns(tiny, tmp_path):
     (last,) = (r for r in records(tmp_path / "run") if "validation_psnr" in r)
     noise = 50 * 2 / 255
     assert last["validation_psnr"] > 10 * torch.tensor(4 / noise**2).log10() + 3
+    shown = f"{last['validation_psnr']:.2f} dB (degraded images: {last['degraded_psnr']:.2f} dB)"
+    assert shown in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(0.5, True), (8e-3, False)])
+def test_a_denoiser_that_makes_images_worse_says_so(rate, warns, tiny, tmp_path):
+    options = {"task": "denoise", "sigma": "50", "steps": 30, "learning_rate": rate, "ema": False}
+    config = restoration(tiny, **options, lr_warmup_steps=1, num_validation=16, batch_size=8)
+    result = train(config.replaced(validate_every=30, sample_every=30))
+    assert (result.validation_psnr > result.degraded_psnr) is not warns
+    assert any("no better than the degraded ones" in note for note in result.notes()) is warns
+    again = train(config.replaced(validate_every=30, sample_every=30), resume=True)  # it has nothing left to train
+    assert again.warnings() == result.warnings()
+    assert replace(result, stopped_by=15).warnings() == []
 
 
 def task(tiny, **options):

@@ -235,6 +235,10 @@ class Task(ABC, Generic[Chosen]):
     def error(self, step: StepContext) -> Tensor:
         """Returns the squared error that validation measures, for each image: `(B,)`, float32."""
 
+    def errors(self, step: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Returns `error`, and the same of the degraded images themselves if the task restores images."""
+        return self.error(step), None
+
     def metrics(self, errors: Tensor) -> dict[str, float]:
         """Returns what validation records of the errors `(N,)`, float64, of all held-out images."""
         return {"validation_loss": float(errors.mean())}
@@ -302,7 +306,14 @@ class RestorationTask(PredictingTask[Restoring]):
 
     def error(self, step: StepContext) -> Tensor:
         """Returns the mean squared error of the restored images, `(B,)`."""
-        return ((self.restored(step)[1] - step.clean).float() ** 2).flatten(1).mean(dim=1)
+        return self.errors(step)[0]
+
+    def errors(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns the mean squared error of the restored images and of the degraded ones, each `(B,)`."""
+        degraded, restored = (
+            ((images - step.clean).float() ** 2).flatten(1).mean(dim=1) for images in self.restored(step)
+        )
+        return restored, degraded
 
     def metrics(self, errors: Tensor) -> dict[str, float]:
         """Adds the mean PSNR in dB."""

@@ -52,6 +52,10 @@ class TrainingRun:
     """Number of the signal that ends the run."""
     validation_loss: float | None = None
     """Result of the last validation."""
+    validation_psnr: float | None = None
+    """PSNR of the images that the model gives, if its task measures that, in the last validation."""
+    degraded_psnr: float | None = None
+    """PSNR of the images that it was given to restore."""
     solver_steps: SolverStepFacts | None = None
     """Solver steps by noise level, measured at the end of a run of an elastic model."""
 
@@ -97,6 +101,7 @@ class TrainingRun:
                 teacher=self.teacher,
             )
             self.validation_loss = metrics["validation_loss"]
+            self.validation_psnr, self.degraded_psnr = map(metrics.get, ("validation_psnr", "degraded_psnr"))
             self.record(**metrics)
 
     def measure_depths(self) -> None:
@@ -201,7 +206,9 @@ class TrainingRun:
             )
             self.state.num_processes = self.processes.count
         self.processes.by_main(lambda: self.folder.cut_records(self.state.step))
-        self.validation_loss = self.processes.from_main(self.folder.last("validation_loss"))
+        names = ("validation_loss", "validation_psnr", "degraded_psnr")
+        found = self.processes.from_main([self.folder.last(name) for name in names])
+        self.validation_loss, self.validation_psnr, self.degraded_psnr = found
         self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
 
     def make_up(self) -> None:

@@ -99,6 +99,8 @@ class Trainer(TrainingRun):
             images_seen=state.images_seen,
             loss=self.mean_loss() if state.losses else loss,
             validation_loss=self.validation_loss,
+            validation_psnr=self.validation_psnr,
+            degraded_psnr=self.degraded_psnr,
             seconds=seconds,
             images_per_second=(state.images_seen - first_image) / seconds,
             num_parameters=self.learner.num_parameters,
