@@ -115,7 +115,8 @@ def above_floor(name: str) -> Iterator[dict[str, Any]]:
     points = rows(f"{name}/quality-and-cost")
     for row in rows(f"{name}/results"):
         end = next(point for point in points if point["side"] == row["side"])  # the first one is of the main sampler
-        yield {**row, "floor": float(end["fid"]) - float(end["fid_above_floor"])}
+        floor = float(end["fid"]) - float(end["fid_above_floor"])
+        yield {**row, "floor": floor, "seconds_per_image": end["seconds_per_image"], "runtime": end["runtime"]}
 
 
 def long_training(name: str) -> Spec:
@@ -124,8 +125,12 @@ def long_training(name: str) -> Spec:
         lambda: above_floor(name),
         {
             "side": "{label}",
+            "parameters": millions("parameters", 2),
+            "MACs": millions("macs_per_forward", 0),
+            "an image takes": lambda row: f"{1000 * float(row['seconds_per_image']):.0f} ms ({row['runtime']})",
             "learning rate": "{learning_rate}",
             "loss": "{validation_loss:.4f}",
+            "loss, equal time": "{validation_loss_equal_time:.4f}",
             "FID": "{fid:.2f}",
             "real images": "{floor:.3f}",
             "times that": lambda row: f"{float(row['fid']) / row['floor']:.1f}",
