@@ -262,7 +262,7 @@ def measure(side: str, seed: int, run: Path, options: argparse.Namespace) -> dic
     assert held_out is not None
     pipeline: Any = load_video(run)
     unet = pipeline.unet
-    errors = measure_errors(task, unet, held_out, seed=0, rounds=2).model
+    errors = measure_errors(task, unet, held_out, seed=0, rounds=2).task
     real, others = FramesOf(held_out), FramesOf(training)
     extractor = extractor_of(options.folder, others, real)
     choose_sampler(pipeline, None, options.sampling_steps)

@@ -155,7 +155,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "bfloat16": {"mixed_precision": "bf16"},
     "elastic depth": {"model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}, "solver_steps": "1,2"},
-    "a denoiser": {"task": "denoise", "random_crop": None, "sampling_steps": None},
+    "a denoiser": {"task": "denoise", "random_crop": None},
+    "an upscaler": {"task": "upscale", "scale": 2, "image_size": 16, "random_crop": None},
     "a codec": {
         "task": "codec", "preset": None, "model_options": None, "factor": 2, "latent_channels": 2, "widths": [4],
         "blocks": [0, 1],

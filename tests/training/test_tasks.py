@@ -211,15 +211,27 @@ def test_a_denoiser_learns(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "warns"), [(0.5, True), (8e-3, False)])
-def test_a_denoiser_that_makes_images_worse_says_so(rate, warns, tiny, tmp_path):
-    options = {"task": "denoise", "sigma": "50", "steps": 30, "learning_rate": rate, "ema": False}
-    config = restoration(tiny, **options, lr_warmup_steps=1, num_validation=16, batch_size=8)
-    result = train(config.replaced(validate_every=30, sample_every=30))
-    assert (result.validation_psnr > result.degraded_psnr) is not warns
-    assert any("no better than the degraded ones" in note for note in result.notes()) is warns
-    again = train(config.replaced(validate_every=30, sample_every=30), resume=True)  # it has nothing left to train
+def test_a_denoiser_says_if_it_makes_images_no_better(rate, warns, tiny):
+    options = {"task": "denoise", "sigma": "50", "steps": 30, "learning_rate": rate, "ema": False, "batch_size": 8}
+    often = {"lr_warmup_steps": 1, "num_validation": 16, "validate_every": 30, "sample_every": 30}
+    config = restoration(tiny, **options, **often)
+    result = train(config)
+    assert (result.validation_loss >= result.degraded_loss) is warns
+    assert any("are no better than the degraded ones" in note for note in result.notes()) is warns
+    again = train(config, resume=True)  # it has nothing left to train
     assert again.warnings() == result.warnings()
-    assert replace(result, stopped_by=15).warnings() == []
+    assert replace(result, stopped_by=15, validation_loss=9.0).warnings() == []
+
+
+def test_flat_images_do_not_make_an_upscaler_look_useless(tiny, tmp_path):
+    """They are enlarged exactly without a model, so that any model makes them a little worse."""
+    for i in range(9):
+        image = Image.new("L", (16, 16), 20 * i) if i % 3 else Image.effect_noise((16, 16), 60)
+        image.save(tmp_path / f"{i}.png")
+    options = {"task": "upscale", "scale": 2, "steps": 1, "num_validation": 9, "data": str(tmp_path)}
+    result = train(restoration(tiny, **{**options, "num_validation": 6, "learning_rate": 1e-9}))
+    assert result.degraded_psnr < 60
+    assert replace(result, validation_loss=0.9 * result.degraded_loss).warnings() == []
 
 
 def task(tiny, **options):

@@ -113,7 +113,8 @@ class DatasetReport(ImageFacts):
             InputError: if the data has no classes.
         """
         if not self.class_names:
-            raise InputError(f"--class-conditional needs data with classes, and {self.source} has none; leave it out")
+            what = "a model with classes (--class-conditional) learns from images with classes"
+            raise InputError(f"{what}, and {self.source} has none; give other data, or train a model without classes")
         return tuple(self.class_names)
 
     def summary(self) -> str:

@@ -56,7 +56,7 @@ def losses_by_depth(
         at_depth = AtDepth(model, depth)
         errors = measure_errors(task, at_depth, dataset, seed=seed, rounds=rounds, processes=processes, stop=stop)
         band = (errors.times * bands / task.process.num_train_timesteps).long().clamp(0, bands - 1)
-        found[depth] = tuple(float(errors.model[band == k].mean()) for k in range(bands))
+        found[depth] = tuple(float(errors.task[band == k].mean()) for k in range(bands))
     return found
 
 

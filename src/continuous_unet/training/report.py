@@ -25,8 +25,10 @@ class TrainResult(CallResult):
     validation_loss: float | None
     validation_psnr: float | None
     """PSNR in dB of the images that the model gives, if its task restores images or encodes them."""
+    degraded_loss: float | None
+    """Mean squared error of the images that it was given to restore, if its task restores images."""
     degraded_psnr: float | None
-    """PSNR in dB of the images that it was given to restore, if its task restores images."""
+    """PSNR in dB of them."""
     seconds: float
     """Duration of this call; time before a resumption is not included."""
     images_per_second: float
@@ -45,13 +47,13 @@ class TrainResult(CallResult):
         return [line, *self.warnings()] if _is_main() else []
 
     def warnings(self) -> list[str]:
-        """Returns a line if a model that restores images made the held-out ones no better."""
-        after, before = self.validation_psnr, self.degraded_psnr
-        if after is None or before is None or after > before or self.stopped_by is not None:
+        """Returns a line if a model that restores images made the held-out ones no better, by mean squared error."""
+        after, before = self.validation_loss, self.degraded_loss
+        if after is None or before is None or after < before or self.stopped_by is not None:
             return []
         return [
-            f"warning: the restored validation images ({after:.2f} dB) are no better than the degraded ones "
-            f"({before:.2f} dB); train for more --steps, or start a new run with a smaller --learning-rate"
+            f"warning: the restored validation images (mean squared error {after:.3g}) are no better than the degraded "
+            f"ones ({before:.3g}); train for more --steps, or start a new run with a smaller --learning-rate"
         ]
 
     def to_text(self) -> str:

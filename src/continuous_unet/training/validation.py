@@ -19,14 +19,14 @@ ROUND = 2**32
 
 
 class Errors(NamedTuple):
-    """What was measured of each held-out image."""
+    """What was measured of N held-out images in some rounds: tensors `(rounds * N,)`, in the order of the rounds."""
 
-    model: Tensor
-    """The task's error, float64, `(N,)`."""
+    task: Tensor
+    """The error that the task defines, float64."""
     degraded: Tensor | None
-    """The error of the degraded images themselves, float64, `(N,)`; None unless the task restores images."""
+    """The error of the degraded images themselves, float64; None unless the task restores images."""
     times: Tensor
-    """`(N,)`"""
+    """The time at which each was measured."""
 
 
 def validate(
@@ -51,22 +51,22 @@ def validate(
         teacher: the model that the task learns from, if it has one.
 
     Returns:
-        The task's `metrics`; `degraded_psnr`, the PSNR of the images before they are restored, if the task restores
-        images; and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the times that some image fell
-        into. They are the same in every process.
+        The task's `metrics`; if the task restores images, `degraded_loss` and `degraded_psnr`, the mean squared error
+        and the PSNR of the images before they are restored; and `validation_loss_quarter_1` (least noise) to `_4` for
+        the quarters of the times that some image fell into. They are the same in every process.
 
     Raises:
         Stopped: if a process is asked to stop.
     """
     errors = measure_errors(task, model, dataset, seed=seed, processes=processes, stop=stop, teacher=teacher)
-    metrics = task.metrics(errors.model)
+    metrics = task.metrics(errors.task)
     if errors.degraded is not None:
-        metrics["degraded_psnr"] = mean_psnr(errors.degraded)
+        metrics |= {"degraded_loss": float(errors.degraded.mean()), "degraded_psnr": mean_psnr(errors.degraded)}
     if not task.timed:
         return metrics
     quarters = (errors.times * 4 // task.process.num_train_timesteps).long() + 1
     for k in quarters.unique().tolist():
-        metrics[f"validation_loss_quarter_{k}"] = float(errors.model[quarters == k].mean())
+        metrics[f"validation_loss_quarter_{k}"] = float(errors.task[quarters == k].mean())
     return metrics
 
 
@@ -82,7 +82,7 @@ def measure_errors(
     stop: StopRequest | None = None,
     teacher: Network | None = None,
 ) -> Errors:
-    """Returns a task's error for each held-out image.
+    """Returns a task's error for each held-out image, and the time at which it was measured.
 
     The arguments are those of `validate`. Each image is measured `rounds` times, with other noise and at other times.
 
@@ -110,11 +110,11 @@ def measure_errors(
             conditions=task.conditions(default_collate(rest), device),
             teacher=teacher,
         )
-        error, untouched = task.errors(step)
-        columns = [step.times, error] + ([] if untouched is None else [untouched])
+        error, degraded = task.error_and_degraded(step)
+        columns = [step.times, error] + ([] if degraded is None else [degraded])
         if ours:
             own.append((start, list(zip(*map(Tensor.tolist, columns), strict=True))))
     rows = [row for _, batch in sorted(processes.gather(own)) for row in batch]
-    times, errors, *degraded = zip(*rows, strict=True)
-    of_model, *of_degraded = (torch.tensor(values, dtype=torch.float64) for values in (errors, *degraded))
-    return Errors(of_model, of_degraded[0] if of_degraded else None, torch.tensor(times))
+    times, *columns_of_errors = zip(*rows, strict=True)
+    errors = [torch.tensor(column, dtype=torch.float64) for column in columns_of_errors]
+    return Errors(errors[0], errors[1] if len(errors) > 1 else None, torch.tensor(times))
