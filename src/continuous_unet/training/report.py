@@ -28,7 +28,7 @@ class TrainResult(CallResult):
     degraded_loss: float | None
     """Mean squared error of the images that it was given to restore, if its task restores images."""
     degraded_psnr: float | None
-    """PSNR in dB of them."""
+    """PSNR in dB of the degraded images."""
     seconds: float
     """Duration of this call; time before a resumption is not included."""
     images_per_second: float

@@ -15,7 +15,7 @@ from continuous_unet.tasks.network import Network
 
 BATCH = 64
 ROUND = 2**32
-"""The noise of an image in a further round is that of a position so far after its own."""
+"""In each further round, an image takes the noise of the position that is this far after its own."""
 
 
 class Errors(NamedTuple):
