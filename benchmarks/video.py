@@ -43,7 +43,7 @@ from continuous_unet.tasks.video.pipeline import load_video
 from continuous_unet.training import TrainConfig, train
 from continuous_unet.training.config import recorded
 from continuous_unet.training.run import make_task
-from continuous_unet.training.validation import errors_and_times
+from continuous_unet.training.validation import measure_errors
 
 RESULTS = Path(__file__).parent / "results"
 SIZE, BATCH = (8, 32, 32), 4
@@ -262,7 +262,7 @@ def measure(side: str, seed: int, run: Path, options: argparse.Namespace) -> dic
     assert held_out is not None
     pipeline: Any = load_video(run)
     unet = pipeline.unet
-    errors, _ = errors_and_times(task, unet, held_out, seed=0, rounds=2)
+    errors = measure_errors(task, unet, held_out, seed=0, rounds=2).task
     real, others = FramesOf(held_out), FramesOf(training)
     extractor = extractor_of(options.folder, others, real)
     choose_sampler(pipeline, None, options.sampling_steps)

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from lab import Child, Lab, fresh, tiny, train_arguments
+from lab import Child, Lab, fresh, tiny, train_arguments, write_episodes
 from lab import run as run_child
 from PIL import Image
 
@@ -63,6 +64,7 @@ RIGHT = {
     "model": ["run", "export"],
     "calibration_data": ["shapes", "photos"],
     "input": ["photos/0.png", "larger/0.png"],
+    "observation": ["seen.npz"],
     "static_shape": ["1x8x8", "2x16x8", "1x9x7"],
     "sides": ["ours.yaml", "discrete"],
     "budget": ["images=64", "minutes=0.001"],
@@ -188,7 +190,7 @@ def listing(folder: Path) -> set[Path]:
 
 
 def make_places(folder: Path, made: Path) -> dict[str, str]:
-    """What paths may lead to; each case begins with the same. `made` holds a run and an export of it."""
+    """What paths may lead to; each case begins with the same. `made` holds runs, and an export of one."""
     (folder / "photos").mkdir(parents=True)
     for i in range(4):
         Image.new("RGB", (8, 8), (i, i, i)).save(folder / "photos" / f"{i}.png")
@@ -197,6 +199,8 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
     mask.save(folder / "mask.png")
     (folder / "larger").mkdir()
     Image.effect_noise((24, 16), 60).save(folder / "larger" / "0.png")
+    np.savez(folder / "scan.npz", volume=np.random.default_rng(0).random((16, 24, 20)), spacing=[1.0, 2.0, 2.0])
+    np.savez(folder / "seen.npz", observations=np.zeros((3, 4)))
     (folder / "spoilt").mkdir()
     (folder / "spoilt" / "a.png").write_text("no image")
     (folder / "empty").mkdir()
@@ -212,6 +216,8 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
         "photos/0.png",
         "mask.png",
         "larger",
+        "scan.npz",
+        "seen.npz",
         "spoilt",
         "empty",
         "file.txt",
@@ -221,9 +227,11 @@ def make_places(folder: Path, made: Path) -> dict[str, str]:
         "loop",
         "new",
         "new.png",
+        "new.npz",
         "file.txt/x",
     )
-    return {"run": str(made / "run"), "export": str(made / "export"), **{name: str(folder / name) for name in names}}
+    models = {name: str(made / name) for name in ("run", "export", "planner", "clips")}
+    return models | {name: str(folder / name) for name in names}
 
 
 def bases(places: dict[str, str]) -> dict[str, list[str]]:
@@ -254,6 +262,9 @@ def bases(places: dict[str, str]) -> dict[str, list[str]]:
         "distill": [run, "--data", "shapes", *shlex.split("--evaluations 1 --steps 1 --batch-size 2 --num-samples 4"),
                     *shlex.split("--device cpu --mixed-precision no"), "--output", places["new"]],
         "models": ["denoise-grey"],
+        "plan": [places["planner"], places["seen.npz"], "--steps", "1", "--device", "cpu", "-o", places["new.npz"]],
+        "volume": [places["clips"], places["scan.npz"], *shlex.split("--sigma 0.1 --patch 16 --overlap 4 --device cpu"),
+                   "-o", places["new.npz"]],
         "schedule": [run, *shlex.split("--steps 1 2 --num 2 --batch-size 2 --device cpu")],
         "depths": [run, "--data", "shapes", *shlex.split("--solver-steps 1,2 --num 8 --device cpu")],
         "sample": [run, "--num", "1", "--steps", "1", *files],
@@ -296,8 +307,8 @@ def try_verb(lab: Lab, verb: str, made: Path, act: Act, cases: int, folder: Path
     return {"trials": sum(codes.values()), "bad": bad, "codes": dict(sorted(codes.items()))}
 
 
-UNTRIED = ("app", "app fetch", "plan", "volume")
-"""Verbs that serve until they are stopped, that need the network, and whose model the campaign does not train."""
+UNTRIED = ("app", "app fetch")
+"""Verbs that serve until they are stopped, and that need the network."""
 SHARES = {"export": 0.2, "prune": 0.5}
 """Of the cases, for verbs whose commands take seconds."""
 
@@ -323,8 +334,14 @@ def main(lab: Lab) -> None:
     made = lab.folder / "made"
     # one level and one solver step, so that an export takes seconds
     options = {"block_out_channels": [8], "norm_num_groups": 4, "num_solver_steps": 1, "add_attention": False}
-    trained = run_child(train_arguments(tiny(made / "run", steps=3, model_options=options), lab.folder), lab.folder)
-    assert trained.code == 0, trained.errors
+    write_episodes(lab.folder / "episodes.npz")
+    still = {"random_flip": False, "random_crop": False, "num_validation": 0}
+    planner = {**still, "task": "plan", "data": str(lab.folder / "episodes.npz"), "image_size": None, "horizon": 8}
+    clips = {**still, "task": "video", "data": "moving-digits", "frames": 4, "image_size": 16}
+    for name, changes in (("run", {}), ("planner", planner), ("clips", clips)):
+        config = tiny(made / name, **{"steps": 3, "model_options": options, **changes})
+        trained = run_child(train_arguments(config, lab.folder), lab.folder)
+        assert trained.code == 0, trained.errors
     export = ["export", str(made / "run"), "--repeats", "0", "--output", str(made / "export")]
     exported = run_child(export, lab.folder)
     assert exported.code == 0, exported.errors

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lab import (
@@ -19,6 +20,7 @@ from lab import (
     same,
     tiny,
     train_arguments,
+    write_episodes,
 )
 from PIL import Image
 
@@ -136,7 +138,7 @@ def kills_of_the_program(lab: Lab) -> None:
     lab.row("kills", "the same to `python -m continuous_unet`", killed, bad)
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "across the end of an epoch": {"num_validation": 4085},
     "accumulation": {"gradient_accumulation_steps": 2},
     "2 data workers": {"num_workers": 2},
@@ -147,25 +149,53 @@ SETTINGS = {
         "objective": "v_prediction", "min_snr_gamma": 5.0, "class_conditional": True,
         "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4, "gradient": "reversible"},
     },
-    "crops of images that are not square": {"num_validation": 0},
-    "crops, 2 data workers, accumulation": {"num_validation": 0, "num_workers": 2, "gradient_accumulation_steps": 2},
+    "crops of images that are not square": {"data": "photos", "num_validation": 0},
+    "crops, 2 data workers, accumulation": {
+        "data": "photos", "num_validation": 0, "num_workers": 2, "gradient_accumulation_steps": 2,
+    },
     "bfloat16": {"mixed_precision": "bf16"},
+    "elastic depth": {"model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4}, "solver_steps": "1,2"},
+    "a denoiser": {"task": "denoise", "random_crop": None},
+    "an upscaler": {"task": "upscale", "scale": 2, "image_size": 16, "random_crop": None},
+    "a codec": {
+        "task": "codec", "preset": None, "model_options": None, "factor": 2, "latent_channels": 2, "widths": [4],
+        "blocks": [0, 1],
+    },
+    "a planner": {
+        "task": "plan", "data": "episodes.npz", "image_size": None, "random_flip": False, "random_crop": False,
+        "num_validation": 1, "horizon": 8, "model_options": {"block_out_channels": [8, 8], "norm_num_groups": 4},
+    },
+    "clips": {
+        "task": "video", "data": "moving-digits", "frames": 4, "image_size": 16, "random_flip": False,
+        "random_crop": False,
+    },
+    "a student": {
+        "task": "distill", "start_from": "reference", "model_options": {}, "method": "sfd", "evaluations": 2,
+        "random_crop": False,
+    },
 }  # fmt: skip
 
 
+def is_made(value: Any) -> bool:
+    """Says whether a setting names something that the campaign makes itself."""
+    return value in ("photos", "episodes.npz", "reference")
+
+
 def settings(lab: Lab) -> None:
-    """Checks in every setting, with flips and crops, that N steps, a kill and N more steps equal 2N steps."""
+    """Checks in every setting and for every task that N steps, a kill and N more steps equal 2N steps."""
     photos = lab.folder / "photos"
     photos.mkdir()
     for i in range(30):
         pixels = np.random.default_rng(i).integers(0, 256, (10, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(photos / f"{i}.png")
+    write_episodes(lab.folder / "episodes.npz")
     for name, changes in SETTINGS.items():
-        if "crops" in name:
-            changes = {**changes, "data": str(photos)}
+        files = {key: str(lab.folder / changes[key]) for key in ("data", "start_from") if is_made(changes.get(key))}
+        changes = {**changes, **files}
         slug = name.replace(",", "").replace(" ", "-")
         whole, part = lab.folder / f"whole-{slug}", lab.folder / f"part-{slug}"
-        assert run(train_arguments(tiny(whole, steps=12, **changes), lab.folder), lab.folder).code == 0
+        child = run(train_arguments(tiny(whole, steps=12, **changes), lab.folder), lab.folder)
+        assert child.code == 0, f"{name}: {child.errors[-800:]}"
         child = Child(train_arguments(tiny(part, steps=12, **changes), lab.folder), lab.folder)
         while child.running() and not (part / "checkpoints" / "step-00000006").exists():
             time.sleep(0.001)

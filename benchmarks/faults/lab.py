@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 
 import continuous_unet.training.trainer  # noqa: F401 (so that children find it imported)
 from continuous_unet.cli.main import main
+from continuous_unet.data.trajectories.episodes import Episodes
 from continuous_unet.training import TrainConfig
 from continuous_unet.training.checkpoints import find_damage
 
@@ -180,7 +181,10 @@ def _is_free(port: int) -> bool:
 
 
 def tiny(output: Path, **changes: Any) -> TrainConfig:
-    """Returns a run of a small model on drawn shapes, with dropout, flips, crops, validation and averages."""
+    """Returns a run of a small model on drawn shapes, with dropout, flips, crops, validation and averages.
+
+    A change to None leaves a setting at its default.
+    """
     options: dict[str, Any] = {
         "data": "shapes", "image_size": 8, "output": str(output), "preset": "tiny", "steps": 30, "batch_size": 4,
         "model_options": {
@@ -190,7 +194,14 @@ def tiny(output: Path, **changes: Any) -> TrainConfig:
         "checkpoint_every": 3, "log_every": 1, "validate_every": 6, "sample_every": 12, "sampling_steps": 2,
         "num_samples": 2, "device": "cpu",
     }  # fmt: skip
-    return TrainConfig.from_dict({**options, **changes})
+    return TrainConfig.from_dict({name: value for name, value in {**options, **changes}.items() if value is not None})
+
+
+def write_episodes(path: Path) -> None:
+    """Writes a few episodes of random states and actions, for planners."""
+    rng, lengths = np.random.default_rng(0), (20, 30, 25)
+    arrays = {"states": rng.normal(size=(sum(lengths), 4)), "actions": rng.normal(size=(sum(lengths), 2))}
+    Episodes("episodes", arrays, np.cumsum(lengths)).save(path)
 
 
 def train_arguments(config: TrainConfig, folder: Path) -> list[str]:

@@ -124,14 +124,14 @@ def losses(piece: Piece, config: TrainConfig, seen: dict[str, Any]) -> None:
     from continuous_unet.base.processes import Processes
     from continuous_unet.tasks.loading import load_pipeline
     from continuous_unet.training.run import make_task, open_data
-    from continuous_unet.training.validation import errors_and_times
+    from continuous_unet.training.validation import measure_errors
 
     task = make_task(config)
     _, held_out = open_data(config, task, Processes())
     pipeline = load_pipeline(config.output, device=piece.device)
     if held_out is None:
         return
-    errors, times = errors_and_times(task, pipeline.unet, held_out, seed=0, rounds=piece.options.get("rounds", 4))
+    errors, _, times = measure_errors(task, pipeline.unet, held_out, seed=0, rounds=piece.options.get("rounds", 4))
     bands = (times * 8 / task.process.num_train_timesteps).long().clamp(0, 7)
     by_band = {f"band_{k + 1}": float(errors[bands == k].mean()) for k in range(8) if bool((bands == k).any())}
     piece.write({**seen, "validation_loss": float(errors.mean()), **by_band}, "losses")

@@ -118,6 +118,28 @@ def above_floor(name: str) -> Iterator[dict[str, Any]]:
         yield {**row, "floor": float(end["fid"]) - float(end["fid_above_floor"])}
 
 
+def long_training(name: str, *shares: str) -> Spec:
+    """Returns the table of a comparison that was trained for hours: costs, losses, and FID beside real images'.
+
+    Args:
+        name: a folder of `results/`.
+        shares: further columns, of those that are shares: precision, recall, density and coverage.
+    """
+    columns: dict[str, Any] = {
+        "side": "{label}",
+        "parameters": millions("parameters", 2),
+        "MACs": millions("macs_per_forward", 0),
+        "an image takes": lambda row: f"{float(row['seconds_per_image_best']):.3f} s ({row['best_runtime']})",
+        "learning rate": "{learning_rate}",
+        "loss": "{validation_loss:.4f}",
+        "loss, equal time": "{validation_loss_equal_time:.4f}",
+        "FID": lambda row: f"{float(row['fid']):.{0 if row['floor'] > 1 else 2}f}",
+        "real images": lambda row: f"{row['floor']:.{1 if row['floor'] > 1 else 3}f}",
+        "times that": lambda row: f"{float(row['fid']) / row['floor']:.1f}",
+    }
+    return Spec(lambda: above_floor(name), columns | {share: f"{{{share}:.0%}}" for share in shares})
+
+
 PREPARATIONS = ("eager", "channels-last", "precomputed", "convolutions", "compiled")
 """How models are prepared in the table of latencies, in its order."""
 
@@ -166,19 +188,8 @@ TABLES: dict[str, Table] = {
         },
         missing='search.py --only "on scenes"',
     ),
-    "compare-mnist-long-fid": Spec(
-        lambda: above_floor("compare-mnist-long"),
-        {
-            "side": "{label}",
-            "learning rate": "{learning_rate}",
-            "loss": "{validation_loss:.4f}",
-            "FID": "{fid:.2f}",
-            "real images": "{floor:.3f}",
-            "times that": lambda row: f"{float(row['fid']) / row['floor']:.1f}",
-            "precision": "{precision:.0%}",
-            "recall": "{recall:.0%}",
-        },
-    ),
 }
 for _name in ("compare-mnist", "compare-scenes", "compare-paper", "compare-costs64"):
     TABLES |= comparison_tables(_name)
+TABLES["compare-mnist-long-fid"] = long_training("compare-mnist-long", "precision", "recall")
+TABLES["compare-scenes-64-fid"] = long_training("compare-scenes-64", "coverage")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from continuous_unet.tasks.upscale.pipeline import SuperResolutionPipeline as SuperResolutionPipeline
     from continuous_unet.tasks.video.pipeline import VideoPipeline as VideoPipeline
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {

@@ -348,7 +348,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, sides):
 
 def test_classes_that_the_data_does_not_have_are_refused_before_anything_is_written(tmp_path, sides):
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
-    with pytest.raises(InputError, match=r"--class-conditional needs data with classes, and .* has none; leave it out"):
+    with pytest.raises(InputError, match=r"\(--class-conditional\) learns from images with classes, and .* has none"):
         compare(config(tmp_path / "out", sides, data=str(tmp_path), class_conditional=True))
     assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@
 
 import math
 import tarfile
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -205,6 +206,32 @@ def test_a_denoiser_learns(tiny, tmp_path):
     (last,) = (r for r in records(tmp_path / "run") if "validation_psnr" in r)
     noise = 50 * 2 / 255
     assert last["validation_psnr"] > 10 * torch.tensor(4 / noise**2).log10() + 3
+    shown = f"{last['validation_psnr']:.2f} dB (degraded images: {last['degraded_psnr']:.2f} dB)"
+    assert shown in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(0.5, True), (8e-3, False)])
+def test_a_denoiser_says_if_it_makes_images_no_better(rate, warns, tiny):
+    options = {"task": "denoise", "sigma": "50", "steps": 30, "learning_rate": rate, "ema": False, "batch_size": 8}
+    often = {"lr_warmup_steps": 1, "num_validation": 16, "validate_every": 30, "sample_every": 30}
+    config = restoration(tiny, **options, **often)
+    result = train(config)
+    assert (result.validation_loss >= result.degraded_loss) is warns
+    assert any("are no better than the degraded ones" in note for note in result.notes()) is warns
+    again = train(config, resume=True)  # it has nothing left to train
+    assert again.warnings() == result.warnings()
+    assert replace(result, stopped_by=15, validation_loss=9.0).warnings() == []
+
+
+def test_flat_images_do_not_make_an_upscaler_look_useless(tiny, tmp_path):
+    """They are enlarged exactly without a model, so that any model makes them a little worse."""
+    for i in range(9):
+        image = Image.new("L", (16, 16), 20 * i) if i % 3 else Image.effect_noise((16, 16), 60)
+        image.save(tmp_path / f"{i}.png")
+    options = {"task": "upscale", "scale": 2, "steps": 1, "num_validation": 9, "data": str(tmp_path)}
+    result = train(restoration(tiny, **{**options, "num_validation": 6, "learning_rate": 1e-9}))
+    assert result.degraded_psnr < 60
+    assert replace(result, validation_loss=0.9 * result.degraded_loss).warnings() == []
 
 
 def task(tiny, **options):

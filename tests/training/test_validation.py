@@ -43,7 +43,16 @@ def test_the_task_says_what_is_recorded():
         {"validation_loss": 2.02, "validation_psnr": 10.0}
     )
     assert math.isfinite(denoising.metrics(torch.zeros(2, dtype=torch.float64))["validation_psnr"])
-    assert "validation_psnr" not in validate(task(), unet(), IMAGES[:8], seed=0)
+    assert not {"validation_psnr", "degraded_psnr"} & validate(task(), unet(), IMAGES[:8], seed=0).keys()
+
+
+def test_degraded_images_are_measured_beside_the_restored_ones():
+    """Noise of sigma 25 on a scale of 255 is 20.17 dB below the peak, and a model that predicts no noise leaves it."""
+    denoising, untouched = task(DenoiseTask, DenoiseTraining(sigma="25")), unet()
+    torch.nn.init.zeros_(untouched.conv_out.weight), torch.nn.init.zeros_(untouched.conv_out.bias)
+    metrics = validate(denoising, untouched, IMAGES, seed=0)
+    assert metrics["degraded_psnr"] == metrics["validation_psnr"] == pytest.approx(20.17, abs=0.1)
+    assert validate(denoising, unet(), IMAGES, seed=0)["degraded_psnr"] == metrics["degraded_psnr"]
 
 
 def test_a_request_to_stop_is_heard():

@@ -38,11 +38,10 @@ def inpaint(
     solver_steps: int | None = None,
     on_step: Callable[[], None] = runtime.nothing,
 ) -> np.ndarray:
-    """Returns images in which a hole is filled; every other pixel stays as it was.
+    """Returns an image `(1, C, H, W)` in [0, 1] whose hole is filled; every other pixel stays as it was.
 
     Before each evaluation, the known part gets the noise of the state. Each step is taken several times: new noise
-    undoes it, so that the filling and its surroundings come to fit. Arguments that are not described are those of
-    `runtime.generate`.
+    undoes it, so that the filling and its surroundings come to fit.
 
     Args:
         model: what `runtime.load` returns.

@@ -68,7 +68,10 @@ def open_models(names: Sequence[str]) -> list[AppModel]:
         if len(info["image_shape"]) != 3:
             raise InputError(f"{source} makes clips, and the page is for images; use `cunet sample` or `cunet run`")
         if info["format"] != "onnx":
-            raise InputError(f"{source} is an export of format {info['format']}; the page takes onnx")
+            raise InputError(
+                f"{source} is an export of format {info['format']}, and the page takes onnx; export the model with "
+                "--format onnx"
+            )
         found.append(AppModel(_name(source, [one.name for one in found]), source, folder, info))
     return found
 

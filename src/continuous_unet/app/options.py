@@ -28,8 +28,8 @@ class AppOptions(Options):
     )
     compute: Literal["auto", "browser", "server"] = option(
         "auto",
-        "who computes: the browser, or this machine's server; auto is the browser for models of up to 200 MB, if "
-        "onnxruntime-web was fetched",
+        "where models run: in the browser, or on this machine's server; auto is the browser for exports of up to 200 "
+        "MiB, if onnxruntime-web was fetched",
     )
     ort_dir: str | None = option(
         None, "folder of onnxruntime-web; that of `cunet app fetch` if left out", metavar="DIR"

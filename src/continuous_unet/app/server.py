@@ -205,7 +205,8 @@ def make_server(models: list[AppModel], options: AppOptions, ort: Path | None, t
 
     async def failed(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        return PlainTextResponse("there is nothing here" if status == 404 else "this cannot be done here", status)
+        words = {404: "there is nothing here", 500: "the server failed; its terminal shows why"}
+        return PlainTextResponse(words.get(status, "this cannot be done here"), status)
 
     middleware = [Middleware(Guard, token=token)]
     if options.host in LOOPBACK:  # so that no other name can be made to point here

@@ -83,7 +83,8 @@ def _checked(name: str, kind: str, value: Any) -> Any:
         "float": number,
     }
     if not right[kind]:
-        raise Refused(400, f"{name} is {json.dumps(value)[:60]}; expected a value of type {kind}")
+        most = f" of at most {LONGEST_TEXT} characters" if kind == "str" else ""
+        raise Refused(400, f"{name} is {json.dumps(value)[:60]}; expected a value of type {kind}{most}")
     return int(value) if kind == "int" else float(value) if kind == "float" else value
 
 
@@ -152,7 +153,7 @@ class Workshop:
         """Computes a request.
 
         Raises:
-            Refused: for an upload that is no usable picture, arguments that do not fit the model, and if a later
+            Refused: for an upload that is not a usable picture, arguments that do not fit the model, and if a later
                 request has come.
         """
         model, started = self.check(asked), time.perf_counter()
@@ -211,7 +212,7 @@ class Workshop:
 
         model = self.models[name]
         if model.folder == Path(model.source):
-            raise Refused(400, f"{name} is an export; the server restores with the model that it was made of")
+            raise Refused(400, f"{name} is an export, which cannot restore here; start cunet app with its run or model")
         return load_restorer(model.source, model.task)
 
     def _restore(self, model: AppModel, asked: Asked, upload: bytes, watch: Stopwatch) -> np.ndarray:

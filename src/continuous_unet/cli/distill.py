@@ -1,7 +1,7 @@
 """Train a student that makes images in one to four evaluations.
 
 The student starts as a copy of its teacher, and learns to do in few evaluations what the teacher does in many. The
-result is a run folder, which `cunet sample` and all other verbs use without options.
+result is a run folder with its own sampling times, so that `cunet sample` needs no options for it.
 
 cunet distill runs/digits --data digits --output runs/student
 cunet distill runs/digits --data digits --method sfd --evaluations 2 --output runs/two

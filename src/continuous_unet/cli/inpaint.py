@@ -1,6 +1,6 @@
 """Fill holes in images with a diffusion model.
 
-Any unconditional diffusion model can do it, without training for it (RePaint).
+Any diffusion model of grey or RGB images can do it, without training for it (RePaint, arXiv 2201.09865).
 
 cunet inpaint photo.png --mask hole.png --model runs/photos --output filled.png
 

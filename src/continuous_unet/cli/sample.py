@@ -1,4 +1,4 @@
-"""Make images with a trained model.
+"""Make images or clips with a trained model.
 
 The model is a run folder, any saved pipeline or model, or a model of the package (see `cunet models`).
 

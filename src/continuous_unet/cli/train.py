@@ -1,6 +1,7 @@
-"""Train a continuous U-Net on images.
+"""Train a model of images, of clips or of the plans of robots, or an autoencoder.
 
-The images are a folder, an archive, IDX files, a .npz, a Hugging Face data set or a built-in one.
+--task says what is learned. The images are a folder, an archive, IDX files, a .npz, a Hugging Face data set or a
+built-in one. docs/video.md has more about clips, docs/planning.md about episodes, docs/latents.md about autoencoders.
 
 cunet train --data digits --image-size 16 --preset tiny --output runs/digits --steps 2000
 cunet train --data photos/ --task denoise --fit patch --image-size 64 --output runs/denoiser

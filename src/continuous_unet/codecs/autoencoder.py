@@ -59,13 +59,16 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the latents of images; of an `AutoencoderKL` the mean of their distribution."""
+        """Returns the latents `(B, c, h, w)` of images `(B, C, H, W)` in [-1, 1]; float32.
+
+        Those of an `AutoencoderKL` are the means of their distributions.
+        """
         latents = latents_of(self.network.encode(images.to(self.device, torch.float32)))
         return latents if self.scale is None else self.scale.apply(latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Returns the images of latents."""
+        """Returns the images `(B, C, H, W)`, about in [-1, 1], of latents `(B, c, h, w)`; float32."""
         latents = latents.to(self.device, torch.float32)
         return self.network.decode(latents if self.scale is None else self.scale.undo(latents)).sample
 

@@ -19,14 +19,16 @@ class Reconstruction:
     sample: Tensor
     """The images again, `(B, C, H, W)`."""
     divergence: Tensor
-    """How far the distribution of an image's latents is from the standard normal, in nats per number, `(B,)`."""
+    """KL divergence of an image's latents from the standard normal, in nats per latent value, `(B,)`, up to a constant
+    where the network does not predict the noise."""
 
 
 class TrainedAutoencoder(nn.Module):
     """An autoencoder of diffusers as the trainer sees it: called with images, it returns them.
 
-    Latents with noise are what keeps them smooth and bounded. An `AutoencoderKL` predicts the strength of the noise of
-    each latent; for the others it is a constant, with the same divergence (Kingma and Welling 2013, arXiv 1312.6114).
+    Noise in the latents keeps them smooth, and the divergence keeps them small. An `AutoencoderKL` predicts the
+    strength of the noise for each latent; for the others it is a constant, and the divergence has the same form (Kingma
+    and Welling 2013, arXiv 1312.6114).
 
     Args:
         network: of a class in `codecs.autoencoder.AUTOENCODERS`.

@@ -36,14 +36,20 @@ class CompareConfig(Options):
     """
 
     data: str = option(
-        "", "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes)", required=True
+        "",
+        "folder of images, .zip, IDX files, .npz, hf:NAME, or a built-in set (digits, shapes, scenes)",
+        required=True,
     )
     output: str = option("", "folder of the comparison", required=True, may_change=True)
     budget: str = option(
         "images=16000",
         "training of each side: images=N for a number of images, or minutes=M for a time at its measured speed",
     )
-    sides: list[str] = option([], "names of built-in sides, or YAML files of your own (default: all built-in ones)")
+    sides: list[str] = option(
+        [],
+        "names of built-in sides, YAML files of your own, or saved:MODEL for a run or saved model that is not trained "
+        "here (default: all built-in ones)",
+    )
     side_size: Literal["auto", "small", "base"] = option(
         "auto",
         "which built-in sides: small ones, base ones, or by the images (small up to 32 pixels)",
@@ -60,7 +66,7 @@ class CompareConfig(Options):
     # not epsilon: after a small budget its error at the highest noise, which sampling multiplies by up to 100, still
     # makes most pictures blank, and the FID of every side is then that of blank pictures
     objective: Literal["epsilon", "v_prediction", "sample"] = option(
-        "v_prediction", "what the models predict; not for --process flow, which predicts the flow"
+        "v_prediction", "what the models predict; not for --process flow, which predicts the velocity"
     )
     process: Literal["variance-preserving", "flow"] = option(
         "variance-preserving", "noise process of all sides; flow is flow matching, with --scheduler euler"
@@ -75,8 +81,8 @@ class CompareConfig(Options):
     )
     lr_schedule: Literal["constant_with_warmup", "cosine"] = option(
         "constant_with_warmup",
-        "course of the learning rate; with cosine the end of a training is better than with a constant rate, and the "
-        "points before it are those of trainings that have not ended",
+        "learning-rate schedule; cosine usually ends at a lower loss than a constant rate, but only the last point of "
+        "its curve is the result of a finished training",
     )
     mixed_precision: Literal["no", "bf16"] = option("no", "precision of the trainings of all sides")
     ema_decay: float = option(0.999, "decay of the averaged weights, which are the ones that are evaluated")

@@ -54,7 +54,7 @@ class PieceStore:
                         f"the side {side.name} of {self.folder} was another model; choose another --output"
                     )
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise InputError(f"{self.folder} is not an empty folder, nor a comparison; choose another --output")
+            raise InputError(f"{self.folder} is not an empty folder and not a comparison; choose another --output")
         with explain_write_errors(self.folder):
             (self.folder / "sides").mkdir(parents=True, exist_ok=True)
             for side in sides:

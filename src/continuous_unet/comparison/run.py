@@ -107,8 +107,8 @@ def _open_data(config: CompareConfig) -> tuple[ImageDataset, ImageDataset]:
         fit=config.fit,
         random_flip=config.random_flip,
     )
-    if config.class_conditional and not dataset.report.class_names:
-        raise InputError(f"--class-conditional needs data with classes, and {config.data} has none; leave it out")
+    if config.class_conditional:
+        dataset.report.required_classes()
     data, held_out = train_validation_split(dataset, 0 if config.costs_only else config.num_validation, 0)
     if len(data) < 200 and not config.costs_only:
         raise InputError(

@@ -49,7 +49,9 @@ class Side(Options):
             raise InputError("a side has either a preset, with model_options and cut if wanted, or a saved model")
         keys, cut = {"to", "cost", "share"}, self.cut
         if cut is not None and (set(cut) - keys or cut.get("cost") not in COSTS or "to" not in cut):
-            raise InputError(f"cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is one of {COSTS}")
+            raise InputError(
+                f"cut must look like {{to: ours, cost: parameters, share: 1.0}}; cost is {' or '.join(COSTS)}"
+            )
         return self
 
     def model(self) -> Json:
@@ -70,9 +72,10 @@ class Side(Options):
             has = unet.config.in_channels, unet.config.sample_size
             if has != (channels, image_size) or unet.config.num_class_embeds is not None:
                 needed = f"{image_size} pixels, {channels} channels and no classes"
+                classes = "" if unet.config.num_class_embeds is None else " and classes"
                 raise InputError(
-                    f"the side {self.name} works on {has[1]} pixels with {has[0]} channels; this comparison needs "
-                    f"{needed}; measure others, such as models of latents, with `cunet evaluate generate`"
+                    f"the side {self.name} works on {has[1]} pixels with {has[0]} channels{classes}; this comparison "
+                    f"needs {needed}; measure others, such as models of latents, with `cunet evaluate generate`"
                 )
             return unet
         try:

@@ -224,7 +224,7 @@ def _check_bad(bad: list[tuple[str, str]], number: int, source: str, on_bad_imag
         named = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         raise InputError(
             f"{len(bad)} of {number} images in {source} cannot be used ({named}); see `cunet data check`, repair or "
-            "remove them, or raise max_bad_images"
+            "remove them, or raise --max-bad-images"
         )
 
 

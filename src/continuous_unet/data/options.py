@@ -58,7 +58,9 @@ def parse_value_range(value: str | tuple[float, float] | None) -> tuple[float, f
     except ValueError:
         low = high = 0.0
     if not -float("inf") < low < high < float("inf"):
-        raise InputError(f"--value-range {value} must be LOW:HIGH, two numbers, for example 0:4095")
+        raise InputError(
+            f"--value-range {value} must be LOW:HIGH, two finite numbers of which LOW is the smaller, such as 0:4095"
+        )
     return low, high
 
 

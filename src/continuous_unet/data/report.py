@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
 from continuous_unet.images.names import describe_left_out
 
@@ -104,6 +105,17 @@ class DatasetReport(ImageFacts):
     def size(self) -> tuple[int, int]:
         """The height and width in pixels of what the images become."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    def required_classes(self) -> tuple[str, ...]:
+        """Returns the names of the classes, for a model that is to be trained with them.
+
+        Raises:
+            InputError: if the data has no classes.
+        """
+        if not self.class_names:
+            what = "a model with classes (--class-conditional) learns from images with classes"
+            raise InputError(f"{what}, and {self.source} has none; give other data, or train a model without classes")
+        return tuple(self.class_names)
 
     def summary(self) -> str:
         """Returns a few lines to read before training."""

@@ -112,7 +112,7 @@ class StreamDataset(TrainingData, IterableDataset):
         if not good or too_many_bad(bad, good + bad, self.max_bad_images):
             raise InputError(
                 f"{bad} of {good + bad} images read from {self.report.source} cannot be used; repair the shards, "
-                "or raise max_bad_images"
+                "or raise --max-bad-images"
             )
 
 

@@ -14,7 +14,7 @@ from continuous_unet.data.archives import open_archive
 
 NIFTI = (".nii", ".nii.gz")
 MOST_VOXELS = 2**29
-"""The largest number of voxels of a volume that is read."""
+"""The largest number of voxels of a NIfTI volume that is read; a `.npz` has no limit."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Volume:
 
 
 def check_volume(values: np.ndarray, what: str) -> None:
-    """Raises InputError, in one line, for an array that is no volume, and for values that are not finite."""
+    """Raises InputError, in one line, for an array that is not a volume, and for values that are not finite."""
     if values.ndim != 3 or 0 in values.shape:
-        raise InputError(f"{what} has shape {values.shape}; expected three dimensions, (D, H, W)")
+        raise InputError(f"{what} has shape {values.shape}; expected three dimensions (D, H, W), none of them 0")
     wrong = int((~np.isfinite(values)).sum())
     if wrong:
         raise InputError(f"{what} has {wrong} value(s) that are not finite (NaN or infinite); replace them first")
@@ -90,7 +90,10 @@ def _read_nifti(path: Path) -> Volume:
         image = nibabel.load(path)
         shape = image.shape
         if len(shape) == 3 and np.prod(shape, dtype=np.int64) > MOST_VOXELS:
-            raise InputError(f"{path} has {np.prod(shape, dtype=np.int64):,} voxels; at most {MOST_VOXELS:,} are read")
+            raise InputError(
+                f"{path} has {np.prod(shape, dtype=np.int64):,} voxels; at most {MOST_VOXELS:,} are read: cut it into "
+                "smaller volumes"
+            )
         if len(shape) != 3:
             raise InputError(f"the volume of {path} has shape {shape}; expected three dimensions, (x, y, z)")
         values = np.asarray(image.get_fdata(dtype=np.float32)).transpose()

@@ -103,10 +103,14 @@ def open_for(
     classes = None if rows is None else rows - (conditions.null_class is not None)
     if classes is not None and dataset.num_classes != classes:
         raise InputError(
-            f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}"
+            f"{option} {data}: the model has {classes} classes and the images {dataset.num_classes or 'none'}; give "
+            "images with the classes that it was trained with"
         )
     if conditions.classes is not None and list(conditions.classes) != report.class_names:
-        raise InputError(f"{option} {data}: the classes have other names than those that the model was trained with")
+        raise InputError(
+            f"{option} {data}: the classes have other names than those that the model was trained with; name their "
+            "folders as in its training"
+        )
     return dataset
 
 

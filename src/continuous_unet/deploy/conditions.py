@@ -69,7 +69,10 @@ def check_exportable(unet: Any, facts: Facts, options: ExportOptions) -> None:
         return
     text = facts.text
     if text is None:
-        raise InputError("this model reads text, and nothing says how: it has no continuous_unet.json beside its index")
+        raise InputError(
+            "this model reads text, and continuous_unet.json, which says how, is missing beside its model_index.json; "
+            "name a run of cunet train, or a model that was saved with this file"
+        )
     if options.precision == "int8":
         raise InputError("--precision int8 is not for models that read text; export them in fp16 or fp32")
     if options.web and not has_encoder(unet):

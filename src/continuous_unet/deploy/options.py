@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
 """Largest allowed error against PyTorch, by precision: absolute, of predictions of unit scale.
 
-Float32 leaves rounding, float16 has three decimals; int8 is bounded loosely here, and judged by the quality of images.
+At fp32 only rounding errors are left, fp16 has about three decimal digits, and int8 is bounded loosely here and judged
+by the quality of its images.
 """
 ANY_STEPS = "any"
 """What is given in place of a number of solver steps for a network that is told it."""

@@ -79,7 +79,11 @@ def _prepared(pipeline: PlanningPipeline, options: ExportOptions) -> nn.Module:
     unet = unet.eval().requires_grad_(False)
     if hasattr(unet, "set_solver"):
         if unet.config.method in ADAPTIVE_METHODS:  # type: ignore[union-attr]
-            raise InputError("a method that chooses its steps while it runs cannot be exported; see set_solver")
+            method = unet.config.method  # type: ignore[union-attr]
+            raise InputError(
+                f"method={method!r} chooses its steps while it runs and cannot be exported; set a method of fixed "
+                "steps (set_solver) and save the model again"
+            )
         unet.set_solver(gradient="backprop")
     if isinstance(options.solver_steps, int):
         set_solver_steps(unet, options.solver_steps)

@@ -76,7 +76,8 @@ def fetch_runtime(options: FetchOptions) -> FetchResult:
     source = options.archive or ADDRESS
     if found != INTEGRITY:
         raise InputError(
-            f"{source} is not onnxruntime-web {VERSION}: its hash is {found[:19]}…, expected {INTEGRITY[:19]}…"
+            f"{source} is not onnxruntime-web {VERSION}: its hash is {found[:19]}…, expected {INTEGRITY[:19]}…; "
+            "fetch it again, or name the archive of this version with --archive"
         )
     target = runtime_folder()
 

@@ -23,7 +23,7 @@ class Guidance:
             at the noisiest steps costs diversity, and at the last steps it changes little (arXiv 2404.07724).
 
     Raises:
-        InputError: for numbers that make no sense.
+        InputError: for a scale outside of 0 to 1000, or an interval that is not two rising fractions in 0 to 1.
     """
 
     scale: float = 1.0

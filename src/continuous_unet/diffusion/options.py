@@ -43,7 +43,8 @@ class VariancePreservingOptions(ProcessOptions):
     num_train_timesteps: int = option(1000, "number of timesteps of the noise process", at_least=1)
     min_snr_gamma: float | None = option(
         None,
-        "upper limit of the signal-to-noise ratio that weights the loss (5 is usual); no weights if left out",
+        "upper limit of the signal-to-noise ratio that weights the loss (min-SNR, arXiv 2303.09556; 5 is usual); no "
+        "weights if left out",
         above=0,
     )
 

@@ -19,7 +19,7 @@ Times = Tensor | float
 
 
 GOLDEN_RATIO = 0.6180339887498949
-"""Multiples of it, modulo 1, are spread evenly."""
+"""The reciprocal of the golden ratio: its multiples, modulo 1, are spread evenly."""
 
 
 @dataclass(frozen=True)

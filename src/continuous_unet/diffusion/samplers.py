@@ -1,7 +1,8 @@
 """The schedulers that a trained model can be sampled with, by the names that the command line takes.
 
-They come from diffusers. The settings here make each of them do its best with few steps. The first one of a process is
-its default.
+They come from diffusers: DDPM (arXiv 2006.11239), DDIM (2010.02502), DPM-Solver++ (2211.01095), UniPC (2302.04867), and
+the methods of Euler and Heun (2206.00364). The settings here make each of them do its best with few steps. The first
+one of a process is its default.
 """
 
 import importlib

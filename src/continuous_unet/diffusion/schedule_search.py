@@ -2,8 +2,8 @@
 
 Sample paths are computed with many small steps. From every state on a path, one evaluation tells where a single long
 step to any later time would end, and how far this is from the path. The times with the least total error follow by
-dynamic programming (after GITS, arXiv 2405.11326). How an error of an early step grows until the end is not known, so
-that several weights are tried, and the times are kept whose images are nearest to the ends of the paths.
+dynamic programming (after GITS, arXiv 2405.11326). It is not known how far an error of an early step grows until the
+end. So several weights are tried, and the times are kept whose images are nearest to the ends of the paths.
 """
 
 import math

@@ -3,7 +3,8 @@
 A row says at which time the model is evaluated, how much signal and noise there is, and how much there is afterwards.
 The prediction gives the clean images and the unit noise, and the next state is
 `next_signal clean + next_noise unit_noise`. This is DDIM (arXiv 2010.02502) in the variance-preserving process and
-Euler's method in flow matching. With fresh noise in place of the predicted one, consistency models sample like this.
+Euler's method in flow matching. With fresh noise in place of the predicted one, consistency models sample like this
+(arXiv 2303.01469).
 """
 
 from collections.abc import Mapping, Sequence

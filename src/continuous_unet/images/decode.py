@@ -52,7 +52,7 @@ def open_image(file: ImageFile, max_pixels: int | None = None) -> Iterator[Image
         max_pixels: refuse images with more pixels; `MAX_PIXELS` if None.
 
     Raises:
-        Unreadable: for anything that is not an image of sane size, also if that shows only inside the `with` block.
+        Unreadable: for anything that is not an image of allowed size, also if that shows only inside the `with` block.
     """
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     too_large = f"more than the limit of {limit}; raise it with --max-pixels"
@@ -209,8 +209,9 @@ def fit_image(
         image: mode L, RGB, RGBA or F.
         size: height and width of the result in pixels; an int stands for both.
         fit: `"crop"` scales the image until it just covers the size, then crops it. `"pad"` shrinks it if it is too
-            large, never enlarges it, and centres it on black. `"stretch"` scales both sides by themselves. `"patch"`
-            cuts a piece at the image's own resolution, and enlarges only images that are too small for that.
+            large, never enlarges it, and centres it on black. `"stretch"` scales each side separately, whatever the
+            aspect ratio. `"patch"` cuts a piece at the image's own resolution, and enlarges only images that are too
+            small for that.
         offset: where a crop lies, 0 to 1 of the free room in x and y.
     """
     height, width = (size, size) if isinstance(size, int) else size

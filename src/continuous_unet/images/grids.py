@@ -102,7 +102,9 @@ def names_of(number: int, ending: str) -> list[str]:
         InputError: for more than are made at a time.
     """
     if number > MOST_FILES:
-        raise InputError(f"{number:,} are to be made, and at most {MOST_FILES:,} at a time; see --num")
+        raise InputError(
+            f"{number:,} files are to be made, and at most {MOST_FILES:,} at a time; make fewer with --num"
+        )
     digits = max(4, len(str(number - 1)))
     return [f"{k:0{digits}d}{ending}" for k in range(number)]
 
@@ -112,8 +114,8 @@ def check_grid(number: int, shape: Sequence[int]) -> None:
     pixels = number * _usual_scale(shape) ** 2 * math.prod(shape[-2:])
     if pixels > MOST_PIXELS:
         raise InputError(
-            f"a grid of {number:,} would have {pixels / 1e6:,.0f} million pixels, and at most {MOST_PIXELS // 10**6} "
-            "million are written; name a folder as --output, or make fewer with --num"
+            f"a grid of {number:,} images would have {pixels / 1e6:,.0f} million pixels, and at most "
+            f"{MOST_PIXELS // 10**6} million are written; name a folder as --output, or make fewer with --num"
         )
 
 

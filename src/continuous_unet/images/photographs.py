@@ -110,7 +110,7 @@ def read_photograph(
         values: the values of black and white in 32-bit images; see `value_range` if None.
 
     Raises:
-        Unreadable: for anything that is not a whole image of sane size. Damaged metadata is only a note.
+        Unreadable: for anything that is not a whole image of allowed size. Damaged metadata is only a note.
     """
     with decode.open_image(file, max_pixels) as opened:
         frames = getattr(opened, "n_frames", 1)

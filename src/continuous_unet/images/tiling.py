@@ -24,8 +24,8 @@ class Tiles:
     def __post_init__(self) -> None:
         if self.overlap < 0 or self.size < 2 * max(self.overlap, 8):
             raise InputError(
-                f"tiles of {self.size} pixels that overlap by {self.overlap}: the size must be at least 16 and "
-                "twice the overlap"
+                f"tiles of {self.size} pixels that overlap by {self.overlap}: the size must be at least 16 and at "
+                "least twice the overlap, and the overlap at least 0"
             )
 
     def on_multiples(self, multiple: int) -> "Tiles":

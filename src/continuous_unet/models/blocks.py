@@ -111,8 +111,8 @@ class DynamicBlock(Block):
         scheme = METHODS.get(method)
         if scheme is not None and scheme.uses_terms and not hasattr(FIELDS[field_type], "terms"):
             raise ValueError(
-                f"method={method!r} needs field_type='relaxation', and field_type={field_type!r} was given; "
-                "use method='reversible_leapfrog' for it"
+                f"method={method!r} needs field_type='relaxation', 'separable' or 'gradient', and "
+                f"field_type={field_type!r} was given; use method='reversible_leapfrog' for it"
             )
 
     def forward(self, x: Tensor, conditioning: Conditioning, num_steps: int | Tensor | None = None) -> Tensor:

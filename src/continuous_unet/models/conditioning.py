@@ -75,7 +75,7 @@ class OdeTimeFeatures(nn.Module):
 
 
 class AdaptiveScaleShift(nn.Module):
-    """The paper's adaptive time embedding: it scales and shifts a feature map by both clocks.
+    """The adaptive time embedding of arXiv 2310.20092: it scales and shifts a feature map by both clocks.
 
     It computes `h (1 + scale) + shift` with `(scale, shift) = W silu(emb + U features(t))`. U-Nets of the DDPM family
     use the timestep alone.
@@ -194,7 +194,8 @@ class PrecomputedEmbeddings:
         for rows in self.conditions.values():
             if batch % rows.shape[0]:
                 raise ValueError(
-                    f"these embeddings are for {rows.shape[0]} conditions, which {batch} images cannot share"
+                    f"these embeddings are for {rows.shape[0]} conditions, which {batch} images cannot share; the "
+                    f"number of images must be a multiple of {rows.shape[0]}"
                 )
         return {name: shared(rows, batch).expand(batch, *rows.shape[1:]) for name, rows in self.conditions.items()}
 

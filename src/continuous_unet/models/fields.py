@@ -97,7 +97,7 @@ class SeparableTrunk(Trunk):
 
 
 class GeneralField(nn.Module):
-    """`x'' = f(t, x, v; conditioning)`, any dependence on the velocity: the form of the paper."""
+    """`x'' = f(t, x, v; conditioning)`, any dependence on the velocity: the form of arXiv 2310.20092."""
 
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()

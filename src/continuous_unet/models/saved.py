@@ -48,7 +48,9 @@ def read_json(path: Path) -> Json:
             raise ValueError(f"larger than {_LARGEST_JSON_BYTES} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); the model is damaged or not one") from error
+        raise InputError(
+            f"{path} cannot be read as JSON ({error}); the file is damaged, or this is not a saved model"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a configuration: expected a JSON object")
     return content

@@ -158,7 +158,9 @@ class ContinuousUNet(nn.Module):
         conditioning: Conditioning | None = None
         if embeddings is not None:
             if embeddings.model is not self:
-                raise ValueError("these embeddings were precomputed by another model")
+                raise ValueError(
+                    "these embeddings were precomputed by another model; call precompute_embeddings of this model"
+                )
             if all(value is None for value in given.values()):
                 given |= embeddings.conditions_of(batch)
                 # A table carries no gradient, and a compiled model would be compiled again for each timestep of it.

@@ -23,15 +23,16 @@ class Settings1D(Settings):
 class ContinuousUNet1DModel(ContinuousUNet2DModel):
     """A U-Net for sequences `(B, C, L)`, whose residual stacks are second-order neural ODEs.
 
-    Its arguments are those of `ContinuousUNet2DModel`, but for two: `sample_size` is the length of the sequences, and
-    a vector can be given for each of them, as to the conditional U-Net of Diffusion Policy.
+    Its arguments are those of `ContinuousUNet2DModel`, with two differences: `sample_size` is the length of the
+    sequences, and each sequence can be conditioned on a vector, as in the 1-D U-Net of Diffusion Policy (arXiv
+    2303.04137). `forward` takes no text.
 
     Args:
-        global_cond_dim: size of that vector, whose embedding joins that of the timestep; None for a model without.
+        global_cond_dim: size of that vector, whose embedding is added to that of the timestep; None for no vector.
         kwargs: the arguments of `ContinuousUNet2DModel`.
 
     Raises:
-        ValueError: for settings that do not fit together, by name.
+        ValueError: for settings that do not fit together; the message names them.
     """
 
     @takes(Settings1D)
@@ -77,13 +78,13 @@ class ContinuousUNet1DModel(ContinuousUNet2DModel):
             The prediction, `(B, out_channels, L)`.
 
         Raises:
-            ValueError: for arguments that do not fit the model, by name.
+            ValueError: for arguments that do not fit the model; the message names them.
         """
         if embeddings is None or global_cond is not None:
             class_labels = self._embedded(global_cond, sample.shape[0]) if global_cond is not None else class_labels
             if self.global_embedding is not None and class_labels is None:
                 size = self.global_embedding.linear_1.in_features
-                raise ValueError(f"this model is given a condition: pass global_cond (B, {size})")
+                raise ValueError(f"this model is conditioned on a vector: pass global_cond (B, {size})")
         prediction = self.predict(
             sample, timestep, class_labels, num_solver_steps, embeddings, next_timestep=next_timestep
         )

@@ -107,7 +107,8 @@ class ContinuousUNet2DModel(ContinuousUNet, ModelMixin, ConfigMixin):  # type: i
         initial_velocity: of second-order blocks: learned from the `"features"`, or from them and the `"timestep"`.
         num_solver_steps: solver steps in each block; can be changed later by `set_solver`, or for one call.
         integration_time: end of the ODE's time; `num_solver_steps` if None, which makes a step one unit long.
-        method: integration method, see `continuous_unet.ode.METHODS`. Drift-kick methods need the relaxation field.
+        method: integration method, see `continuous_unet.ode.METHODS`. The drift-kick methods need a split field: any
+            `field_type` but `"general"`.
         gradient: gradient mode, see `continuous_unet.ode.GRADIENTS`.
         solver_rtol: relative tolerance of adaptive methods.
         solver_atol: absolute tolerance of adaptive methods.

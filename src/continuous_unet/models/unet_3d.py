@@ -29,13 +29,14 @@ class ContinuousUNet3DModel(ContinuousUNet2DModel):
 
     Args:
         sample_size: height and width of the clips that the model is meant for, or frames, height and width.
-        factorised: make each convolution of one over space and one over time, which costs less than half.
-        downsample_frames: halve the number of frames from level to level like height and width; without it, any number
-            of frames works. `patch_size` follows it too.
+        factorised: replace each 3-D convolution by one over space and then one over time, as in R(2+1)D (arXiv
+            1711.11248), which costs less than half.
+        downsample_frames: halve the number of frames from level to level like height and width, and apply `patch_size`
+            to the frames too; without it, any number of frames works.
         kwargs: the arguments of `ContinuousUNet2DModel`.
 
     Raises:
-        ValueError: for settings that do not fit together, by name.
+        ValueError: for settings that do not fit together; the message names them.
     """
 
     @takes(Settings3D)
@@ -80,7 +81,7 @@ class ContinuousUNet3DModel(ContinuousUNet2DModel):
             The prediction, `(B, out_channels, F, H, W)`.
 
         Raises:
-            ValueError: for arguments that do not fit the model, by name.
+            ValueError: for arguments that do not fit the model; the message names them.
         """
         prediction = self.predict(
             sample,

@@ -1,8 +1,8 @@
 """Damped waves and heat, which mix all positions of a map in closed form; they stand where attention would.
 
-Attention compares every position with every other one. Here each channel is a membrane instead, which is set moving and
-looked at after one unit of time. On cosine waves, the eigenfunctions of a map with reflecting edges, the motion has a
-closed form, so no solver is needed.
+Attention compares every position with every other one. Here each channel is a membrane instead, which is set in motion
+and read after one unit of time. In cosine waves, the eigenfunctions of the Laplacian with reflecting edges, the motion
+has a closed form, so no solver is needed.
 """
 
 import contextlib
@@ -104,7 +104,10 @@ class Waves(SpectralMixing):
 
 
 class Heat(SpectralMixing):
-    """Heat `e^(-c^2 |k|^2)` with a conductivity `c^2` for each channel: the control of `Waves`, of first order."""
+    """Heat `e^(-c^2 |k|^2)` with a diffusivity `c^2` for each channel: the control of `Waves`, of first order.
+
+    It is the operator of vHeat (arXiv 2405.16555).
+    """
 
     num_rates = 1
 
@@ -157,7 +160,7 @@ def cosine_transform(x: Tensor, inverse: bool = False) -> Tensor:
 
 
 def squared_frequencies(x: Tensor) -> Tensor:
-    """Returns `|k|^2` of each cosine wave of a map `(B, C, *size)`, in radians per pixel, as `(*size)`."""
+    """Returns `|k|^2` of each cosine wave of a map `(B, C, *size)`, in (radians per pixel)^2, as `(*size)`."""
     total: Tensor | None = None
     for axis in range(2, x.ndim):
         length = x.shape[axis]

@@ -156,7 +156,7 @@ def _check_state(state: State) -> None:
             f"v has shape {tuple(v.shape)}, {v.dtype} on {v.device}"
         )
     if not x.is_floating_point():
-        raise ValueError(f"a state must be of floating dtype, got {x.dtype}")
+        raise ValueError(f"a state must be of floating dtype, got {x.dtype}; convert x and v, for example by .float()")
 
 
 def _full_precision(state: State) -> State:

@@ -75,11 +75,12 @@ class ReversibleLeapfrog(Method):
         v_{n+1}   = v_n + h f(t_{n+1/2}, x_{n+1/2}, w_{n+1/2})
         x_{n+1}   = x_{n+1/2} + h/2 v_{n+1}
 
-    Every line can be solved for its right-hand side, so the inverse is exact up to rounding and costs one evaluation.
-    Memory: the carry `(x, v, w)`. The idea is that of the asynchronous leapfrog integrator (Mutze 2013; MALI, Zhuang et
-    al., ICLR 2021), applied to a second-order system. Not to be confused with the leapfrog of Hamiltonian dynamics,
-    which is symplectic but needs a force free of the velocity. Its limit, shared by symmetric reversible methods: under
-    damping `w` grows by 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a block, useless over long solves.
+    Every line can be solved for the old value on its right-hand side, so the inverse is exact up to rounding and costs
+    one evaluation. Memory: the carry `(x, v, w)`. The idea is that of the asynchronous leapfrog integrator (Mutze 2013;
+    MALI, Zhuang et al., ICLR 2021), applied to a second-order system. Not to be confused with the leapfrog of
+    Hamiltonian dynamics, which is symplectic but needs a force free of the velocity. Its limit, shared by symmetric
+    reversible methods: under damping `w` grows by a factor of 1.07 to 1.6 a step, harmless over the 1 to 8 steps of a
+    block, useless over long solves.
     """
 
     name = "reversible_leapfrog"
@@ -235,8 +236,9 @@ class Heun(ExplicitRungeKutta):
 class RungeKutta4(ExplicitRungeKutta):
     """Kutta's 3/8 rule (1901): order 4, four evaluations a step.
 
-    The variant that torchdiffeq calls `rk4`, and therefore the one the paper ran. Not the classic one with weights
-    (1, 2, 2, 1)/6, which has the same order and cost: here values agree with torchdiffeq's to rounding.
+    The variant that torchdiffeq calls `rk4`, and therefore the one that the code of arXiv 2310.20092 ran. It is not the
+    classic one with weights (1, 2, 2, 1)/6, which has the same order and cost: here values agree with torchdiffeq's to
+    rounding.
     """
 
     name = "rk4"

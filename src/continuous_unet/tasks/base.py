@@ -235,6 +235,10 @@ class Task(ABC, Generic[Chosen]):
     def error(self, step: StepContext) -> Tensor:
         """Returns the squared error that validation measures, for each image: `(B,)`, float32."""
 
+    def error_and_degraded(self, step: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Returns `error`, and the error of the degraded images themselves if the task restores images, each `(B,)`."""
+        return self.error(step), None
+
     def metrics(self, errors: Tensor) -> dict[str, float]:
         """Returns what validation records of the errors `(N,)`, float64, of all held-out images."""
         return {"validation_loss": float(errors.mean())}
@@ -256,9 +260,17 @@ class Task(ABC, Generic[Chosen]):
         """Returns the command that uses the model of a run folder."""
 
 
+ROUNDING = (2 / 255) ** 2 / 12
+"""The mean squared error of rounding to 8 bits, for values that range over 2: 58.9 dB below the peak."""
+
+
 def mean_psnr(errors: Tensor) -> float:
-    """Returns the mean over images of `10 log10(4 / error)` dB; their values range over 2, so that 4 is the peak."""
-    return float((10 * (4 / errors.clamp(min=1e-12)).log10()).mean())
+    """Returns the mean over images of `10 log10(4 / error)` dB; their values range over 2, so that 4 is the peak.
+
+    An error below that of rounding counts as `ROUNDING`. A flat image that is enlarged is right to the last digits, and
+    would otherwise count more than all others.
+    """
+    return float((10 * (4 / errors.clamp(min=ROUNDING)).log10()).mean())
 
 
 class PredictingTask(Task[Chosen]):
@@ -302,7 +314,14 @@ class RestorationTask(PredictingTask[Restoring]):
 
     def error(self, step: StepContext) -> Tensor:
         """Returns the mean squared error of the restored images, `(B,)`."""
-        return ((self.restored(step)[1] - step.clean).float() ** 2).flatten(1).mean(dim=1)
+        return self.error_and_degraded(step)[0]
+
+    def error_and_degraded(self, step: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns the mean squared error of the restored images and of the degraded ones, each `(B,)`."""
+        degraded, restored = (
+            ((images - step.clean).float() ** 2).flatten(1).mean(dim=1) for images in self.restored(step)
+        )
+        return restored, degraded
 
     def metrics(self, errors: Tensor) -> dict[str, float]:
         """Adds the mean PSNR in dB."""

@@ -6,8 +6,9 @@ shallow one learns from the data and from the deepest one's predictions. The los
     L(out_N) + lam L(out_n) + (1 - lam) |out_n - sg out_N|^2
 
 where `lam` falls from 1 to 0.3 over the first third of the training, `sg` stops the gradient, and the integration time
-stays the same. This is the recipe of nested models that share their weights (slimmable networks, ELT, LoopFormer),
-applied to the steps of a solver. We divide by `1 + lam`, so that a recorded loss compares with that of other trainings.
+stays the same. This is the recipe of nested models that share their weights (slimmable networks, arXiv 1812.08928; ELT,
+arXiv 2604.09168; LoopFormer, arXiv 2602.11451), applied to the steps of a solver. We divide by `1 + lam`, so that a
+recorded loss compares with that of other trainings.
 """
 
 from collections.abc import Callable

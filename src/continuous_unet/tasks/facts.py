@@ -57,7 +57,7 @@ class ConditionFacts(Section):
         null = 0 if self.null_class is None else 1
         if null and self.null_class != rows - 1:
             raise ValueError(
-                f"null_class is {self.null_class}, and the model has {rows} classes, the last of which it is"
+                f"null_class is {self.null_class}; expected the number of the last of the model's {rows} classes"
             )
         if self.classes is not None and len(self.classes) != rows - null:
             raise ValueError(f"classes has {len(self.classes)} names, and the model {rows - null} classes")
@@ -125,9 +125,9 @@ class SamplerFacts(Section):
             raise ValueError("times is empty; expected a list for each number of steps")
         for times in self.times:
             if not times or times[-1] < 0 or any(a <= b for a, b in pairwise(times)):
-                raise ValueError(f"times has {list(times)}; expected falling times of at least 0")
+                raise ValueError(f"times has {list(times)}; expected times in descending order, none below 0")
         if len(set(map(len, self.times))) < len(self.times):
-            raise ValueError("times has two lists for a number of steps")
+            raise ValueError("times has two lists of the same length; expected one for each number of steps")
 
     @property
     def numbers(self) -> list[int]:
@@ -154,7 +154,7 @@ class CodecFacts(Section):
         if not 1 <= self.factor <= 1024 or not 1 <= self.channels <= 1024:
             raise ValueError(f"factor is {self.factor} and channels {self.channels}; expected 1 to 1024")
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; expected as many")
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; expected as many of each")
         if not all(value > 0 for value in self.std):
             raise ValueError("std has a value that is not above 0")
 
@@ -236,7 +236,7 @@ def read_facts(folder: Path) -> Facts:
     """Returns the facts of a saved model.
 
     Raises:
-        InputError: for a file that cannot be read, or has an unknown entry or a value that cannot be.
+        InputError: for a file that cannot be read, or has an unknown entry or an invalid value.
     """
     path = folder / FILE
     if not path.exists():

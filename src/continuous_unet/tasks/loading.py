@@ -59,7 +59,7 @@ def load_restorer(
     if purpose == "generate" and has_classes and facts.conditions.null_class is None and not can_ask:
         raise InputError(
             f"{name} was trained with classes and without dropping them; {task} needs a model that knows images of any "
-            "class"
+            "class: train one with --condition-dropout 0.1"
         )
     if getattr(config, "cross_attention_dim", None) is not None and not can_ask:
         raise InputError(f"{name} is conditioned on text; {task} takes models without text")
@@ -131,7 +131,8 @@ def load_pipeline(
     task = trained_for(index)
     if task != "generate":
         made = {"plan": "makes plans (see `cunet plan`)", "video": "makes clips (see `cunet sample`)"}
-        raise InputError(f"{path} {made.get(task, f'was trained for `cunet {task}`')}, and no images from noise")
+        what = made.get(task, f"was trained for `cunet {task}`")
+        raise InputError(f"{path} {what}; expected a model that makes images from noise (cunet train --task generate)")
     folder = model_folder(Path(path))
     facts = read_facts(folder)
     weights = None if facts.sampler is None else facts.sampler.weights
@@ -182,7 +183,10 @@ def load_model_or_preset(
         except ValueError as error:
             raise InputError(str(error)) from error
     else:
-        raise InputError(f"{name} is neither a model on disk nor a preset ({', '.join(PRESETS)})")
+        raise InputError(
+            f"{name} is neither a model on disk, nor one of the package (`cunet models` lists them), nor a preset "
+            f"({', '.join(PRESETS)})"
+        )
     set_solver_steps(unet, solver_steps)
     return unet
 

@@ -40,7 +40,9 @@ class FileOptions(Options):
         super().validate()
         if self.overlap < 0 or self.tile < 2 * max(self.overlap, 8):
             given = f"--tile {self.tile} --overlap {self.overlap}"
-            raise InputError(f"{given}: tiles must be at least 16 pixels and twice the overlap")
+            raise InputError(
+                f"{given}: --tile must be at least 16 and at least twice the overlap, and --overlap at least 0"
+            )
         if self.skip_existing and self.overwrite:
             raise InputError("--skip-existing and --overwrite contradict each other; give one of them")
         parse_value_range(self.value_range)

@@ -25,7 +25,7 @@ class PretrainedEncoder(TextEncoder):
 
     Args:
         reference: what transformers takes as name or path.
-        max_length: number of tokens of a text; the most that it can be if None.
+        max_length: number of tokens of a text; if None, the most that the encoder takes, but at most 128.
 
     Raises:
         InputError: if transformers is missing, or the encoder cannot be loaded.

@@ -1,4 +1,4 @@
-"""Subwords learned from captions by byte-pair encoding, and the tokens of a text.
+"""Subwords learned from captions by byte-pair encoding (arXiv 1508.07909), and the tokens of a text.
 
 A vocabulary is a list of strings, and a token is a position in it. The same few lines in any language make the same
 tokens: `deploy/standalone/` has them for NumPy and for a web page. Imports no torch.
@@ -29,7 +29,8 @@ def learn_vocabulary(captions: Iterable[str], size: int = 1000) -> list[str]:
 
     Args:
         captions: texts, whose order does not matter.
-        size: largest number of tokens.
+        size: number of tokens from which on no pair is added. Special tokens and characters are never left out, so a
+            vocabulary with many characters is larger.
     """
     counts = Counter(word for caption in captions for word in words(caption))
     vocabulary = [*SPECIAL, *sorted({character for word in counts for character in word})]

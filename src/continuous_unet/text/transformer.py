@@ -13,7 +13,7 @@ class TextEncoderConfig:
     """The settings of the built-in text encoder.
 
     Raises:
-        ValueError: for settings that do not fit together, by name.
+        ValueError: for settings that do not fit together; the message names them.
     """
 
     vocabulary_size: int

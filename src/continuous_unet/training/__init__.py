@@ -1,4 +1,4 @@
-"""Training of diffusion models on accelerate.
+"""Training of models with accelerate.
 
 Names are loaded on first use: `config` must be readable without torch.
 """

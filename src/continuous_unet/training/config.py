@@ -44,20 +44,29 @@ class DataSettings(Options):
     )
     fit: Literal["crop", "pad", "stretch", "patch"] | None = option(
         None,
-        "how images get their size; if left out, restoration cuts pieces at their own resolution (patch), else crop",
+        "how images get their size: crop scales until the size is covered and cuts off the rest; pad shrinks images "
+        "that are too large and adds black borders; stretch ignores the aspect ratio; patch cuts a piece at the "
+        "image's own resolution (default: patch for denoise and upscale, otherwise crop)",
     )
-    random_flip: bool = option(False, "mirror half of the images, chosen at random")
-    random_crop: bool | None = option(None, "crop at random places (with fit crop or patch); only patches if left out")
+    random_flip: bool = option(False, "mirror half of the images left to right, chosen at random")
+    random_crop: bool | None = option(
+        None, "crop at random places (with fit crop or patch); on for denoise and upscale, otherwise off, if left out"
+    )
     on_bad_image: Literal["skip", "error"] = may_change("skip", "leave unreadable files out, or stop at the first")
     max_bad_images: float = may_change(
         0.01,
-        "stop if more than this fraction of the images is unreadable (a single bad image never stops the run)",
+        "stop if more than this fraction of the images is unreadable; a single one stops the run only with "
+        "--on-bad-image error",
         between=(0, 1),
     )
     value_range: str | None = option(
-        None, "LOW:HIGH, the values of black and white in 16-bit, 32-bit and float images; decided for all if left out"
+        None,
+        "LOW:HIGH, the values of black and white in 16-bit, 32-bit and float images; if left out, decided once for all "
+        "images of a type, from their type and their smallest and largest value",
     )
-    max_pixels: int | None = may_change(None, "leave images with more pixels than this out", at_least=1)
+    max_pixels: int | None = may_change(
+        None, "leave out images with more pixels than this (default: 89478485)", at_least=1
+    )
     captions: Literal["auto", "metadata", "txt", "filename", "column"] = option(
         "auto",
         "where captions come from, with --text-encoder: metadata.jsonl or .csv, .txt files beside images, the names of "
@@ -130,9 +139,9 @@ class OptimizerSettings(Options):
     gradient_accumulation_steps: int = option(1, "number of batches in a training step", at_least=1)
     learning_rate: float = option(2e-3, "peak learning rate of AdamW", above=0, at_most=1e6)
     lr_schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = option(
-        "cosine", "course of the learning rate over the run, after the warm-up"
+        "cosine", "course of the learning rate over the run, after the warm-up; constant has no warm-up"
     )
-    lr_warmup_steps: int = option(200, "number of training steps of linear warm-up", at_least=0)
+    lr_warmup_steps: int = option(200, "number of training steps of linear warm-up; constant has none", at_least=0)
     weight_decay: float = option(1e-2, "weight decay of AdamW", between=(0, 1e6))
     adam_beta1: float = option(0.9, "decay of AdamW's first moment", at_least=0, below=1)
     adam_beta2: float = option(0.99, "decay of AdamW's second moment", at_least=0, below=1)

@@ -10,7 +10,7 @@ from continuous_unet.tasks.base import Task
 from continuous_unet.tasks.depths import AtDepth
 from continuous_unet.tasks.facts import SolverStepFacts
 from continuous_unet.tasks.network import Network
-from continuous_unet.training.validation import errors_and_times
+from continuous_unet.training.validation import measure_errors
 
 BANDS = 8
 """The number of noise levels that are told apart; each is the same share of the timesteps."""
@@ -54,11 +54,9 @@ def losses_by_depth(
     found = {}
     for depth in depths:
         at_depth = AtDepth(model, depth)
-        errors, times = errors_and_times(
-            task, at_depth, dataset, seed=seed, rounds=rounds, processes=processes, stop=stop
-        )
-        band = (times * bands / task.process.num_train_timesteps).long().clamp(0, bands - 1)
-        found[depth] = tuple(float(errors[band == k].mean()) for k in range(bands))
+        errors = measure_errors(task, at_depth, dataset, seed=seed, rounds=rounds, processes=processes, stop=stop)
+        band = (errors.times * bands / task.process.num_train_timesteps).long().clamp(0, bands - 1)
+        found[depth] = tuple(float(errors.task[band == k].mean()) for k in range(bands))
     return found
 
 

@@ -90,7 +90,10 @@ def config_of(options: DistillOptions, resume: bool = False) -> TrainConfig:
     if pipeline.facts.sampler is not None and pipeline.facts.sampler.distilled:
         raise InputError(f"{teacher} was distilled itself, and takes too few steps to teach; name its teacher")
     if config.get("class_embed_type") is not None or config.in_channels != config.out_channels:
-        raise InputError(f"{teacher} takes conditions other than classes and texts, which students are not given")
+        raise InputError(
+            f"{teacher} takes conditions other than classes and texts, which students are not given; name another "
+            "teacher"
+        )
     text = pipeline.facts.text
     if config.get("cross_attention_dim") is not None and text is None:
         raise InputError(f"{teacher} takes a text, and does not say how prompts are encoded; name a run of cunet train")
@@ -101,7 +104,10 @@ def config_of(options: DistillOptions, resume: bool = False) -> TrainConfig:
         condition_dropout=options.student.condition_dropout if dropped else 0.0,
     )
     if config.sample_size is None:
-        raise InputError(f"{teacher} does not say how large its images are (sample_size in config.json)")
+        raise InputError(
+            f"{teacher} does not say how large its images are; set sample_size in its config.json, or name another "
+            "teacher"
+        )
     channels, height, width = pipeline.image_shape
     given, default = options.data.to_dict(), DataSettings().to_dict()
     ours: Json = {

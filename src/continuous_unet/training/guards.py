@@ -86,7 +86,8 @@ class Guard:
             self.folder.record(step=state.step + 1, unreadable=True, images=names)
         settings, num_bad, num_images = self.config.data, len(state.unreadable), self.data.report.num_images
         if settings.on_bad_image == "error" or too_many_bad(num_bad, num_images, settings.max_bad_images):
+            remedy = "give --on-bad-image skip" if settings.on_bad_image == "error" else "raise --max-bad-images"
             raise InputError(
                 f"{num_bad} of {num_images} images can no longer be read ({', '.join(names[:3])}); put them back, or "
-                "raise max_bad_images, and continue with --resume; the last checkpoint is good"
+                f"{remedy}, and continue with --resume; the last checkpoint is good"
             )

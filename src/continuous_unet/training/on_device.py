@@ -20,7 +20,7 @@ from continuous_unet.training.state import Learner
 from continuous_unet.training.trainer import Batch, Trainer
 
 WINDOW = 50
-"""The largest number of steps that the process does not look at."""
+"""The largest number of steps between two readings of what the device has noted."""
 
 
 def trains_on_device(config: TrainConfig, accelerator: Accelerator) -> bool:

@@ -29,6 +29,8 @@ from continuous_unet.training.guards import Guard, TrainingDiverged
 from continuous_unet.training.state import Learner, TrainState
 from continuous_unet.training.validation import validate
 
+VALIDATED = ("validation_loss", "validation_psnr", "degraded_loss", "degraded_psnr")
+"""What a run keeps of its last validation, by the names of the records."""
 DRAWS = "philox4x32-10"
 """Name of the random draws of this version. Each checkpoint records the one that it was made with."""
 
@@ -50,8 +52,8 @@ class TrainingRun:
     stop: StopRequest = field(default_factory=StopRequest)
     stopped_by: int | None = None
     """Number of the signal that ends the run."""
-    validation_loss: float | None = None
-    """Result of the last validation."""
+    validated: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(VALIDATED))
+    """Results of the last validation by name, None where the task does not measure it."""
     solver_steps: SolverStepFacts | None = None
     """Solver steps by noise level, measured at the end of a run of an elastic model."""
 
@@ -96,7 +98,7 @@ class TrainingRun:
                 stop=self.stop,
                 teacher=self.teacher,
             )
-            self.validation_loss = metrics["validation_loss"]
+            self.validated = {name: metrics.get(name) for name in VALIDATED}
             self.record(**metrics)
 
     def measure_depths(self) -> None:
@@ -201,7 +203,7 @@ class TrainingRun:
             )
             self.state.num_processes = self.processes.count
         self.processes.by_main(lambda: self.folder.cut_records(self.state.step))
-        self.validation_loss = self.processes.from_main(self.folder.last("validation_loss"))
+        self.validated = self.processes.from_main({name: self.folder.last(name) for name in VALIDATED})
         self.processes.say(f"resumed from {path.name}; the resumption is {self.data.resume_promise}")
 
     def make_up(self) -> None:

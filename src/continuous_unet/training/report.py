@@ -23,6 +23,12 @@ class TrainResult(CallResult):
     loss: float
     """Mean training loss between the last two records."""
     validation_loss: float | None
+    validation_psnr: float | None
+    """PSNR in dB of the images that the model gives, if its task restores images or encodes them."""
+    degraded_loss: float | None
+    """Mean squared error of the images that it was given to restore, if its task restores images."""
+    degraded_psnr: float | None
+    """PSNR in dB of the degraded images."""
     seconds: float
     """Duration of this call; time before a resumption is not included."""
     images_per_second: float
@@ -38,7 +44,17 @@ class TrainResult(CallResult):
             f"{self.run}: {self.steps:,} training steps, loss {self.loss:.4f}, {duration(self.seconds)}, "
             f"{self.images_per_second:.0f} images/s"
         )
-        return [line] if _is_main() else []
+        return [line, *self.warnings()] if _is_main() else []
+
+    def warnings(self) -> list[str]:
+        """Returns a line if a model that restores images made the held-out ones no better, by mean squared error."""
+        after, before = self.validation_loss, self.degraded_loss
+        if after is None or before is None or after < before or self.stopped_by is not None:
+            return []
+        return [
+            f"warning: the restored validation images (mean squared error {after:.3g}) are no better than the degraded "
+            f"ones ({before:.3g}); train for more --steps, or start a new run with a smaller --learning-rate"
+        ]
 
     def to_text(self) -> str:
         return ""
@@ -65,6 +81,9 @@ def write_report(run: "TrainingRun", result: TrainResult) -> None:
         rows["precision"] = "rounded as in int8, also for losses and samples"
     if result.validation_loss is not None:
         rows["validation loss"] = f"{result.validation_loss:.4f} (averaged weights; the same noise each time)"
+    if result.validation_psnr is not None:
+        before = "" if result.degraded_psnr is None else f" (degraded images: {result.degraded_psnr:.2f} dB)"
+        rows["validation PSNR"] = f"{result.validation_psnr:.2f} dB{before}"
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     plot = "\n![loss](loss.png)\n" if plot_losses(run.folder.records(), run.folder.path / "loss.png") else ""
     text = f"""# {config.model.start_from or run.task.model_name(config.model.preset)} on {config.data.source}

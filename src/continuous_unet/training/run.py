@@ -42,7 +42,7 @@ from continuous_unet.training.state import Learner
 from continuous_unet.training.trainer import Trainer
 
 EMA_WARMUP: Json = {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 0.75}
-"""The decay of the averaged weights rises by `1 - (1 + step)^(-3/4)` up to the one that is set."""
+"""The decay of the averaged weights is `1 - (1 + step)^(-3/4)`, up to the one that is set (`ema_decay`)."""
 
 
 def train(config: TrainConfig, resume: bool = False, *, stop: StopRequest | None = None) -> TrainResult:
@@ -168,7 +168,7 @@ def open_data(
     if is_stream(settings.source):
         if settings.num_validation or task.class_conditional or task.needs_captions:
             problem = "a stream of shards has no images to hold out, no classes and no captions"
-            raise InputError(f"{problem}; leave these options out")
+            raise InputError(f"{problem}; leave out --num-validation, --class-conditional and --text-encoder")
         if codec is not None:
             raise InputError(
                 "a stream of shards is not encoded before training; leave --codec out, or unpack the shards"

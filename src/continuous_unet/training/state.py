@@ -179,11 +179,17 @@ class Learner:
         own = {name: parameter.shape for name, parameter in self.model.named_parameters()}
         for file in ("model", *(() if self.ema is None else ("ema",))):
             if {name: tensor.shape for name, tensor in tensors.get(file, {}).items()} != own:
-                raise InputError(f"the checkpoint's {file}.safetensors does not fit this model; is it another run's?")
+                raise InputError(
+                    f"the checkpoint's {file}.safetensors does not fit this model; put the run's own checkpoint back, "
+                    "or remove it to continue from an older one"
+                )
         for full, tensor in tensors.get("optimizer", {}).items():
             shape = own.get(full.rpartition("/")[0])
             if shape is None or (tensor.ndim and tensor.shape != shape):  # AdamW's counters have no dimension
-                raise InputError(f"the checkpoint's optimizer.safetensors does not fit this model ({full})")
+                raise InputError(
+                    f"the checkpoint's optimizer.safetensors does not fit this model ({full}); put the run's own "
+                    "checkpoint back, or remove it to continue from an older one"
+                )
 
 
 def _plain(value: Any) -> Any:

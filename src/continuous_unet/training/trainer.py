@@ -98,7 +98,7 @@ class Trainer(TrainingRun):
             steps=state.step,
             images_seen=state.images_seen,
             loss=self.mean_loss() if state.losses else loss,
-            validation_loss=self.validation_loss,
+            **self.validated,
             seconds=seconds,
             images_per_second=(state.images_seen - first_image) / seconds,
             num_parameters=self.learner.num_parameters,

@@ -1,5 +1,7 @@
 """Validation with the same images, noise and times each time, so that only the weights make a difference."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -8,14 +10,23 @@ from continuous_unet.base.processes import Processes
 from continuous_unet.base.signals import StopRequest
 from continuous_unet.data.loading import HeldOut
 from continuous_unet.diffusion.draws import Stream, normal
-from continuous_unet.tasks.base import StepContext, Task
+from continuous_unet.tasks.base import StepContext, Task, mean_psnr
 from continuous_unet.tasks.network import Network
 
 BATCH = 64
 ROUND = 2**32
-"""The noise of an image in a further round is that of a position so far after its own."""
-ROUND = 2**32
-"""The noise of an image in a further round is that of a position so far after its own."""
+"""In each further round, an image takes the noise of the position that is this far after its own."""
+
+
+class Errors(NamedTuple):
+    """What was measured of N held-out images in some rounds: tensors `(rounds * N,)`, in the order of the rounds."""
+
+    task: Tensor
+    """The error that the task defines, float64."""
+    degraded: Tensor | None
+    """The error of the degraded images themselves, float64; None unless the task restores images."""
+    times: Tensor
+    """The time at which each was measured."""
 
 
 def validate(
@@ -40,22 +51,27 @@ def validate(
         teacher: the model that the task learns from, if it has one.
 
     Returns:
-        The task's `metrics`, and `validation_loss_quarter_1` (least noise) to `_4` for the quarters of the times that
-        some image fell into. They are the same in every process.
+        The task's `metrics`; if the task restores images, `degraded_loss` and `degraded_psnr`, the mean squared error
+        and the PSNR of the images before they are restored; and `validation_loss_quarter_1` (least noise) to `_4` for
+        the quarters of the times that some image fell into. They are the same in every process.
 
     Raises:
         Stopped: if a process is asked to stop.
     """
-    errors, times = errors_and_times(task, model, dataset, seed=seed, processes=processes, stop=stop, teacher=teacher)
+    errors = measure_errors(task, model, dataset, seed=seed, processes=processes, stop=stop, teacher=teacher)
+    metrics = task.metrics(errors.task)
+    if errors.degraded is not None:
+        metrics |= {"degraded_loss": float(errors.degraded.mean()), "degraded_psnr": mean_psnr(errors.degraded)}
     if not task.timed:
-        return task.metrics(errors)
-    quarters = (times * 4 // task.process.num_train_timesteps).long() + 1
-    means = {f"validation_loss_quarter_{k}": float(errors[quarters == k].mean()) for k in quarters.unique().tolist()}
-    return task.metrics(errors) | means
+        return metrics
+    quarters = (errors.times * 4 // task.process.num_train_timesteps).long() + 1
+    for k in quarters.unique().tolist():
+        metrics[f"validation_loss_quarter_{k}"] = float(errors.task[quarters == k].mean())
+    return metrics
 
 
 @torch.no_grad()
-def errors_and_times(
+def measure_errors(
     task: Task,
     model: Network,
     dataset: HeldOut,
@@ -65,8 +81,8 @@ def errors_and_times(
     processes: Processes | None = None,
     stop: StopRequest | None = None,
     teacher: Network | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns a task's error for each held-out image, float64, and its time, both `(rounds * N,)`.
+) -> Errors:
+    """Returns a task's error for each held-out image, and the time at which it was measured.
 
     The arguments are those of `validate`. Each image is measured `rounds` times, with other noise and at other times.
 
@@ -75,7 +91,7 @@ def errors_and_times(
     """
     processes, stop = processes or Processes(), stop or StopRequest()
     device = model.device
-    own: list[tuple[int, list[float], list[float]]] = []
+    own: list[tuple[int, list[tuple[float, ...]]]] = []
     total = rounds * len(dataset)
     for start, ours in processes.rounds(range(0, total, BATCH)):
         processes.check(stop)
@@ -94,9 +110,11 @@ def errors_and_times(
             conditions=task.conditions(default_collate(rest), device),
             teacher=teacher,
         )
-        errors = task.error(step)
+        error, degraded = task.error_and_degraded(step)
+        columns = [step.times, error] + ([] if degraded is None else [degraded])
         if ours:
-            own.append((start, errors.tolist(), step.times.tolist()))
-    batches = sorted(processes.gather(own))
-    errors = torch.tensor([error for _, batch, _ in batches for error in batch], dtype=torch.float64)
-    return errors, torch.tensor([time for _, _, batch in batches for time in batch])
+            own.append((start, list(zip(*map(Tensor.tolist, columns), strict=True))))
+    rows = [row for _, batch in sorted(processes.gather(own)) for row in batch]
+    times, *columns_of_errors = zip(*rows, strict=True)
+    errors = [torch.tensor(column, dtype=torch.float64) for column in columns_of_errors]
+    return Errors(errors[0], errors[1] if len(errors) > 1 else None, torch.tensor(times))

@@ -15,7 +15,7 @@ from continuous_unet.base.errors import InputError, first_line
 from continuous_unet.data.trajectories.episodes import Episodes, read_npz
 
 Keys = Sequence[str] | None
-"""The names of the values that are observed, in their order; None for all that are vectors."""
+"""The names of the values that are observed, in their order; None for the default of `open_episodes`."""
 EXPECTED = (
     "a .npz with observations, states or actions and episode_ends, a LeRobot folder (meta/info.json), a robomimic "
     ".hdf5, or a .zarr of Diffusion Policy"
@@ -27,7 +27,8 @@ def open_episodes(source: str, observation_keys: Keys = None) -> Episodes:
 
     Args:
         source: a `.npz`; a folder of LeRobot; a `.hdf5` of robomimic; a `.zarr` folder or zip of Diffusion Policy.
-        observation_keys: what is observed, by the names in the file; all vectors but the actions if None.
+        observation_keys: what is observed, by the names in the file. If None: of LeRobot all `observation.*` but images
+            and videos, of robomimic all vectors in `obs`, of zarr `obs`, else `state`, else all vectors but `action`.
 
     Raises:
         InputError: for anything else, for missing or damaged content, and for a missing package.
@@ -38,7 +39,10 @@ def open_episodes(source: str, observation_keys: Keys = None) -> Episodes:
     for matches, read in LAYOUTS:
         if matches(path):
             if read is _npz and observation_keys is not None:
-                raise InputError("--observation-keys are for LeRobot, robomimic and zarr; a .npz has one observations")
+                raise InputError(
+                    "--observation-keys is for LeRobot, robomimic and zarr, and a .npz has one array of observations; "
+                    "leave it out"
+                )
             try:
                 return read(path, observation_keys)
             except InputError:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 Values = TypeVar("Values", np.ndarray, Tensor)
 LEAST_RANGE = 1e-6
-"""A number whose values differ by less than this, relative to their size, counts as constant."""
+"""A number counts as constant if its range is at most this times the larger of 1 and its largest magnitude."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Scaling:
 
     @property
     def width(self) -> np.ndarray:
-        """What becomes 1, counted from the centre, `(D,)`, float32."""
+        """Half the range of each number, which becomes 1; 1 for a constant number. `(D,)`, float32."""
         low, high = np.array(self.low), np.array(self.high)
         constant = high - low <= LEAST_RANGE * np.maximum(1, np.maximum(np.abs(low), np.abs(high)))
         return np.where(constant, 1.0, (high - low) / 2).astype(np.float32)

@@ -211,7 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"policy.py: error: {error}", file=sys.stderr)
         return 2
     middle, slow = np.percentile(seconds, [50, 95])
-    print(f"{options.output}: a plan takes {middle * 1e3:.2f} ms, and {slow * 1e3:.2f} ms in the slowest twentieth")
+    print(
+        f"{options.output}: a plan takes {middle * 1e3:.2f} ms in the median and {slow * 1e3:.2f} ms at the 95th "
+        "percentile"
+    )
     return 0
 
 

@@ -384,7 +384,9 @@ def number_of_steps(model: "ExportedModel", steps: int | None = None, sampler: s
         return 50 if steps is None else steps
     known = sorted(model.schedule.tables)
     if sampler not in (None, "own"):
-        raise ExportedModelError(f"sampler {sampler}: this model was distilled, and has a sampler of its own")
+        raise ExportedModelError(
+            f"sampler {sampler}: this model was distilled, and has a sampler of its own; leave it out"
+        )
     if steps is not None and steps not in known:
         numbers = ", ".join(map(str, known))
         raise ExportedModelError(f"this model was distilled for {numbers} sampling steps, not {steps}")
@@ -525,7 +527,7 @@ class ExportedModel:
         self.check_shape(sample.shape)
         count = len(sample)
         if class_labels is not None and self.num_classes is None:
-            raise ExportedModelError("a class was given, but this model was trained without classes")
+            raise ExportedModelError("a class was given, but this model was trained without classes; leave it out")
         if self.num_classes is not None:
             class_labels = self.null_class if class_labels is None else class_labels
             class_labels = _checked_labels(class_labels, count, self.num_classes - 1)
@@ -613,7 +615,7 @@ def read_schedule(info: Info) -> AnySchedule:
     values = dict(info["schedule"])
     tables = {len(rows): [Row(**row) for row in rows] for rows in values.pop("tables", [])}
     if not all(_is_row(row) for rows in tables.values() for row in rows) or 0 in tables:
-        raise ExportedModelError("the export has a table of steps that cannot be; it is damaged: export again")
+        raise ExportedModelError("the export has an invalid table of steps; it is damaged: export again")
     process = values.pop("process", "variance-preserving")
     if process == "flow":
         flow = FlowSchedule(
@@ -624,13 +626,17 @@ def read_schedule(info: Info) -> AnySchedule:
             raise ExportedModelError("the export has no usable noise schedule; it is damaged: export again")
         return flow
     if process != "variance-preserving":
-        raise ExportedModelError(f"the noise process {process!r} of the export is unknown")
+        raise ExportedModelError(f"the noise process {process!r} of the export is unknown; export again")
     alphas = np.array(values.pop("alphas_cumprod"), np.float32)
     schedule = Schedule(alphas, **values, tables=tables)
     if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise ExportedModelError(f"the prediction_type {schedule.prediction_type!r} of the export is unknown")
+        raise ExportedModelError(
+            f"the prediction_type {schedule.prediction_type!r} of the export is unknown; export again"
+        )
     if schedule.timestep_spacing not in ("leading", "linspace", "trailing"):
-        raise ExportedModelError(f"the timestep_spacing {schedule.timestep_spacing!r} of the export is unknown")
+        raise ExportedModelError(
+            f"the timestep_spacing {schedule.timestep_spacing!r} of the export is unknown; export again"
+        )
     sound = (
         alphas.ndim == 1
         and len(alphas) > 0
@@ -961,7 +967,7 @@ def class_number(model: ExportedModel, label: int | str | None) -> int | None:
     if label is None:
         return model.null_class
     if model.num_classes is None:
-        raise ExportedModelError("a class was given, but this model was trained without classes")
+        raise ExportedModelError("a class was given, but this model was trained without classes; leave it out")
     if isinstance(label, str):
         names = model.classes or []
         if label in names:
@@ -1021,7 +1027,7 @@ def guided(
         interval: the part of the noise range, 0 (no noise) to 1 (only noise), in which there is guidance.
 
     Raises:
-        ExportedModelError: for numbers that make no sense, or a model that cannot be guided.
+        ExportedModelError: for a scale or an interval out of range, or a model that cannot be guided.
     """
     if not (math.isfinite(scale) and 0 <= scale <= 1000):
         raise ExportedModelError(f"guidance {scale:g} must be 0 to 1000; 1 is without guidance")
@@ -1051,7 +1057,7 @@ def with_depth(model: ExportedModel, network: Network, solver_steps: int | str |
         solver_steps: a number, or `"auto"` for the numbers by noise level that are saved with the model.
 
     Raises:
-        ExportedModelError: for a network with a fixed number, a number that cannot be, or a model without a table.
+        ExportedModelError: for a network with a fixed number, a number out of range, or a model without a table.
     """
     if solver_steps is None:
         return network
@@ -1726,10 +1732,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--guidance-interval", help="LOW:HIGH, the part of the noise range with guidance")
     parser.add_argument("--solver-steps", help="solver steps in each block, or auto (default: as trained)")
     parser.add_argument("--image", help="an image to start from, instead of noise alone")
-    parser.add_argument("--strength", type=float, help="how much of it is made anew, 0 to 1 (default: 0.8)")
+    parser.add_argument(
+        "--strength",
+        type=float,
+        help="fraction of the sampling steps that change --image, above 0; 1 ignores the image (default: 0.8)",
+    )
     parser.add_argument("--input", help="an image to denoise or to upscale")
-    parser.add_argument("--sigma", type=float, help="standard deviation of its noise, on the 0-255 scale")
-    parser.add_argument("--mode", choices=("mean", "sample"), default="mean", help="with --input (default: mean)")
+    parser.add_argument("--sigma", type=float, help="standard deviation of the noise in --input, on the 0-255 scale")
+    parser.add_argument(
+        "--mode",
+        choices=("mean", "sample"),
+        default="mean",
+        help="with --input: mean takes one evaluation; sample takes --steps of them and is sharper (default: mean)",
+    )
     parser.add_argument("--threads", type=int, help="number of threads (default: one for each core)")
     parser.add_argument("--batch-size", type=int, default=64, help="number of images at a time (default: 64)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")

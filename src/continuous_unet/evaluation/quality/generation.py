@@ -1,6 +1,7 @@
 """How far generated images are from real ones, in the features of a named extractor.
 
-FID and KID are those of torchmetrics; precision, recall, density and coverage are those of `neighbours`.
+FID is that of Heusel et al. 2017 (arXiv 1706.08500) and KID that of Bińkowski et al. 2018 (arXiv 1801.01401), both as
+torchmetrics computes them. Precision, recall, density and coverage are those of `neighbours`.
 """
 
 import time
@@ -38,7 +39,9 @@ class Distance:
     """How far a set of images is from the real ones."""
 
     fid: float
+    """Fréchet distance of the features, at least 0; lower is better, and fewer images give a higher value."""
     kid: float
+    """Unbiased squared maximum mean discrepancy, mean over 50 subsets; lower is better, and it may be below 0."""
     kid_std: float
     """Standard deviation of the KID over subsets of the images."""
     num_images: int | None = None

@@ -27,7 +27,7 @@ class Neighbours:
     recall: float
     """Share of the real images that lie in the ball of a sample, which reaches to its third nearest sample."""
     density: float
-    """Mean number of balls of real images, which reach to the fifth nearest, that a sample lies in, over 5."""
+    """Mean number of balls that a sample lies in, divided by 5; each is around a real image, to its fifth nearest."""
     coverage: float
     """Share of the real images in whose ball, which reaches to the fifth nearest real image, a sample lies."""
 

@@ -54,7 +54,7 @@ def read_images(data: str | Path, channels: int, most: int | None = None) -> Ite
 
 
 class Quality:
-    """Means over images of PSNR (dB), SSIM and, if wanted, LPIPS."""
+    """Means over images of PSNR (dB), SSIM (at most 1) and, if wanted, LPIPS (arXiv 1801.03924; lower is better)."""
 
     def __init__(self, lpips: bool = False) -> None:
         metrics = import_extra("torchmetrics.functional.image", "evaluation needs torchmetrics", "evaluate")
@@ -72,7 +72,7 @@ class Quality:
         if min(clean.shape[1:]) < SSIM_WINDOW:
             raise InputError(
                 f"an image leaves {clean.shape[2]}x{clean.shape[1]} pixels to measure; SSIM needs {SSIM_WINDOW} by "
-                f"{SSIM_WINDOW}"
+                f"{SSIM_WINDOW}; leave smaller images out"
             )
         pair = restored[None].float(), clean[None].float()
         found = {"psnr": float(self._psnr(*pair, data_range=255.0)), "ssim": self.ssim(*pair)}
@@ -245,7 +245,7 @@ class Reduction:
     def trial(self, name: str, image: Tensor, seed: int) -> Trial:
         height, width = (length // self.scale * self.scale for length in image.shape[1:])
         if not height or not width:
-            raise InputError(f"{name} is smaller than {self.scale} pixels")
+            raise InputError(f"{name} is smaller than {self.scale} pixels; leave it out, or give larger images")
         clean = to_8_bit(image[:, :height, :width])
         small, enlarged = degraded(clean[None], self.scale, None if self.jpeg is None else [self.jpeg])
         generator = torch.Generator().manual_seed(derive_seed("evaluation sample", seed, name))

@@ -36,7 +36,7 @@ class CodecTask(Task[CodecTraining]):
         if latents > channels * chosen.factor**2:
             raise ValueError(
                 f"--latent-channels {latents} with --factor {chosen.factor} makes latents larger than images of "
-                f"{channels} channels"
+                f"{channels} channels; give at most {channels * chosen.factor**2}"
             )
         network = new_autoencoder(
             chosen.autoencoder,

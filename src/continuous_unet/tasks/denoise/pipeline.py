@@ -186,7 +186,10 @@ class DenoisingPipeline(RestorationPipeline):
         wanted = (sigma or 0.0) * 2 / 255  # of images in [-1, 1]
         if wanted * signal > noise:
             strongest = noise / signal * 127.5
-            raise InputError(f"sigma={sigma:g} is more noise than the diffusion model knows ({strongest:.0f})")
+            raise InputError(
+                f"sigma={sigma:g} is more noise than the diffusion model knows (at most {strongest:.0f} on the 0–255 "
+                "scale); give a smaller sigma"
+            )
         return process.nearest_time(wanted)
 
     def _run_back(self, state: Tensor, timestep: float, options: RestoreOptions) -> Tensor:

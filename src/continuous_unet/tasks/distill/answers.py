@@ -55,15 +55,16 @@ def answer(
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that is asked for something, perhaps with guidance."""
+    """A teacher with the conditions of a batch; with guidance, each answer takes two evaluations of the model."""
 
     model: Network
     process: Process
     conditions: Conditions
     """What the images are asked for: keyword arguments of the model's call."""
     free: Conditions
-    """The same arguments where nothing is asked for; guidance leads away from these."""
+    """The same arguments without a condition: a null class or an empty text, for classifier-free guidance."""
     guidance: float = 1.0
+    """Guidance scale; 1 for no guidance."""
 
     @torch.no_grad()
     def answer(self, x_t: Tensor, times: Tensor) -> Parts:

@@ -21,9 +21,10 @@ from continuous_unet.tasks.distill.options import DistillTraining
 LOG_LEVEL_MEAN, LOG_LEVEL_STD = -1.1, 2.0
 """Mean and standard deviation of the logarithm of the noise level in ect (Geng et al. 2024, arXiv 2406.14548)."""
 HUBER = 0.00054
-"""Differences below this, for each pixel, count squared in ect, and larger ones by their size."""
+"""Pseudo-Huber loss of ect (Song and Dhariwal 2023, arXiv 2310.14189): differences whose root mean square over an image
+is below this count by their square, and larger ones by their norm."""
 FEWEST_TEACHER_STEPS, REFINEMENT = 8, 4
-"""The teacher's steps in sfd: this many for each of the student's, and at least so many in all."""
+"""The teacher's steps in sfd: at least the first number in all, and at least the second for each student step."""
 SAME_TIME = TO_THE_END = 0.25
 """The fractions of the images for which meanflow learns the velocity itself, and a step to the clean image."""
 MEANFLOW_POWER, MEANFLOW_OFFSET = 0.75, 1e-3
@@ -60,7 +61,7 @@ class Lesson:
 
 
 def ect(lesson: Lesson) -> Tensor:
-    """Consistency tuning (arXiv 2406.14548): answers for two neighbouring noise levels of a path shall agree.
+    """Consistency tuning (arXiv 2406.14548): the clean images at two neighbouring noise levels of a path must agree.
 
     Returns:
         The loss of each image, `(B,)`.
@@ -83,7 +84,7 @@ def ect(lesson: Lesson) -> Tensor:
 
 
 def sfd(lesson: Lesson) -> Tensor:
-    """Simple and fast distillation (arXiv 2409.19681): long steps shall end where the teacher's path is then.
+    """Simple and fast distillation (arXiv 2409.19681): each long step must end in the teacher's state at its end.
 
     All steps of a path are learned at once, each from the state that the student has reached by itself.
 
@@ -110,7 +111,9 @@ def sfd(lesson: Lesson) -> Tensor:
 
 
 def meanflow(lesson: Lesson) -> Tensor:
-    """Discrete MeanFlow: the mean velocity of a long step, from its first part and what the student says of the rest.
+    """A discrete form of MeanFlow (arXiv 2505.13447), which learns the mean velocity of a long step.
+
+    The target joins the velocity of the first part of the step and what the student itself predicts for the rest.
 
     The times of flow matching serve every process: at `t` the ratio of noise to signal is `t / (1 - t)`, and the
     velocity is the unit noise minus the clean image. A step of DDIM is then a step along the velocity.

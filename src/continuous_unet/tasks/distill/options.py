@@ -22,8 +22,9 @@ class DistillTraining(GenerateTraining):
 
     method: Literal["ect", "sfd", "meanflow"] = option(
         "ect",
-        "how the student learns: ect (its answers at neighbouring noise levels agree), sfd (it takes the teacher's "
-        "path in a few long steps), or meanflow (it learns the mean velocity of long steps)",
+        "how the student learns: ect (its answers at neighbouring noise levels agree, arXiv 2406.14548), sfd (it takes "
+        "the teacher's path in a few long steps, arXiv 2409.19681), or meanflow (it learns the mean velocity of long "
+        "steps, arXiv 2505.13447)",
     )
     evaluations: int | None = option(
         None,
@@ -32,7 +33,8 @@ class DistillTraining(GenerateTraining):
     )
     teacher_guidance: float = option(
         1.0,
-        "guidance scale of a teacher with classes or texts, which the student learns to do without; 1 for no guidance",
+        "classifier-free guidance scale of a teacher with classes or texts; the student learns the guided predictions, "
+        "and then needs no guidance; 1 for none",
         between=(0, 1000),
     )
     mid_noise: float = option(
@@ -43,7 +45,8 @@ class DistillTraining(GenerateTraining):
     fresh_noise: bool = option(False, "draw new noise before each evaluation but the first (only with --method ect)")
     q: float = option(
         32.0,
-        "closeness of the two noise levels whose answers ect compares: the lower is about 1 - 5 / q of the higher",
+        "closeness of the two noise levels whose answers ect compares; larger is closer. The lower level is 1 - 5 / q "
+        "of the higher one at little noise, and 1 - 1 / q of it at much noise",
         at_least=6,
         at_most=4096,
     )

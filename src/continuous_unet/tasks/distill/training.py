@@ -60,7 +60,8 @@ class DistillTask(GenerateTask):
         names = pipeline.facts.conditions.classes
         if names is not None and names != self.class_names:
             raise InputError(
-                f"the classes of {name} are {shown(names)}, and those of the data {shown(self.class_names)}"
+                f"the classes of {name} are {shown(names)}, and those of the data {shown(self.class_names)}; give the "
+                "data that the teacher was trained on"
             )
         if self.options.teacher_guidance != 1 and not self.condition_dropout:
             raise InputError(f"--teacher-guidance: {name} was not trained with dropped classes or texts; leave it out")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DEFAULT_STRENGTH = 0.8
 """How much of an image to start from is made anew; that of diffusers' pipelines."""
 GIVEN_FRAMES = 2
-"""How many frames a clip begins with that continues another one."""
+"""The number of known frames that a clip begins with if it continues another one and no number is given."""
 AUTO = "auto"
 """What is given in place of a number of solver steps for the numbers that are saved with the model."""
 
@@ -79,8 +79,8 @@ class SampleOptions(Options):
     )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
         None,
-        "sampling method (default: the own one of a distilled model; the times that cunet schedule found for this "
-        "number of steps; else ddim, and euler for flow matching)",
+        "sampling method; own takes the times that are saved with the model (default: own, if the model was distilled "
+        "or cunet schedule found times for this number of steps; otherwise ddim, or euler for flow matching)",
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int | None = option(
@@ -91,8 +91,8 @@ class SampleOptions(Options):
     )
     classes: list[str] | list[int] | int | str | None = option(
         None,
-        "classes of the images, by name or number: a row for each, all of them with all, and images of any class with "
-        "any (default: all classes in turn; any class with --prompt or --image)",
+        "classes of the images, by name or number, with a row for each; all stands for every class, and any for images "
+        "of any class (default: all classes in turn; any class with --prompt or --image)",
         flat="class",
         old=("--class-label",),
         metavar="CLASS",

@@ -222,7 +222,9 @@ def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, s
     own = pipeline.facts.sampler
     if own is not None and own.distilled:
         if scheduler not in (None, OWN):
-            raise InputError(f"--scheduler {scheduler}: this model was distilled, and has a sampler of its own")
+            raise InputError(
+                f"--scheduler {scheduler}: this model was distilled, and has a sampler of its own; leave it out"
+            )
         return max(own.numbers) if steps is None else steps
     process, number = process_of(pipeline.scheduler), 50 if steps is None else steps
     known = [] if own is None else own.numbers

@@ -94,7 +94,7 @@ def _class_numbers(labels: ClassLabels, config: Any, known: ConditionFacts, batc
     rows = config.num_class_embeds
     if rows is None and config.class_embed_type is None:
         if labels is not None:
-            raise InputError("class labels were given, but this model was trained without classes")
+            raise InputError("class labels were given, but this model was trained without classes; leave them out")
         return None
     if labels is None:
         if known.null_class is None:

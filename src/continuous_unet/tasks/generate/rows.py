@@ -87,7 +87,8 @@ def prompt_rows(prompts: Iterable[str], rows: Sequence[Row]) -> list[Row]:
 def jobs_of(rows: Sequence[Row], number: int, batch_size: int) -> list[tuple[Json, range]]:
     """Returns the jobs of `generate_share` for `number` images in each row.
 
-    Rows are numbered on, but image k of each row has the random numbers of image k, so that columns can be compared.
+    Images are numbered on from row to row, but image k of each row has the random numbers of image k, so that columns
+    can be compared.
     """
     jobs: list[tuple[Json, range]] = []
     for place, row in zip(range(0, number * len(rows), number), rows, strict=True):

@@ -1,6 +1,6 @@
 """What makes sampling fast on a GPU: half precision, batches that fill it, and evaluations that are CUDA graphs.
 
-On a CPU nothing of this is used.
+None of this is used on a CPU.
 """
 
 from typing import Any

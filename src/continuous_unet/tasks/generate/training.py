@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from continuous_unet.base.devices import sent
-from continuous_unet.base.errors import InputError
 from continuous_unet.data.report import DatasetReport
 from continuous_unet.tasks.base import PictureContext, PredictingTask, StepContext, Tokenise
 from continuous_unet.tasks.depths import Attempt
@@ -59,11 +58,8 @@ class GenerateTask(PredictingTask[GenerateTraining]):
         return lambda lines: encoder.tokenise(lines)._asdict()
 
     def use_data(self, report: DatasetReport) -> None:
-        if not self.class_conditional:
-            return
-        if not report.class_names:
-            raise InputError(f"--class-conditional needs data with classes, and {report.source} has none")
-        self.class_names = tuple(report.class_names)
+        if self.class_conditional:
+            self.class_names = report.required_classes()
 
     def model_arguments(self, channels: int, preset: str) -> dict[str, Any]:
         """Adds a row of the class embedding for each class, and a last one for "any class" if classes are dropped."""

@@ -34,7 +34,9 @@ def inpaint_files(options: InpaintOptions) -> Work:
     pipeline = open_restorer(str(options.model), InpaintingPipeline, options)
     count = pipeline.scheduler.config.num_train_timesteps
     if options.steps > count:
-        raise InputError(f"--steps {options.steps}: the model was trained with {count} timesteps")
+        raise InputError(
+            f"--steps {options.steps} is more than the {count} timesteps of the model; take at most {count}"
+        )
     try:
         with open_image(options.mask, options.max_pixels) as opened:
             mask = mask_of(opened)

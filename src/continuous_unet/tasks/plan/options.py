@@ -19,12 +19,12 @@ class PlanTraining(SolverTraining):
 
     learn: Literal["actions", "trajectory"] = option(
         "actions",
-        "actions: what to do next, given observations (Diffusion Policy); trajectory: states and actions between a "
-        "start and a goal (Diffuser)",
+        "actions: what to do next, given observations (Diffusion Policy, arXiv 2303.04137); trajectory: states and "
+        "actions between a start and a goal (Diffuser, arXiv 2205.09991)",
     )
     horizon: int = option(16, "number of time steps of a plan", between=(1, 65_536))
     history: int = option(
-        2, "number of observations that a plan of actions follows from, up to the present one", between=(1, 1024)
+        2, "number of observations, with the present one, that a plan of actions is conditioned on", between=(1, 1024)
     )
     goal_dropout: float = option(
         0.0,
@@ -33,7 +33,8 @@ class PlanTraining(SolverTraining):
     )
     observation_keys: list[str] | None = option(
         None,
-        "names of what is observed, in files of LeRobot, robomimic and zarr (default: all vectors)",
+        "names of what is observed, in files of LeRobot, robomimic and zarr (default: all observed vectors; in a zarr "
+        "obs, else state, else all vectors but action)",
         metavar="NAME",
     )
 
@@ -57,13 +58,15 @@ class PlanOptions(Options):
     )
     observation: str = option(
         "",
-        ".npz with observations (time steps, numbers), the last of which is the present one; or with start and goal, "
-        "for planners of trajectories",
+        ".npz with an array observations (T, O), whose last row is the present; or, for planners of trajectories, with "
+        "the state to start from, start (S,), and perhaps goal (S,)",
         positional=True,
         required=True,
         metavar="FILE",
     )
-    output: str = option("plan.npz", "where the plans go, as actions (and states) of each time step", short="-o")
+    output: str = option(
+        "plan.npz", ".npz for actions (num, horizon, A) and, of trajectories, states (num, horizon, S)", short="-o"
+    )
     num: int = option(1, "number of plans", between=(1, 4096))
     steps: int = option(10, "number of sampling steps", between=(1, 1000))
     seed: int = option(0, "seed of the random numbers; plan k depends on the seed and k alone", at_least=0)

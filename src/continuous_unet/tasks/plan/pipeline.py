@@ -74,11 +74,12 @@ class PlanningPipeline(Pipeline):
             num_inference_steps: number of sampling steps from noise.
             seed: seed of the noise.
             numbers: the number of each plan, which its noise follows from; 0, 1, … if None.
-            previous: plans to start from, which get noise; None starts from noise alone.
-            strength: the fraction of the sampling steps that change `previous`.
+            previous: plans `(B, H, D)` in the units of the data to start from, which get noise; None starts from noise.
+            strength: the fraction of the sampling steps that change `previous`, above 0 and at most 1.
             num_solver_steps: number of solver steps in each block; as trained if None.
-            cost: the cost of plans, whose gradient leads the sampling to better ones.
-            cost_scale: how far each sampling step follows the gradient.
+            cost: returns the costs `(B,)` of plans `(B, H, D)` in the units of the data. Each sampling step moves its
+                estimate of the plans against the gradient, which is not taken through the network.
+            cost_scale: factor of the gradient with respect to the plans as the network makes them, in [-1, 1].
 
         Raises:
             InputError: for a cost that is not one finite number per plan, and a number of steps that is not possible.
@@ -118,7 +119,10 @@ class PlanningPipeline(Pipeline):
             leaf = clean.detach().requires_grad_()
             values = cost(self.plan.scaling.restore(leaf.transpose(1, 2)))
             if values.shape != (len(clean),) or not bool(values.isfinite().all()):
-                raise InputError(f"the cost has shape {tuple(values.shape)}; expected a finite number for each plan")
+                raise InputError(
+                    f"the cost has shape {tuple(values.shape)}, or values that are not finite; expected "
+                    f"({len(clean)},), a finite number for each plan: sum over dimensions 1 and 2 alone"
+                )
             gradient: Tensor = torch.autograd.grad(values.sum(), leaf)[0]
         return gradient
 
@@ -157,7 +161,7 @@ def load_planner(
         variant: name of the variant of the weights; the only one if None.
 
     Raises:
-        InputError: if there is nothing to load, or a file is damaged, or the model is no planner.
+        InputError: if there is nothing to load, or a file is damaged, or the model is not a planner.
     """
     unet, scheduler, index = load_parts(Path(path), variant)
     facts = read_facts(model_folder(Path(path)))

@@ -53,9 +53,10 @@ class Policy(RecedingHorizon):
 
     Args:
         model: a run folder of `cunet train --task plan`, a saved planner, or a pipeline.
-        execute: number of actions that are executed before the next plan (default: half of the horizon).
+        execute: number of actions to execute before the next plan, 1 to the horizon (default: half of the horizon).
         num_inference_steps: number of sampling steps of a plan from noise.
-        warm_start: start from the previous plan, and take this fraction of the sampling steps; None starts from noise.
+        warm_start: start from the previous plan, and take this fraction of the sampling steps, above 0 and at most 1;
+            None starts from noise.
         seed: seed of the noise.
         num_solver_steps: number of solver steps in each block; as trained if None.
         cost: the cost of plans, whose gradient leads the sampling to better ones; see `PlanningPipeline`.
@@ -63,7 +64,7 @@ class Policy(RecedingHorizon):
         device: where to compute; where the pipeline is if None.
 
     Raises:
-        InputError, PolicyError: for a model that is no planner, and settings that do not fit it.
+        InputError, PolicyError: for a model that is not a planner, and settings that do not fit it.
     """
 
     def __init__(

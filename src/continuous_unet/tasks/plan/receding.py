@@ -116,9 +116,10 @@ class RecedingHorizon:
 
     Args:
         planner: makes the plans.
-        execute: number of actions that are executed before the next plan (default: half of the horizon).
+        execute: number of actions to execute before the next plan, 1 to the horizon (default: half of the horizon).
         steps: number of sampling steps of a plan from noise, each with one evaluation of the network.
-        warm_start: start from the previous plan, and take this fraction of the sampling steps; None starts from noise.
+        warm_start: start from the previous plan, and take this fraction of the sampling steps, above 0 and at most 1;
+            None starts from noise.
         seed: seed of the noise.
 
     Raises:
@@ -168,7 +169,9 @@ class RecedingHorizon:
         self._history.append(self._checked(observation, "observation")[0])
 
     def __call__(self, observation: ArrayLike, goal: ArrayLike | None = None) -> np.ndarray:
-        """Makes a plan, and returns its first `execute` actions, `(k, A)`; states, for planners without actions.
+        """Makes a plan, and returns its first `execute` actions, `(k, A)` or `(B, k, A)`.
+
+        A planner without actions returns the states after the present one, at most `horizon - 1` of them.
 
         Args:
             observation: what is observed now, `(O,)` or `(B, O)`; the present state for planners of trajectories.
@@ -181,12 +184,21 @@ class RecedingHorizon:
         target, shape = None, self.planner.shape
         if goal is not None:
             if shape.learned != "trajectory":
-                raise PolicyError("a goal was given, and this planner makes no trajectories; make it an observation")
+                raise PolicyError(
+                    "a goal was given, and this planner makes no trajectories; leave it out, or train a planner with "
+                    "--learn trajectory"
+                )
             target = self._checked(goal, "goal")[0]
             if target.shape != values.shape:
-                raise PolicyError(f"the goal has shape {target.shape} and the observation {values.shape}")
+                raise PolicyError(
+                    f"the goal has shape {target.shape} and the observation {values.shape}; give one goal for each "
+                    "observation"
+                )
         if self._history and self._history[-1].shape != values.shape:
-            raise PolicyError(f"{len(values)} observations came after {len(self._history[-1])}; call reset() first")
+            raise PolicyError(
+                f"{len(values)} observations were given after {len(self._history[-1])}; give as many as before, or "
+                "call reset() first"
+            )
         self._history.append(values)
         seen = [self._history[0]] * (shape.history - len(self._history)) + list(self._history)
         count, first = len(values), self._calls * len(values)

@@ -35,7 +35,7 @@ def make_plans(options: PlanOptions) -> PlanResult:
     """Makes plans with a trained planner, and writes them.
 
     Raises:
-        InputError: for a model that is no planner, for observations that do not fit it, and if the file cannot be
+        InputError: for a model that is not a planner, for observations that do not fit it, and if the file cannot be
             written.
     """
     options.validate()
@@ -72,7 +72,10 @@ def read_observation(path: str, shape: PlanShape) -> tuple[np.ndarray, np.ndarra
         InputError: for a file that cannot be read, lacks an array, or holds values that do not fit the planner.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} does not exist; expected a .npz with what was observed")
+        raise InputError(
+            f"{path} does not exist; expected a .npz with observations, or for planners of trajectories with start and "
+            "perhaps goal"
+        )
     with open_archive(path) as archive:
         found = {name: archive[name] for name in archive}
     try:
@@ -92,5 +95,5 @@ def read_observation(path: str, shape: PlanShape) -> tuple[np.ndarray, np.ndarra
 def _need(found: Mapping[str, np.ndarray], name: str, path: str) -> np.ndarray:
     if name not in found:
         has = ", ".join(found) or "none"
-        raise InputError(f"{path} has no array {name} (it has {has}), which this planner follows from")
+        raise InputError(f"{path} has no array {name} (it has {has}), which this planner needs; add it")
     return found[name]

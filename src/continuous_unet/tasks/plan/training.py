@@ -61,13 +61,16 @@ class PlanTask(PredictingTask[PlanTraining]):
 
     def new_model(self, preset: str, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
         if preset.startswith("ddpm"):
-            raise ValueError(f"--preset {preset} is a model of images; choose one of ours, such as small")
+            raise ValueError(f"--preset {preset} is a model of images; choose one of ours, such as planner")
         return build_unet(preset, **{**arguments, **options})
 
     def start_from(self, name: str) -> tuple[nn.Module, Any]:
         pipeline = load_planner(name)
         if pipeline.plan != self.plan:
-            raise InputError(f"the planner {name} to start from makes other plans, or was trained on other limits")
+            raise InputError(
+                f"the planner {name} to start from makes other plans, or its numbers have other limits; give the data, "
+                "--learn, --horizon, --history and --observation-keys that it was trained with"
+            )
         return cast(nn.Module, pipeline.unet), pipeline.scheduler
 
     def conditions(

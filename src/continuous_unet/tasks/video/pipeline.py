@@ -55,8 +55,8 @@ class VideoPipeline(DiffusionSamplingPipeline):
         given = shape[1] if len(shape) == 4 else 0
         if not 1 <= given < frames or shape != (channels, given, *sides):
             raise InputError(
-                f"first_frames has shape {tuple(first_frames.shape)}; expected (C, K, H, W) with {channels} "
-                f"channel(s), 1 to {frames - 1} frames, and {sides[0]}x{sides[1]} pixels"
+                f"first_frames has shape {tuple(first_frames.shape)}; expected (C, K, H, W) or (B, C, K, H, W) with "
+                f"{channels} channel(s), 1 to {frames - 1} frames, and {sides[0]}x{sides[1]} pixels"
             )
         known = to_model_range(first_frames)
 

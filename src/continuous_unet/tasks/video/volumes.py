@@ -78,8 +78,9 @@ def denoise_volume(
 ) -> Volume:
     """Returns a volume without its white Gaussian noise, in the same place and with the same spacing.
 
-    A diffusion model knows noise of every strength. Each patch, scaled as in training, is its input at the timestep
-    of that strength, and one evaluation gives the mean of what is likely.
+    A diffusion model is trained at many noise levels. Each patch, scaled as in training, is its input at the timestep
+    whose noise is nearest to `sigma`. One evaluation then estimates the posterior mean: the clean volume with the least
+    expected squared error.
 
     Args:
         pipeline: a model of one channel that was trained on volumes, depth in place of time.
@@ -96,7 +97,10 @@ def denoise_volume(
     unet, process = pipeline.unet, process_of(pipeline.scheduler)
     config = unet.config
     if (config.in_channels, config.out_channels) != (1, 1):
-        raise InputError(f"the model has {config.in_channels} channels; volumes have one")
+        raise InputError(
+            f"the model takes {config.in_channels} channels and gives {config.out_channels}, and volumes have one; "
+            "name a model that was trained on volumes"
+        )
     low, high = (float(volume.values.min()), float(volume.values.max())) if limits is None else limits
     if not -math.inf < low < high < math.inf:
         raise InputError(
