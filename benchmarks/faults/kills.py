@@ -174,11 +174,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "random_crop": False,
     },
 }  # fmt: skip
-
-
-def is_made(value: Any) -> bool:
-    """Says whether a setting names something that the campaign makes itself."""
-    return value in ("photos", "episodes.npz", "reference")
+MADE = ("photos", "episodes.npz", "reference")
+"""What the campaign makes in its folder, and settings name."""
 
 
 def settings(lab: Lab) -> None:
@@ -190,8 +187,7 @@ def settings(lab: Lab) -> None:
         Image.fromarray(pixels).save(photos / f"{i}.png")
     write_episodes(lab.folder / "episodes.npz")
     for name, changes in SETTINGS.items():
-        files = {key: str(lab.folder / changes[key]) for key in ("data", "start_from") if is_made(changes.get(key))}
-        changes = {**changes, **files}
+        changes = {key: str(lab.folder / value) if value in MADE else value for key, value in changes.items()}
         slug = name.replace(",", "").replace(" ", "-")
         whole, part = lab.folder / f"whole-{slug}", lab.folder / f"part-{slug}"
         child = run(train_arguments(tiny(whole, steps=12, **changes), lab.folder), lab.folder)

@@ -228,8 +228,8 @@ def test_flat_images_do_not_make_an_upscaler_look_useless(tiny, tmp_path):
     for i in range(9):
         image = Image.new("L", (16, 16), 20 * i) if i % 3 else Image.effect_noise((16, 16), 60)
         image.save(tmp_path / f"{i}.png")
-    options = {"task": "upscale", "scale": 2, "steps": 1, "num_validation": 9, "data": str(tmp_path)}
-    result = train(restoration(tiny, **{**options, "num_validation": 6, "learning_rate": 1e-9}))
+    options = {"task": "upscale", "scale": 2, "steps": 1, "num_validation": 6, "learning_rate": 1e-9}
+    result = train(restoration(tiny, **options, data=str(tmp_path)))
     assert result.degraded_psnr < 60
     assert replace(result, validation_loss=0.9 * result.degraded_loss).warnings() == []
 
