@@ -17,7 +17,7 @@ from continuous_unet.training.run import make_task, open_data
 
 
 def test_the_loss_of_both_depths(tiny):
-    """By its definition, with a model that predicts its depth: image 1 and 5 of six are trained at two depths."""
+    """By its definition, with a model that predicts its depth: images 1, 3 and 5 of six are trained at two depths."""
     task = make_task(tiny(task="generate", objective="sample", min_snr_gamma=5.0, class_conditional=True))
     calls = []
 
@@ -35,11 +35,11 @@ def test_the_loss_of_both_depths(tiny):
 
     losses = task.loss(replace(step, shallow=Shallow(2, data_share=0.75, first=1)))
     further = torch.zeros(6)
-    for k in (1, 5):
-        further[k] = 4 * weights[k] * (0.75 * (2 - k) ** 2 + 0.25 * (2 - 0.5) ** 2)
+    for k in (1, 3, 5):
+        further[k] = 2 * weights[k] * (0.75 * (2 - k) ** 2 + 0.25 * (2 - 0.5) ** 2)
     torch.testing.assert_close(losses, (plain + further) / 1.75)
-    assert [call[0].tolist() for call in calls] == [times.tolist(), [100, 500]]
-    assert [call[1].tolist() for call in calls] == [[0, 1, 2, 3, 4, 5], [1, 5]]
+    assert [call[0].tolist() for call in calls] == [times.tolist(), [100, 300, 500]]
+    assert [call[1].tolist() for call in calls] == [[0, 1, 2, 3, 4, 5], [1, 3, 5]]
 
 
 def test_the_deepest_is_not_taught_by_the_others(tiny):
@@ -66,7 +66,7 @@ def test_a_loss_with_a_teacher_of_its_own_is_the_mean_of_both_depths():
     step = StepContext(None, None, torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6), positions=range(10, 16))
     assert mean_over_depths(step, loss).tolist() == [10, 11, 12, 13, 14, 15]
     losses = mean_over_depths(replace(step, shallow=Shallow(2, 0.5, first=1)), loss)
-    assert (2 * losses).tolist() == [10, 11 + 4 * 211, 12, 13, 14, 15 + 4 * 215]
+    assert (2 * losses).tolist() == [10, 11 + 2 * 211, 12, 13 + 2 * 213, 14, 15 + 2 * 215]
 
 
 def test_draws_of_depths():
@@ -80,8 +80,8 @@ def test_draws_of_depths():
     assert set(numbers) == {1, 2}
     assert 250 < numbers.count(1) < 350
     assert numbers != [draw(step, seed=1).num_solver_steps for step in range(600)]
-    assert [found[step].data_share for step in (0, 100, 200, 599)] == pytest.approx([1, 0.65, 0.3, 0.3])
-    assert [draw(7, start).first for start in (0, 1, 2, 3, 4)] == [0, 3, 2, 1, 0]
+    assert [found[step].data_share for step in (0, 100, 200, 599)] == pytest.approx([1, 0.5, 0, 0])
+    assert [draw(7, start).first for start in (0, 1, 2, 3, 4)] == [0, 1, 0, 1, 0]
     assert {draw(7, start).num_solver_steps for start in range(8)} == {numbers[7]}
     assert draw(7, depths=(2,)) is None
 
