@@ -6,8 +6,9 @@
     python benchmarks/distill.py picture NAME=MODEL … --out FILE             # the same seeds side by side
 
 MODEL is a run or a saved model. A student is measured with its own sampler at the numbers of evaluations that it
-supports, and a teacher at 1, 2, 4, 5, 10 and 50, with each of `--schedulers` and guidance scales (`--guidance`; that of
-the model if left out). Rows of models that are already in the file are replaced.
+supports. A teacher is measured at its searched times, and at 1, 2, 4, 5, 10 and 50 steps (`--teacher-steps`) of each of
+`--schedulers`, with guidance scales (`--guidance`; that of the model if left out). Rows of the same model and number of
+samples are replaced.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from rows import read, write
 from torch import Tensor
 
 from continuous_unet.data import open_dataset, train_validation_split
+from continuous_unet.diffusion.levels import NoiseRange
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.evaluation.costs.macs import count_macs
 from continuous_unet.evaluation.quality import generation
 from continuous_unet.evaluation.quality.classes import wanted_classes
 from continuous_unet.evaluation.quality.extractors import Extractor, Preparation, extractor_class
 from continuous_unet.images.grids import write_png
-from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.facts import SamplerFacts, write_facts
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler
 from continuous_unet.tasks.loading import load_pipeline
@@ -114,9 +115,12 @@ def measure(args: argparse.Namespace) -> None:
     place = args.out or RESULTS
     kept = read(place)
     for name, model in named(args.models):
-        kept = [row for row in kept if (row["model"], row["data"]) != (name, features.data)]
-        for scheduler, steps in cases(model, args.schedulers, args.teacher_steps):
-            for guidance in args.guidance if scheduler is not None and args.guidance else [None]:
+        ours = (name, features.data, args.num)
+        kept = [row for row in kept if (row["model"], row["data"], int(row["num_images"])) != ours]
+        own = load_pipeline(model).facts.sampler
+        scales = args.guidance if args.guidance and not (own is not None and own.distilled) else [None]
+        for scheduler, steps in cases(own, args.schedulers, args.teacher_steps):
+            for guidance in scales:
                 pipeline = loaded(model)
                 choose_sampler(pipeline, scheduler, steps)
                 row = {"data": features.data, "model": name, "sampler": scheduler or "own", "evaluations": steps}
@@ -130,9 +134,10 @@ def measure(args: argparse.Namespace) -> None:
                 write(place, kept)
 
 
-def cases(model: str, schedulers: list[str], teacher_steps: list[int]) -> list[tuple[str | None, int]]:
-    """Returns the samplers and numbers of evaluations to measure a model with."""
-    own = load_pipeline(model).facts.sampler
+def cases(
+    own: SamplerFacts | None, schedulers: list[str], teacher_steps: list[int]
+) -> list[tuple[str | None, int]]:
+    """Returns the samplers and numbers of evaluations to measure a model with, given its own sampler."""
     if own is not None and own.distilled:
         return [(None, steps) for steps in STUDENT_STEPS if steps in own.numbers]
     cases: list[tuple[str | None, int]] = [(name, steps) for name in schedulers for steps in teacher_steps]
@@ -205,7 +210,7 @@ def main() -> None:
             part.add_argument("--schedulers", nargs="+", default=["dpm++"])
             part.add_argument("--out", type=Path, required=name == "picture")
         if name == "measure":
-            part.add_argument("--teacher-steps", type=int, nargs="+", default=list(TEACHER_STEPS))
+            part.add_argument("--teacher-steps", type=int, nargs="*", default=list(TEACHER_STEPS))
             part.add_argument("--guidance", type=float, nargs="+", help="guidance scales of teachers")
         if name != "picture":
             part.add_argument("--features", type=Path, required=True)

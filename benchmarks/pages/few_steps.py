@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from pages.table import Spec, Table, rows
@@ -10,19 +11,24 @@ from continuous_unet.comparison.formatting import markdown_table
 
 
 def few_steps() -> Iterator[dict[str, Any]]:
-    """Rows with their FID as a share of the best one of the teacher at 50 evaluations, both above the floor."""
+    """Rows with their FID as a share of the best one of the teacher at 50 evaluations, both above the floor.
+
+    The number of samples changes an FID, so that those of equal numbers are compared.
+    """
     found = rows("few-steps")
+    setting = itemgetter("data", "num_images")
     order = list(dict.fromkeys(row["data"] for row in found))
-    for row in sorted(found, key=lambda row: order.index(row["data"])):
-        best = [r["fid"] - r["floor"] for r in found if r["data"] == row["data"] and r["evaluations"] == 50]
+    for row in sorted(found, key=lambda row: (order.index(row["data"]), -row["num_images"])):
+        best = [r["fid"] - r["floor"] for r in found if setting(r) == setting(row) and r["evaluations"] == 50]
         yield {**row, "share": (row["fid"] - row["floor"]) / min(best) if best else None}
 
 
 def searched() -> Iterator[dict[str, Any]]:
     """Yields the numbers of steps whose times were searched, with the FIDs of evenly spread and of searched times."""
-    spread = {row["evaluations"]: row for row in rows("few-steps", data="mnist", model="teacher")}
+    setting = itemgetter("evaluations", "num_images")
+    spread = {setting(row): row for row in rows("few-steps", data="mnist", model="teacher")}
     for row in rows("few-steps", data="mnist", model="teacher-searched", sampler="own"):
-        even = spread[row["evaluations"]]
+        even = spread[setting(row)]
         yield {
             **row,
             "even": even["fid"] - even["floor"],
@@ -46,7 +52,7 @@ def end_to_end(distilled: bool) -> Iterator[dict[str, Any]]:
     for row in found:
         row["excess"] = row["fid"] - row["floor"]
     theirs = [row for row in found if row["network"] == "unet" and (row["distilled"] == "True") == distilled]
-    ours = [row for row in found if row["network"] == "ours" and (row["distilled"] == "True" or not distilled)]
+    ours = [row for row in found if row["network"] != "unet" and (row["distilled"] == "True" or not distilled)]
     for first, second in ((theirs, ours), (ours, theirs)):
         least = min(row["excess"] for row in first)
         best = max((r for r in first if r["excess"] <= ENOUGH * least), key=lambda r: r["images_per_second"])
@@ -91,6 +97,7 @@ TABLES: dict[str, Table] = {
             "sampler": "{sampler}",
             "guidance": lambda row: f"{scale_of(row):g}",
             "steps": "{evaluations}",
+            "samples": "{num_images}",
             "GMACs of an image": lambda row: (
                 f"{row['macs'] * row['evaluations'] * (1 + (scale_of(row) != 1)) / 1e9:.2f}"
             ),

@@ -115,6 +115,8 @@ TABLES = {
     "v": (process_of(DDPMScheduler(prediction_type="v_prediction", clip_sample=False)),) * 2,
 }
 TABLES["v"] = (TABLES["v"][0], make_rows(TABLES["v"][0], [999, 612.5, 100.25], fresh=True))
+TABLES["flow, second order"] = (FLOW, make_rows(FLOW, [900, 612.5, 100.25], order=2))
+TABLES["clipped, second order"] = (TABLES["clipped"][0], make_rows(TABLES["clipped"][0], [999, 612.5, 100.25], order=2))
 
 
 def exported_schedule(process, rows):
@@ -129,10 +131,12 @@ def test_a_table_gives_what_it_gives_in_pytorch(name):
     schedule, shape = exported_schedule(process, rows), (1, 4, 4)
     noise = np.stack([runtime.normal_noise(7, k, shape) for k in range(2)])
     found = runtime.sample(network_of(slope), schedule, noise, 3, fresh=runtime._noise_source(7, range(2), shape))
-    x = torch.tensor(noise)
+    x, before = torch.tensor(noise), None
     for k, row in enumerate(rows):
-        fresh = normal(7, 1024 + k, range(2), shape) if row.fresh else None
-        x = row.step(process, x, slope(x, row.timestep), fresh)
+        clean, unit = row.parts(process, x, slope(x, row.timestep))
+        x = row.onward(clean, normal(7, 1024 + k, range(2), shape) if row.fresh else unit, before)
+        before = clean
+    assert ("second" in name) == any(row.correction for row in rows)
     np.testing.assert_allclose(found, x.numpy(), rtol=1e-4, atol=1e-4)
     if rows[0].fresh:
         with pytest.raises(ExportedModelError, match="needs new noise"):

@@ -55,8 +55,10 @@ def test_searched_times_are_nearer_to_many_steps_than_even_ones(kind):
         return predict
 
     noise = [(range(2), torch.randn(2, 1, 4, 4)), (range(2, 3), torch.randn(1, 1, 4, 4))]
-    found = search_times(process, predictors, noise, [2, 4])
-    assert [len(one.times) for one in found] == [2, 4]
+    found = search_times(process, predictors, noise, [2, 4, 8])
+    assert [len(one.times) for one in found] == [2, 4, 8]
+    assert found[0].order == 1
+    assert found[2].order == 2, "the paths are smooth"
     for one in found:
         assert one.times[0] == process.last_time
         assert one.error < 0.9 * one.even_error

@@ -33,6 +33,36 @@ def test_evenly_spread_rows_are_diffusers_first_sampler(kind):
     torch.testing.assert_close(images[0], images[1], rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["v_prediction", "not clipped", "flow"])
+def test_rows_of_second_order_are_diffusers_dpm_solver(kind):
+    process, images = KINDS[kind](), []
+    if kind == "v_prediction":
+        process.scheduler.register_to_config(clip_sample=False)
+    theirs = process.make_sampler("dpm++")
+    set_timesteps(theirs, 6)
+    rows = make_rows(process, [float(time) for time in theirs.timesteps], order=2)
+    ours = TableSampler(process, {6: rows})
+    for sampler in (theirs, ours, ours):  # and again: nothing stays of the sampling before
+        x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        set_timesteps(sampler, 6)
+        for time in sampler.timesteps:
+            x = sampler.step(predicted(x, time), time, x).prev_sample
+        images.append(x)
+    torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-3 if kind == "flow" else 1e-4)
+    assert torch.equal(images[1], images[2])
+    assert [row.correction != 0 for row in rows] == [False, True, True, True, True, False]
+
+
+def test_a_sampling_that_starts_in_the_middle_has_no_row_before():
+    process = PROCESSES["flow"]().make()
+    sampler = TableSampler(process, {4: make_rows(process, [900, 700, 400, 100], order=2)})
+    x, prediction = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    sampler.set_timesteps(4)
+    sampler.set_begin_index(2)
+    after = sampler.step(prediction, 400, x).prev_sample
+    torch.testing.assert_close(after, x - 0.3 * prediction)  # Euler's method
+
+
 def test_tables_are_chosen_by_the_number_of_steps():
     process = PROCESSES["flow"]().make()
     sampler = TableSampler(process, {2: make_rows(process, [1000, 300.5])})

@@ -8,9 +8,11 @@ import torch
 from continuous_unet.base.errors import InputError
 from continuous_unet.cli.main import main
 from continuous_unet.diffusion.process import process_of
+from continuous_unet.diffusion.schedule_search import Searched
 from continuous_unet.evaluation.quality.generation import load_sampler
 from continuous_unet.models.fingerprint import fingerprint
 from continuous_unet.tasks.facts import SamplerFacts
+from continuous_unet.tasks.generate import schedule
 from continuous_unet.tasks.generate.options import SampleOptions, ScheduleOptions
 from continuous_unet.tasks.generate.pipeline import DiffusionSamplingPipeline, choose_sampler, own_tables
 from continuous_unet.tasks.generate.run import sample_images
@@ -61,6 +63,33 @@ def test_times_are_saved_and_used(model, tmp_path):
     assert sample_images(SampleOptions(str(model), str(tmp_path / "a.png"), **asked)).notes() == []
     tables = own_tables(pipeline.facts, process_of(pipeline.scheduler)).values()
     assert [[row.timestep for row in rows] for rows in tables] == times, "exports write these"
+    orders = [one.order for one in first.found + again.found]
+    assert [2 if any(row.correction for row in rows) else 1 for rows in tables] == orders
+
+
+def test_the_order_of_each_number_of_steps_is_saved(model, monkeypatch):
+    """Those of other numbers stay."""
+    order = {2: 1, 4: 2, 5: 1, 6: 2}
+
+    def searched(process, predictors, noise, numbers):
+        return [Searched((999.0, *range(n - 1, 0, -1)), order[n], 0.1, 0.2) for n in numbers]
+
+    monkeypatch.setattr(schedule, "search_times", searched)
+    find_schedules(ScheduleOptions(str(model), steps=[4, 5], num=1, device="cpu"))
+    result = find_schedules(ScheduleOptions(str(model), steps=[6, 2], num=1, device="cpu"))
+    assert load_pipeline(model).facts.sampler.second_order == (4, 6)
+    assert result.to_text().startswith(
+        "6 steps of second order: error 0.1000 (evenly spread, first order: 0.2000), times"
+    )
+    assert [row["order"] for row in result.to_dict()["schedules"]] == [2, 1]
+
+
+@pytest.mark.parametrize("more", [{"second_order": (3,)}, {"second_order": (2,), "distilled": True}])
+def test_an_order_without_searched_times_is_refused(more):
+    with pytest.raises(
+        ValueError, match=r"second_order is \[\d\]; expected numbers of steps of times that were searched"
+    ):
+        SamplerFacts(((9.0, 1.0),), **more)
 
 
 def test_times_of_other_weights_are_left_out_with_a_line(tmp_path, capsys):

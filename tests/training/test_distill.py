@@ -10,10 +10,10 @@ from PIL import Image
 
 from continuous_unet import ContinuousUNet2DModel, DiffusionSamplingPipeline
 from continuous_unet.base.errors import InputError
+from continuous_unet.diffusion.levels import NoiseRange
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.distill.answers import Teacher
-from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.methods import METHODS as LOSSES
 from continuous_unet.tasks.distill.methods import Lesson, same_dropout
 from continuous_unet.tasks.distill.options import DistillTraining

@@ -3,7 +3,9 @@
 Sample paths are computed with many small steps. From every state on a path, one evaluation tells where a single long
 step to any later time would end, and how far this is from the path. The times with the least total error follow by
 dynamic programming (after GITS, arXiv 2405.11326). It is not known how far an error of an early step grows until the
-end. So several weights are tried, and the times are kept whose images are nearest to the ends of the paths.
+end. So several weights are tried, and also times whose noise levels fall as a power (Karras et al. 2022, arXiv
+2206.00364), each with steps of first and of second order. Those are kept whose images are nearest to the ends of the
+paths.
 """
 
 import math
@@ -14,8 +16,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from continuous_unet.diffusion.levels import NoiseRange
 from continuous_unet.diffusion.process import Process
-from continuous_unet.diffusion.table import Row, make_rows
+from continuous_unet.diffusion.table import Row, TableSampler, make_rows
 
 EVEN_TIMES = 40
 """Number of the fine times that are spread evenly in time. As many again are spread evenly in the logarithm of the
@@ -26,6 +29,10 @@ SPREADS = (0.25, 0.5, math.inf)
 """Standard deviations of the data that the weights of errors assume; infinity weights the errors of all times alike."""
 POWERS = (1, 2)
 """The powers of the errors that are summed."""
+MID_LEVELS = (0.8, 1.2, 1.8, 2.6, 3.8)
+"""Ratios of noise to signal in the middle of times whose noise levels fall as a power."""
+FIRST_IMAGES, FINALISTS = 16, 4
+"""All choices are tried for so many of the images, and the best ones, so many of them, for all images."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """`predict(x, timestep) -> prediction` for images `(B, C, H, W)` and one time, 0-d."""
@@ -38,10 +45,12 @@ class Searched:
     """The best times for one number of sampling steps."""
 
     times: tuple[float, ...]
+    order: int
+    """1, or 2 if the steps are of second order (`make_rows`)."""
     error: float
     """Root mean square distance of the images from those of many small steps, in [-1, 1]."""
     even_error: float
-    """The same for times that are spread evenly."""
+    """The same for times that are spread evenly, with steps of first order."""
 
 
 def fine_times(process: Process) -> list[float]:
@@ -69,21 +78,35 @@ def search_times(
         numbers: numbers of sampling steps, each less than the number of `fine_times`.
     """
     times = fine_times(process)
-    rows = make_rows(process, times)
+    rows = make_rows(process, times, order=2)
     costs = torch.zeros(len(SPREADS), len(POWERS), len(rows), len(rows) + 1, dtype=torch.float64)
     ends: list[Tensor] = []
     for images, start in noise:
         ends.append(_follow(process, rows, predictors(times, images), start, costs))
+    images, start = noise[0]
+    few = [(images[:FIRST_IMAGES], start[:FIRST_IMAGES])]
     found = []
     for number in numbers:
         even = tuple(process.sampling_times(number))
-        choices = {even}
+        spreads = {even, *_power_times(process, number)}
         for cost in costs.flatten(0, 1):
-            choices.add(tuple(times[k] for k in shortest_path(cost, number)))
-        errors = {choice: _distance(process, predictors, noise, ends, choice) for choice in choices}
-        best = min(sorted(errors), key=lambda choice: errors[choice])
-        found.append(Searched(best, errors[best], errors[even]))
+            spreads.add(tuple(times[k] for k in shortest_path(cost, number)))
+        # of one or two steps, both are of first order
+        choices = [(spread, order) for spread in sorted(spreads) for order in ((1, 2) if number > 2 else (1,))]
+        at_first = {choice: _distance(process, predictors, few, ends, *choice) for choice in choices}
+        finalists = sorted(choices, key=lambda choice: at_first[choice])[:FINALISTS]
+        errors = {choice: _distance(process, predictors, noise, ends, *choice) for choice in finalists}
+        best = min(errors, key=lambda choice: errors[choice])
+        even_error = errors.get((even, 1)) or _distance(process, predictors, noise, ends, even, 1)
+        found.append(Searched(*best, errors[best], even_error))
     return found
+
+
+def _power_times(process: Process, number: int) -> list[tuple[float, ...]]:
+    """Returns times whose noise levels fall as a power, from the process's last time, for each of `MID_LEVELS`."""
+    levels = (NoiseRange.of(process).levels(number, mid)[1:] for mid in MID_LEVELS)
+    inner = (process.time_at(torch.tensor(each, dtype=torch.float64)).tolist() for each in levels)
+    return [(float(process.last_time), *(round(time, 3) for time in each)) for each in inner]
 
 
 def shortest_path(costs: Tensor, number: int) -> list[int]:
@@ -113,18 +136,13 @@ def _follow(process: Process, rows: list[Row], predict: Predict, x: Tensor, cost
 
     The paths are those of DPM-Solver++(2M), whose second order needs no further evaluations.
     """
-    states, parts = [x], []
-    before: tuple[Tensor, float] | None = None
+    states: list[Tensor] = [x]
+    parts: list[tuple[Tensor, Tensor]] = []
     for row in rows:
         prediction = predict(x, torch.tensor(row.timestep, device=x.device))
         clean, unit = row.parts(process, x, prediction)
+        x = row.onward(clean, unit, parts[-1][0] if parts else None)
         parts.append((clean, unit))
-        x = row.next_signal * clean + row.next_noise * unit
-        length = _log_ratio(row.noise, row.signal) - _log_ratio(row.next_noise, row.next_signal)
-        if before is not None and row.next_noise and math.isfinite(before[1]):
-            share = (row.next_signal - row.next_noise * row.signal / row.noise) * length / (2 * before[1])
-            x = x + share * (clean - before[0])
-        before = clean, length
         states.append(x)
     path = torch.stack(states[1:])
     levels = torch.tensor([[row.next_signal, row.next_noise] for row in rows], device=x.device)
@@ -143,25 +161,22 @@ def _follow(process: Process, rows: list[Row], predict: Predict, x: Tensor, cost
     return x
 
 
-def _log_ratio(noise: float, signal: float) -> float:
-    if signal <= 0:
-        return math.inf
-    return math.log(noise / signal) if noise > 0 else -math.inf
-
-
 def _distance(
     process: Process,
     predictors: Predictors,
     noise: Sequence[tuple[range, Tensor]],
     ends: Sequence[Tensor],
     times: Sequence[float],
+    order: int,
 ) -> float:
     """Returns how far the images of these times are from the ends of the paths, as root mean square."""
     squares, count = 0.0, 0
-    for (images, x), end in zip(noise, ends, strict=True):
+    sampler = TableSampler(process, {len(times): make_rows(process, times, order=order)})
+    for (images, x), end in zip(noise, ends, strict=False):  # of all images, or of the first ones
         predict = predictors(times, images)
-        for row in make_rows(process, times):
-            x = row.step(process, x, predict(x, torch.tensor(row.timestep, device=x.device)))
-        squares += float((x - end).double().square().sum())
+        sampler.set_timesteps(len(times), x.device)
+        for time in sampler.timesteps:
+            x = sampler.step(predict(x, time), time, x).prev_sample
+        squares += float((x - end[: len(x)]).double().square().sum())
         count += x.numel()
     return math.sqrt(squares / count)

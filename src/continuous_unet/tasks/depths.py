@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from continuous_unet.tasks.base import StepContext
 
 SHALLOW_SHARE = 2
-"""A shallow depth is trained on one of so many images of the data's sequence. With one of four, all depths end up to 3 %
-worse than models that are trained at one depth."""
+"""A shallow depth is trained on one of so many images of the data's sequence. With one of four, all depths end up to
+3 % worse than models that are trained at one depth."""
 LAST_DATA_SHARE, RAMP = 0.0, 1 / 3
 """The share of the data in a shallow depth's loss falls from 1 to the first, over the second's share of a training."""
 

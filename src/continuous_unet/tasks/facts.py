@@ -119,6 +119,8 @@ class SamplerFacts(Section):
     """Whether the model was distilled for these numbers of sampling steps, and works with no others."""
     weights: str | None = None
     """The fingerprint of the weights that the times were searched for."""
+    second_order: tuple[int, ...] = ()
+    """The numbers of sampling steps whose steps are of second order (`make_rows`)."""
 
     def __post_init__(self) -> None:
         if not self.times:
@@ -128,6 +130,10 @@ class SamplerFacts(Section):
                 raise ValueError(f"times has {list(times)}; expected times in descending order, none below 0")
         if len(set(map(len, self.times))) < len(self.times):
             raise ValueError("times has two lists of the same length; expected one for each number of steps")
+        if self.second_order and (self.fresh_noise or self.distilled or not {*self.second_order} <= {*self.numbers}):
+            raise ValueError(
+                f"second_order is {list(self.second_order)}; expected numbers of steps of times that were searched"
+            )
 
     @property
     def numbers(self) -> list[int]:

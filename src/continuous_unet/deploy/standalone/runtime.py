@@ -135,7 +135,8 @@ def normal_noise(seed: int, number: int, shape: tuple[int, ...], stream: int = 0
 class Row:
     """One step of a table: an evaluation of the network, and the amounts of signal and noise before and after it.
 
-    The prediction gives an image and unit noise; the next state is `next_signal image + next_noise noise`.
+    The prediction gives an image and unit noise; the next state is `next_signal image + next_noise noise`. Steps of
+    second order add `correction (image - image of the row before)`.
     """
 
     timestep: float
@@ -148,6 +149,8 @@ class Row:
     """Whether the next state gets new noise, in place of that which the prediction implies."""
     next_timestep: float = 0.0
     """The time after the step."""
+    correction: float = 0.0
+    """How much of the change of the image since the row before is added; 0 for steps of first order."""
 
 
 Tables = dict[int, list[Row]]
@@ -293,18 +296,28 @@ def table(schedule: AnySchedule, rows: list[Row], fresh: Fresh | None = None) ->
     Raises:
         ExportedModelError: if a row needs new noise and `fresh` is None.
     """
+    images: list[np.ndarray] = []
     for number, row in enumerate(rows):
         if row.fresh and fresh is None:
             raise ExportedModelError("this table of steps needs new noise; give `fresh`")
-        yield row.timestep, _table_step(schedule, row, fresh(number) if row.fresh and fresh is not None else None)
+        noise = fresh(number) if row.fresh and fresh is not None else None
+        yield row.timestep, _table_step(schedule, row, noise, images)
 
 
-def _table_step(schedule: AnySchedule, row: Row, fresh_noise: np.ndarray | None = None) -> Step:
+def _table_step(
+    schedule: AnySchedule, row: Row, fresh_noise: np.ndarray | None = None, images: list[np.ndarray] | None = None
+) -> Step:
+    """Returns a step of a table. `images` holds the image of the row before, for steps of second order."""
+
     def step(x: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         image, noise = schedule.image_and_noise(x, prediction, row.signal, row.noise)
-        return row.next_signal * schedule.limited(image) + row.next_noise * (
-            noise if fresh_noise is None else fresh_noise
-        )
+        image = schedule.limited(image)
+        reached = row.next_signal * image + row.next_noise * (noise if fresh_noise is None else fresh_noise)
+        if images and row.correction:
+            reached = reached + row.correction * (image - images[0])
+        if images is not None:
+            images[:] = [image]
+        return reached
 
     return step
 
@@ -650,7 +663,7 @@ def read_schedule(info: Info) -> AnySchedule:
 
 
 def _is_row(row: Row) -> bool:
-    numbers = (row.timestep, row.signal, row.noise, row.next_signal, row.next_noise, row.next_timestep)
+    numbers = (row.timestep, row.signal, row.noise, row.next_signal, row.next_noise, row.next_timestep, row.correction)
     return all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in numbers) and isinstance(row.fresh, bool)
 
 

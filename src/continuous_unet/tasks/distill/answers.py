@@ -4,7 +4,6 @@ A noisy image is `signal clean + noise unit_noise` in every process. A predictio
 step to another noise level puts them together again.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from continuous_unet.diffusion.guidance import Guidance
 from continuous_unet.diffusion.process import Process
+from continuous_unet.diffusion.table import make_rows
 from continuous_unet.tasks.network import Network
 
 Conditions = Mapping[str, Tensor]
@@ -87,22 +87,12 @@ class Teacher:
         Returns:
             As many states `(B, C, H, W)` as there are levels, the clean images last.
         """
-        process = self.process
-        times = process.time_at(torch.tensor(levels, dtype=torch.float64)).tolist()
-        parts = [*(process.coefficients(time) for time in times), (1.0, 0.0)]
+        times = self.process.time_at(torch.tensor(levels, dtype=torch.float64)).tolist()
         states: list[Tensor] = []
-        before: tuple[Tensor, float] | None = None
-        for k, time in enumerate(times):
-            clean, _ = self.answer(x_t, torch.full((len(x_t),), time).to(x_t))
-            (signal, noise), (next_signal, next_noise) = parts[k], parts[k + 1]
-            ratio = next_noise / noise
-            extrapolated = clean
-            # the length of a step is that of the logarithm of the ratio of noise to signal
-            length = math.log(noise * next_signal / (signal * next_noise)) if next_noise and signal else None
-            if before is not None and length:
-                last, last_length = before
-                extrapolated = clean + length / (2 * last_length) * (clean - last)
-            before = (clean, length) if length else None
-            x_t = ratio * x_t + (next_signal - signal * ratio) * extrapolated
+        before: Tensor | None = None
+        for row in make_rows(self.process, times, order=2):
+            clean, unit = self.answer(x_t, torch.full((len(x_t),), row.timestep).to(x_t))
+            x_t = row.onward(clean, unit, before)
+            before = clean
             states.append(x_t)
         return states

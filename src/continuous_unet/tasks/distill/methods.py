@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from continuous_unet.diffusion.draws import Stream, normal, uniform
+from continuous_unet.diffusion.levels import NoiseRange
 from continuous_unet.tasks.base import StepContext
 from continuous_unet.tasks.distill.answers import Parts, Teacher, answer
-from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.options import DistillTraining
 
 LOG_LEVEL_MEAN, LOG_LEVEL_STD = -1.1, 2.0

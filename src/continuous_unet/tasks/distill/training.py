@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from continuous_unet.base.errors import InputError
 from continuous_unet.base.results import Json
+from continuous_unet.diffusion.levels import NoiseRange
 from continuous_unet.images.grids import make_grid
 from continuous_unet.models.build import extended
 from continuous_unet.models.unet_2d import ContinuousUNet2DModel
 from continuous_unet.tasks.base import PictureContext, StepContext
 from continuous_unet.tasks.depths import mean_over_depths
 from continuous_unet.tasks.distill.answers import Teacher
-from continuous_unet.tasks.distill.levels import NoiseRange
 from continuous_unet.tasks.distill.methods import METHODS, Lesson
 from continuous_unet.tasks.distill.options import DistillTraining
 from continuous_unet.tasks.facts import Facts, SamplerFacts

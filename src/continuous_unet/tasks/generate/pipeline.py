@@ -207,7 +207,10 @@ DiffusionSamplingPipeline.__module__ = "continuous_unet"
 def own_tables(facts: Facts, process: Process) -> dict[int, list[Row]]:
     """Returns the tables of steps that belong to a model, by their number of steps."""
     own = facts.sampler
-    return {} if own is None else {len(times): make_rows(process, times, own.fresh_noise) for times in own.times}
+    if own is None:
+        return {}
+    orders = {number: 2 if number in own.second_order else 1 for number in own.numbers}
+    return {len(times): make_rows(process, times, own.fresh_noise, orders[len(times)]) for times in own.times}
 
 
 def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, steps: int | None) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -38,16 +38,13 @@ class ScheduleResult(CallResult):
     seconds: float
 
     def to_dict(self) -> Json:
-        rows = [
-            {"steps": len(one.times), "times": list(one.times), "error": one.error, "even_error": one.even_error}
-            for one in self.found
-        ]
+        rows: list[Json] = [{"steps": len(one.times), **asdict(one), "times": list(one.times)} for one in self.found]
         return {"model": self.model, "schedules": rows, "seconds": round(self.seconds, 3)}
 
     def to_text(self) -> str:
         lines = [
-            f"{len(one.times)} steps: error {one.error:.4f} (evenly spread: {one.even_error:.4f}), times "
-            + " ".join(f"{time:g}" for time in one.times)
+            f"{len(one.times)} steps of {'first' if one.order == 1 else 'second'} order: error {one.error:.4f} (evenly "
+            f"spread, first order: {one.even_error:.4f}), times " + " ".join(f"{time:g}" for time in one.times)
             for one in self.found
         ]
         return "\n".join([*lines, f"saved with the model; `cunet sample {self.model} --steps N` uses them"])
@@ -74,10 +71,12 @@ def find_schedules(options: ScheduleOptions, *, stop: StopRequest | None = None)
     pipeline.to(pick_device(options.device))
     with stop_on_signals() if stop is None else contextlib.nullcontext(stop) as request:
         found = search(pipeline, options, request)
-    new = {len(one.times): one.times for one in found}
+    new = {len(one.times): (one.times, one.order) for one in found}
     if known is not None:
-        new = {len(times): times for times in known.times} | new
-    sampler = SamplerFacts(tuple(new[number] for number in sorted(new)), weights=weights)
+        new = {len(times): (times, 2 if len(times) in known.second_order else 1) for times in known.times} | new
+    times = tuple(new[number][0] for number in sorted(new))
+    second = tuple(number for number in sorted(new) if new[number][1] == 2)
+    sampler = SamplerFacts(times, weights=weights, second_order=second)
     write_facts(folder, replace(pipeline.facts, sampler=sampler))
     return ScheduleResult(options.model, found, time.perf_counter() - started)
 

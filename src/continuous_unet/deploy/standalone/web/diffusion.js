@@ -88,9 +88,13 @@ export function samplingRows(schedule, steps) {
   });
 }
 
-/** Takes one step: changes x into the next x, by the prediction for it, and by new noise if the row is fresh. */
-export function tableStep(schedule, row, x, prediction, fresh) {
-  const { signal, noise } = row;
+/**
+ * Takes one step: changes x into the next x, by the prediction for it, and by new noise if the row is fresh. Returns what
+ * the prediction says that the images are. A step of second order needs those of the row before.
+ */
+export function tableStep(schedule, row, x, prediction, fresh, before = null) {
+  const { signal, noise, correction = 0 } = row;
+  const images = new Float32Array(x.length);
   const range = schedule.clip_sample ? schedule.clip_sample_range : Infinity;
   for (let i = 0; i < x.length; i++) {
     let image, epsilon;
@@ -108,8 +112,11 @@ export function tableStep(schedule, row, x, prediction, fresh) {
       epsilon = signal * prediction[i] + noise * x[i];
     }
     if (row.fresh) epsilon = fresh[i];
-    x[i] = row.next_signal * Math.min(range, Math.max(-range, image)) + row.next_noise * epsilon;
+    images[i] = Math.min(range, Math.max(-range, image));
+    x[i] = row.next_signal * images[i] + row.next_noise * epsilon;
+    if (before) x[i] += correction * (images[i] - before[i]);
   }
+  return images;
 }
 
 /** Returns the number of sampling steps that are left for a strength, as `steps_to_take` in runtime.py. */

@@ -169,6 +169,7 @@ export class Model {
     const inner = hole ? this.holeOfLatents(hole) : null;
     const times = hole ? repeats : 1;
     const total = (rows.length - skipped) * times;
+    let before = null; // the images of the row before; filling in draws its steps anew, which are of first order
     for (const [number, row] of rows.entries()) {
       for (let again = 0; number >= skipped && again < times; again++) {
         await onStep((number - skipped) * times + again, total);
@@ -176,7 +177,9 @@ export class Model {
         const more = { next_timestep: [row.next_timestep ?? 0] };
         if (this.depthInput && solverSteps) more[this.depthInput] = [solverSteps];
         const prediction = await this.guided(x, count, row.timestep, asking, more);
-        tableStep(this.info.schedule, row, x, prediction, row.fresh ? noise(freshStream(number)) : null);
+        const fresh = row.fresh ? noise(freshStream(number)) : null;
+        const images = tableStep(this.info.schedule, row, x, prediction, fresh, before);
+        before = hole ? null : images;
         if (again + 1 < times) noiseAgain(x, row, noise(AGAIN_STREAM + number * times + again));
       }
     }
