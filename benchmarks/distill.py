@@ -134,9 +134,7 @@ def measure(args: argparse.Namespace) -> None:
                 write(place, kept)
 
 
-def cases(
-    own: SamplerFacts | None, schedulers: list[str], teacher_steps: list[int]
-) -> list[tuple[str | None, int]]:
+def cases(own: SamplerFacts | None, schedulers: list[str], teacher_steps: list[int]) -> list[tuple[str | None, int]]:
     """Returns the samplers and numbers of evaluations to measure a model with, given its own sampler."""
     if own is not None and own.distilled:
         return [(None, steps) for steps in STUDENT_STEPS if steps in own.numbers]
@@ -151,7 +149,7 @@ def distance(
     started = time.perf_counter()
     wanted = wanted_classes(pipeline, num)
     how: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
-    made = features.of(generation.samples(pipeline, wanted, seed=1, batch_size=250, **how))
+    made = features.of(generation.samples(pipeline, wanted, seed=1, batch_size=50, **how))
     seconds = (time.perf_counter() - started) / num
     return {**dataclasses.asdict(generation.distances(features.real, made)), "seconds_per_image": seconds}
 

@@ -42,6 +42,8 @@ def scale_of(row: dict[str, Any]) -> float:
     return float(row.get("guidance") or 1)
 
 
+OURS = ("ours", "stem")
+"""The networks of ours: the packaged `digits`, and the same with a 2x2 stem."""
 ENOUGH = 1.1
 """A number of evaluations counts as the best one if its FID above the floor is at most this multiple of the least."""
 
@@ -52,7 +54,7 @@ def end_to_end(distilled: bool) -> Iterator[dict[str, Any]]:
     for row in found:
         row["excess"] = row["fid"] - row["floor"]
     theirs = [row for row in found if row["network"] == "unet" and (row["distilled"] == "True") == distilled]
-    ours = [row for row in found if row["network"] != "unet" and (row["distilled"] == "True" or not distilled)]
+    ours = [row for row in found if row["network"] in OURS and (row["distilled"] == "True" or not distilled)]
     for first, second in ((theirs, ours), (ours, theirs)):
         least = min(row["excess"] for row in first)
         best = max((r for r in first if r["excess"] <= ENOUGH * least), key=lambda r: r["images_per_second"])

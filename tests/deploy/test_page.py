@@ -328,14 +328,15 @@ def test_the_page_says_what_is_wrong(seen):
 SCRIPT = """
 import { readFileSync } from "node:fs";
 import { Model } from "./model.js";
-const { info, steps, seed } = JSON.parse(readFileSync(0, "utf8"));
+const { info, steps, seed, image, hole, ...more } = JSON.parse(readFileSync(0, "utf8"));
 const slope = (data, time) => data.map((x) => Math.min(2, Math.max(-2, x)) * 0.3 + time / 4000);
 const ort = { Tensor: class { constructor(type, data) { this.data = data; } } };
 const run = async ({ sample, timestep }) => {
   return { prediction: { getData: async () => slope(sample.data, timestep.data[0]) } };
 };
 const model = new Model(ort, { run }, info);
-console.log(JSON.stringify(Array.from(await model.generate({ count: 2, steps, seed }))));
+const given = { image: image && Float32Array.from(image), hole: hole && Uint8Array.from(hole), ...more };
+console.log(JSON.stringify(Array.from(await model.generate({ count: 2, steps, seed, ...given }))));
 """
 """Samples with a network that is one formula, so that nothing but node is needed."""
 
@@ -348,21 +349,53 @@ def copy_scripts(folder, script):
     (folder / "script.mjs").write_text(script)
 
 
+def info_of(process, *tables):
+    """Returns the description of an exported model with tables of its own."""
+    tables = [[dataclasses.asdict(row) for row in rows] for rows in tables]
+    return {**PERFECT, "image_shape": [1, 4, 4], "schedule": {**process.describe(), "tables": tables}}
+
+
+def made_by_node(folder, **request):
+    """Returns the images of the page's scripts, outside a browser."""
+    copy_scripts(folder, SCRIPT)
+    command = ["node", str(folder / "script.mjs")]
+    run = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return np.array(json.loads(run.stdout), np.float32)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_page_starts_from_pictures_and_fills_holes_as_numpy_does(order, tmp_path):
+    """With second order, a start in the middle has no image before it, and a filling takes evenly spread times."""
+    process = TABLES["flow"][0]
+    info = info_of(process, make_rows(process, [900, 700, 400, 100], order=order))
+    model = runtime.ExportedModel(network_of(slope), info)
+    image = np.random.default_rng(0).random((1, 1, 4, 4), dtype=np.float32)
+    started = runtime.generate(model, 2, steps=4, seed=9, image=image, strength=0.75)
+    pixels = image.ravel().tolist()
+    found = made_by_node(tmp_path, info=info, steps=4, seed=9, image=pixels, strength=0.75)
+    np.testing.assert_allclose(found.reshape(started.shape), started, rtol=0, atol=2e-5)
+
+    hole = np.arange(16).reshape(4, 4) % 3 == 0
+    filled = inpaint(model, image, hole, steps=4, seed=9, repeats=2)
+    marked = hole.ravel().astype(int).tolist()
+    found = made_by_node(tmp_path, info=info, steps=4, seed=9, image=pixels, hole=marked, repeats=2, count=1)
+    np.testing.assert_allclose(found.reshape(filled.shape), filled, rtol=0, atol=2e-5)
+    plain = runtime.ExportedModel(network_of(slope), info_of(process))
+    evenly_spread = inpaint(plain, image, hole, steps=4, seed=9, repeats=2)
+    assert np.allclose(filled, evenly_spread) == (order == 2)
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.parametrize("steps", [3, 4])
 @pytest.mark.parametrize("name", TABLES)
 def test_the_page_samples_as_numpy_does(name, steps, tmp_path):
     """With a table of three steps, new noise included, and otherwise with the first sampler of the process."""
     process, rows = TABLES[name]
-    tables = [[dataclasses.asdict(row) for row in rows]]
-    info = {**PERFECT, "image_shape": [1, 4, 4], "schedule": {**process.describe(), "tables": tables}}
+    info = info_of(process, rows)
     expected = runtime.generate(runtime.ExportedModel(network_of(slope), info), 2, steps=steps, seed=9)
-    copy_scripts(tmp_path, SCRIPT)
-    command = ["node", str(tmp_path / "script.mjs")]
-    given = json.dumps({"info": info, "steps": steps, "seed": 9})
-    run = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stderr
-    found = np.array(json.loads(run.stdout), np.float32).reshape(expected.shape)
+    found = made_by_node(tmp_path, info=info, steps=steps, seed=9).reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 if "clipped" in name else 2e-5)
 
 

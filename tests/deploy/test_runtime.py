@@ -21,7 +21,7 @@ from continuous_unet.diffusion.draws import normal
 from continuous_unet.diffusion.options import FlowOptions
 from continuous_unet.diffusion.process import process_of
 from continuous_unet.diffusion.samplers import make_scheduler, set_timesteps
-from continuous_unet.diffusion.table import make_rows
+from continuous_unet.diffusion.table import TableSampler, make_rows
 from continuous_unet.images.grids import METADATA_KEY
 from continuous_unet.tasks.generate.starting import as_pictures, start
 from continuous_unet.text.subwords import Subwords, learn_vocabulary
@@ -141,6 +141,21 @@ def test_a_table_gives_what_it_gives_in_pytorch(name):
     if rows[0].fresh:
         with pytest.raises(ExportedModelError, match="needs new noise"):
             runtime.sample(network_of(slope), schedule, noise, 3)
+
+
+def test_a_table_of_second_order_can_start_from_pictures():
+    """The first step that is taken has no image before it."""
+    rows, shape = make_rows(FLOW, [900, 700, 400, 100], order=2), (1, 4, 4)
+    noise, pictures = (np.random.default_rng(k).standard_normal((2, *shape)).astype(np.float32) for k in range(2))
+    schedule = exported_schedule(FLOW, rows)
+    found = runtime.sample(network_of(slope), schedule, noise, 4, pictures=pictures, strength=0.75)
+    sampler = TableSampler(FLOW, {4: rows})
+    sampler.set_timesteps(4)
+    sampler.set_begin_index(1)
+    x = sampler.add_noise(torch.tensor(pictures), torch.tensor(noise), sampler.timesteps[1:2])
+    for timestep in sampler.timesteps[1:]:
+        x = sampler.step(slope(x, float(timestep)), timestep, x).prev_sample
+    np.testing.assert_allclose(found, x.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])

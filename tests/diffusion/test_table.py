@@ -42,7 +42,7 @@ def test_rows_of_second_order_are_diffusers_dpm_solver(kind):
     set_timesteps(theirs, 6)
     rows = make_rows(process, [float(time) for time in theirs.timesteps], order=2)
     ours = TableSampler(process, {6: rows})
-    for sampler in (theirs, ours, ours):  # and again: nothing stays of the sampling before
+    for sampler in (theirs, ours, ours):  # and again
         x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         set_timesteps(sampler, 6)
         for time in sampler.timesteps:
@@ -58,6 +58,7 @@ def test_a_sampling_that_starts_in_the_middle_has_no_row_before():
     sampler = TableSampler(process, {4: make_rows(process, [900, 700, 400, 100], order=2)})
     x, prediction = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     sampler.set_timesteps(4)
+    sampler.step(torch.randn(2, 1, 4, 4), 900, x)  # of a sampling before
     sampler.set_begin_index(2)
     after = sampler.step(prediction, 400, x).prev_sample
     torch.testing.assert_close(after, x - 0.3 * prediction)  # Euler's method

@@ -84,12 +84,12 @@ def test_the_order_of_each_number_of_steps_is_saved(model, monkeypatch):
     assert [row["order"] for row in result.to_dict()["schedules"]] == [2, 1]
 
 
-@pytest.mark.parametrize("more", [{"second_order": (3,)}, {"second_order": (2,), "distilled": True}])
-def test_an_order_without_searched_times_is_refused(more):
-    with pytest.raises(
-        ValueError, match=r"second_order is \[\d\]; expected numbers of steps of times that were searched"
-    ):
-        SamplerFacts(((9.0, 1.0),), **more)
+def test_an_order_without_searched_times_is_refused():
+    with pytest.raises(ValueError, match=r"second_order is \[3\]; expected lengths of lists in times"):
+        SamplerFacts(((9.0, 1.0),), second_order=(3,))
+    for more in ({"distilled": True}, {"fresh_noise": True}):
+        with pytest.raises(ValueError, match="second_order is for searched times"):
+            SamplerFacts(((9.0, 1.0),), second_order=(2,), **more)
 
 
 def test_times_of_other_weights_are_left_out_with_a_line(tmp_path, capsys):

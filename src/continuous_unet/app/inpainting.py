@@ -13,10 +13,14 @@ AGAIN_STREAM = 4096
 
 
 def rows_of(schedule: runtime.AnySchedule, steps: int) -> list[Row]:
-    """Returns the rows of a sampling: the model's table of that many steps, or those of its first sampler."""
-    if steps in schedule.tables:
-        return schedule.tables[steps]
-    times = [timestep for timestep, _ in runtime.steps_of(schedule, steps)]
+    """Returns the rows of a filling: the model's table of that many steps, or those of its first sampler.
+
+    Each step is repeated, so that there is no step before for a table of second order to look back to.
+    """
+    known = schedule.tables.get(steps, [])
+    if known and not any(row.correction for row in known):
+        return known
+    times = [timestep for timestep, _ in runtime.steps_of(schedule, steps, next(iter(schedule.samplers)))]
     if isinstance(schedule, runtime.FlowSchedule):
         return [schedule.row(*pair) for pair in zip(times, [*times[1:], None], strict=True)]
     gap = schedule.num_timesteps // steps

@@ -14,7 +14,7 @@ HIGHEST_EPSILON = 20.0
 
 @dataclass(frozen=True)
 class NoiseRange:
-    """The noise levels that a student works on."""
+    """The noise levels of a process that matter for few evaluations."""
 
     low: float
     high: float

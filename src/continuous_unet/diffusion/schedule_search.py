@@ -1,4 +1,4 @@
-"""Finds the best few sampling times of a trained model, by dynamic programming over the errors of single steps.
+"""Finds the best few sampling times of a trained model, and the order of the steps between them.
 
 Sample paths are computed with many small steps. From every state on a path, one evaluation tells where a single long
 step to any later time would end, and how far this is from the path. The times with the least total error follow by
@@ -30,9 +30,9 @@ SPREADS = (0.25, 0.5, math.inf)
 POWERS = (1, 2)
 """The powers of the errors that are summed."""
 MID_LEVELS = (0.8, 1.2, 1.8, 2.6, 3.8)
-"""Ratios of noise to signal in the middle of times whose noise levels fall as a power."""
+"""The ratios of noise to signal halfway, for times whose noise levels follow a power law."""
 FIRST_IMAGES, FINALISTS = 16, 4
-"""All choices are tried for so many of the images, and the best ones, so many of them, for all images."""
+"""All choices are tried on the first 16 images, and the best 4 of them on all images."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """`predict(x, timestep) -> prediction` for images `(B, C, H, W)` and one time, 0-d."""
@@ -83,23 +83,29 @@ def search_times(
     ends: list[Tensor] = []
     for images, start in noise:
         ends.append(_follow(process, rows, predictors(times, images), start, costs))
-    images, start = noise[0]
-    few = [(images[:FIRST_IMAGES], start[:FIRST_IMAGES])]
+    few, room = [], FIRST_IMAGES
+    for images, start in noise:
+        if room > 0:
+            few.append((images[:room], start[:room]))
+            room -= len(images)
     found = []
     for number in numbers:
         even = tuple(process.sampling_times(number))
         spreads = {even, *_power_times(process, number)}
         for cost in costs.flatten(0, 1):
             spreads.add(tuple(times[k] for k in shortest_path(cost, number)))
-        # of one or two steps, both are of first order
-        choices = [(spread, order) for spread in sorted(spreads) for order in ((1, 2) if number > 2 else (1,))]
+        choices = [(spread, order) for spread in sorted(spreads) for order in _orders(process, spread)]
         at_first = {choice: _distance(process, predictors, few, ends, *choice) for choice in choices}
-        finalists = sorted(choices, key=lambda choice: at_first[choice])[:FINALISTS]
-        errors = {choice: _distance(process, predictors, noise, ends, *choice) for choice in finalists}
+        finalists = {*sorted(choices, key=lambda choice: at_first[choice])[:FINALISTS], (even, 1)}
+        errors = {choice: _distance(process, predictors, noise, ends, *choice) for choice in sorted(finalists)}
         best = min(errors, key=lambda choice: errors[choice])
-        even_error = errors.get((even, 1)) or _distance(process, predictors, noise, ends, even, 1)
-        found.append(Searched(*best, errors[best], even_error))
+        found.append(Searched(*best, errors[best], errors[even, 1]))
     return found
+
+
+def _orders(process: Process, times: Sequence[float]) -> tuple[int, ...]:
+    """Returns the orders that steps between these times can have; with few of them there is nothing to correct."""
+    return (1, 2) if any(row.correction for row in make_rows(process, times, order=2)) else (1,)
 
 
 def _power_times(process: Process, number: int) -> list[tuple[float, ...]]:

@@ -44,9 +44,9 @@ class Row:
         """Returns the next state of clean images and unit noise, all `(B, C, H, W)`.
 
         Args:
-            clean: what the prediction of this row says that the images are.
+            clean: the clean images that the prediction of this row implies.
             unit: the noise that the next state has.
-            before: what the prediction of the row before said that the images are. If None, the step is of first order.
+            before: the clean images that the prediction of the row before implied. If None, the step is of first order.
         """
         reached = self.next_signal * clean + self.next_noise * unit
         return reached if before is None or not self.correction else reached + self.correction * (clean - before)
@@ -103,9 +103,10 @@ def _corrections(levels: Sequence[tuple[float, float]]) -> list[float]:
     corrections = [0.0]
     for k in range(1, len(lengths)):
         (signal, noise), (next_signal, next_noise) = levels[k], levels[k + 1]
-        finite = math.isfinite(lengths[k]) and math.isfinite(lengths[k - 1])
-        share = lengths[k] / (2 * lengths[k - 1]) if finite else 0.0
-        corrections.append((next_signal - next_noise * signal / noise) * share)
+        share = 0.0
+        if math.isfinite(lengths[k]) and math.isfinite(lengths[k - 1]) and lengths[k - 1] > 0:
+            share = (next_signal - next_noise * signal / noise) * lengths[k] / (2 * lengths[k - 1])
+        corrections.append(share)
     return corrections
 
 
@@ -137,7 +138,7 @@ class TableSampler:
         """The times that they lead to, of that shape."""
         self._taken = 0
         self._clean: Tensor | None = None
-        """What the prediction of the row before said that the images are."""
+        """The clean images that the prediction of the row before implied."""
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Chooses the rows of the next sampling."""

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from continuous_unet.tasks.base import StepContext
 
 SHALLOW_SHARE = 2
-"""A shallow depth is trained on one of so many images of the data's sequence. With one of four, all depths end up to
-3 % worse than models that are trained at one depth."""
+"""A shallow depth is trained on one of so many images of the data's sequence."""
 LAST_DATA_SHARE, RAMP = 0.0, 1 / 3
-"""The share of the data in a shallow depth's loss falls from 1 to the first, over the second's share of a training."""
+"""The share of the data in a shallow depth's loss falls from 1 to the first, over the second's share of a training.
+With one of four images and a last share of 0.3, losses were 1.6 to 3.0 % above those of models of one depth."""
 
 
 class Attempt(NamedTuple):
@@ -136,9 +136,11 @@ def loss_over_depths(
     chosen = shallow.chosen
     if len(further[chosen]):  # a small batch may have none
         own, share = attempt(shallow.part(step)), shallow.data_share
-        taught = share * measured(own, own.target)
-        if share < 1:
-            taught = taught + (1 - share) * measured(own, deep.prediction[chosen].detach())
+        lessons = (own.target, share), (deep.prediction[chosen].detach(), 1 - share)
+        taught = torch.zeros_like(further[chosen])
+        for goal, weight in lessons:
+            if weight:
+                taught = taught + weight * measured(own, goal)
         # the mean over these images is to count as much as the other one over all of them
         further[chosen] = SHALLOW_SHARE * taught
     return (losses + further) / (1 + shallow.data_share)

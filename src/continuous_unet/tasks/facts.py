@@ -109,7 +109,7 @@ class TextFacts(Section):
 
 @dataclass(frozen=True)
 class SamplerFacts(Section):
-    """The model's own sampler: the times at which it is evaluated."""
+    """The model's own sampler: the times at which it is evaluated, and the order of its steps."""
 
     times: tuple[tuple[float, ...], ...]
     """A list for each number of sampling steps that there is one for; the last evaluation leads to the clean image."""
@@ -130,10 +130,10 @@ class SamplerFacts(Section):
                 raise ValueError(f"times has {list(times)}; expected times in descending order, none below 0")
         if len(set(map(len, self.times))) < len(self.times):
             raise ValueError("times has two lists of the same length; expected one for each number of steps")
-        if self.second_order and (self.fresh_noise or self.distilled or not {*self.second_order} <= {*self.numbers}):
-            raise ValueError(
-                f"second_order is {list(self.second_order)}; expected numbers of steps of times that were searched"
-            )
+        if self.second_order and (self.fresh_noise or self.distilled):
+            raise ValueError("second_order is for searched times, and this sampler is distilled or draws new noise")
+        if not {*self.second_order} <= {*self.numbers}:
+            raise ValueError(f"second_order is {list(self.second_order)}; expected lengths of lists in times")
 
     @property
     def numbers(self) -> list[int]:

@@ -79,8 +79,9 @@ class SampleOptions(Options):
     )
     scheduler: Literal["ddpm", "ddim", "dpm++", "unipc", "euler", "heun", "own"] | None = option(
         None,
-        "sampling method; own takes the times that are saved with the model (default: own, if the model was distilled "
-        "or cunet schedule found times for this number of steps; otherwise ddim, or euler for flow matching)",
+        "sampling method; own takes the times and the order that are saved with the model (default: own, if the model "
+        "was distilled or cunet schedule found times for this number of steps; otherwise ddim, or euler for flow "
+        "matching)",
     )
     seed: int = option(0, "seed of the random numbers; image k depends on the seed and k alone")
     batch_size: int | None = option(

@@ -63,11 +63,12 @@ export const freshStream = (k) => 1024 + k;
 
 /**
  * Returns the rows of a sampling: the model's own table for this number of steps if it has one, else those of DDIM, or of
- * Euler's method for flow matching. A row has the fields of Row in runtime.py.
+ * Euler's method for flow matching. If only steps of first order will do, tables of second order do not count. A row has
+ * the fields of Row in runtime.py.
  */
-export function samplingRows(schedule, steps) {
+export function samplingRows(schedule, steps, firstOrder = false) {
   const known = (schedule.tables ?? []).find((rows) => rows.length === steps);
-  if (known) return known;
+  if (known && !(firstOrder && known.some((row) => row.correction))) return known;
   if (schedule.process === "flow") {
     const t = [...Array(steps).keys()].map((k) => {
       const even = 1 - k / steps;
@@ -89,8 +90,8 @@ export function samplingRows(schedule, steps) {
 }
 
 /**
- * Takes one step: changes x into the next x, by the prediction for it, and by new noise if the row is fresh. Returns what
- * the prediction says that the images are. A step of second order needs those of the row before.
+ * Takes one step: changes x into the next x, by the prediction for it, and by new noise if the row is fresh. Returns the
+ * images that the prediction implies. A step of second order needs those of the row before.
  */
 export function tableStep(schedule, row, x, prediction, fresh, before = null) {
   const { signal, noise, correction = 0 } = row;

@@ -162,14 +162,14 @@ export class Model {
       return all;
     };
     const x = noise(0);
-    const rows = samplingRows(this.info.schedule, steps);
+    const rows = samplingRows(this.info.schedule, steps, Boolean(hole)); // each step of a filling is repeated
     const known = image ? await this.convert("encoder", image.map((value) => value * 2 - 1), this.imageShape) : null;
     const skipped = image && !hole ? rows.length - stepsToTake(rows.length, strength) : 0;
     if (skipped > 0) mix(x, known, rows[skipped]);
     const inner = hole ? this.holeOfLatents(hole) : null;
     const times = hole ? repeats : 1;
     const total = (rows.length - skipped) * times;
-    let before = null; // the images of the row before; filling in draws its steps anew, which are of first order
+    let before = null; // the images that the row before implied
     for (const [number, row] of rows.entries()) {
       for (let again = 0; number >= skipped && again < times; again++) {
         await onStep((number - skipped) * times + again, total);
@@ -178,8 +178,7 @@ export class Model {
         if (this.depthInput && solverSteps) more[this.depthInput] = [solverSteps];
         const prediction = await this.guided(x, count, row.timestep, asking, more);
         const fresh = row.fresh ? noise(freshStream(number)) : null;
-        const images = tableStep(this.info.schedule, row, x, prediction, fresh, before);
-        before = hole ? null : images;
+        before = tableStep(this.info.schedule, row, x, prediction, fresh, before);
         if (again + 1 < times) noiseAgain(x, row, noise(AGAIN_STREAM + number * times + again));
       }
     }
