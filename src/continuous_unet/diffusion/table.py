@@ -93,8 +93,8 @@ def make_rows(process: Process, times: Sequence[float], fresh: bool = False, ord
 def _corrections(levels: Sequence[tuple[float, float]]) -> list[float]:
     """Returns the corrections of DPM-Solver++(2M) for the steps between levels of signal and noise.
 
-    The length of a step is that of the logarithm of the ratio of noise to signal. Steps from pure noise or to the clean
-    images have no length, so that they and the steps after them are of first order.
+    The length of a step is that of the logarithm of the ratio of noise to signal. A step from pure noise, or to the
+    clean images, has no finite length. Such a step, and the one directly after it, are of first order.
     """
     lengths = [
         math.log(noise * next_signal / (signal * next_noise)) if signal and next_noise else math.inf

@@ -63,7 +63,7 @@ export const freshStream = (k) => 1024 + k;
 
 /**
  * Returns the rows of a sampling: the model's own table for this number of steps if it has one, else those of DDIM, or of
- * Euler's method for flow matching. If only steps of first order will do, tables of second order do not count. A row has
+ * Euler's method for flow matching. If `firstOrder` is true, tables with steps of second order are not used. A row has
  * the fields of Row in runtime.py.
  */
 export function samplingRows(schedule, steps, firstOrder = false) {
