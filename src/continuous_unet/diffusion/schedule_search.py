@@ -3,7 +3,7 @@
 Sample paths are computed with many small steps. From every state on a path, one evaluation tells where a single long
 step to any later time would end, and how far this is from the path. The times with the least total error follow by
 dynamic programming (after GITS, arXiv 2405.11326). It is not known how far an error of an early step grows until the
-end. So several weights are tried, and also times whose noise levels fall as a power (Karras et al. 2022, arXiv
+end. So several weights are tried, and also times whose noise levels follow a power law (Karras et al. 2022, arXiv
 2206.00364), each with steps of first and of second order. Those are kept whose images are nearest to the ends of the
 paths.
 """
@@ -109,7 +109,7 @@ def _orders(process: Process, times: Sequence[float]) -> tuple[int, ...]:
 
 
 def _power_times(process: Process, number: int) -> list[tuple[float, ...]]:
-    """Returns times whose noise levels fall as a power, from the process's last time, for each of `MID_LEVELS`."""
+    """Returns times whose noise levels follow a power law, from the process's last time, for each of `MID_LEVELS`."""
     levels = (NoiseRange.of(process).levels(number, mid)[1:] for mid in MID_LEVELS)
     inner = (process.time_at(torch.tensor(each, dtype=torch.float64)).tolist() for each in levels)
     return [(float(process.last_time), *(round(time, 3) for time in each)) for each in inner]

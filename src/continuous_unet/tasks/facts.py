@@ -140,6 +140,10 @@ class SamplerFacts(Section):
         """The numbers of sampling steps that there are times for, in ascending order."""
         return sorted(map(len, self.times))
 
+    def order(self, number: int) -> int:
+        """Returns the order of the steps, 1 or 2, for a number of sampling steps."""
+        return 2 if number in self.second_order else 1
+
 
 @dataclass(frozen=True)
 class CodecFacts(Section):

@@ -209,8 +209,7 @@ def own_tables(facts: Facts, process: Process) -> dict[int, list[Row]]:
     own = facts.sampler
     if own is None:
         return {}
-    orders = {number: 2 if number in own.second_order else 1 for number in own.numbers}
-    return {len(times): make_rows(process, times, own.fresh_noise, orders[len(times)]) for times in own.times}
+    return {len(times): make_rows(process, times, own.fresh_noise, own.order(len(times))) for times in own.times}
 
 
 def choose_sampler(pipeline: DiffusionSamplingPipeline, scheduler: str | None, steps: int | None) -> int:

@@ -73,7 +73,7 @@ def find_schedules(options: ScheduleOptions, *, stop: StopRequest | None = None)
         found = search(pipeline, options, request)
     new = {len(one.times): (one.times, one.order) for one in found}
     if known is not None:
-        new = {len(times): (times, 2 if len(times) in known.second_order else 1) for times in known.times} | new
+        new = {len(times): (times, known.order(len(times))) for times in known.times} | new
     times = tuple(new[number][0] for number in sorted(new))
     second = tuple(number for number in sorted(new) if new[number][1] == 2)
     sampler = SamplerFacts(times, weights=weights, second_order=second)
